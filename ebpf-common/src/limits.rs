@@ -1,0 +1,38 @@
+//! Every limit of the data plane, by name. Map capacities are defaults; the control plane may change
+//! them when it loads the program (`[limits]` in its configuration), not the others.
+
+/// Parts of the key space, as in Redis Cluster.
+pub const SLOTS: u32 = 16_384;
+/// Rows of the `WORKERS` and `WORKER_LOAD` maps.
+pub const MAX_WORKERS: u32 = 4_096;
+/// Entries of the `VIPS` map (a VIP takes one for its port; its address takes one more).
+pub const MAX_VIPS: u32 = 4_096;
+/// Entries of the `FUNCTIONS` map.
+pub const MAX_FUNCTIONS: u32 = 1 << 20;
+/// Entries of the `SESSIONS` LRU map.
+pub const MAX_SESSIONS: u32 = 4 << 20;
+/// Ports (network interfaces) that packets can leave by.
+pub const MAX_PORTS: u32 = 64;
+/// Warm workers that the balancer knows of for one function.
+pub const MAX_WARM: usize = 16;
+/// Length of one Maglev table; prime, as the algorithm asks (Eisenbud et al., NSDI '16, §3.4).
+pub const MAGLEV_TABLE_LEN: u32 = 65_537;
+/// Entries tried in the Maglev table before a function counts as having no worker.
+pub const HOME_PROBES: u32 = 8;
+/// Double-buffered tables (`SLOTS`, `HOME`) hold this many copies; `Config::generation` says which is live.
+pub const GENERATIONS: u32 = 2;
+
+/// Fragments that one request or response may have.
+pub const MAX_FRAGMENTS: u16 = 64;
+/// Payload bytes in one packet: with the headers of Ethernet, IPv6 and UDP, and 40 + 16 bytes of
+/// encapsulation, it still fits an MTU of 1,500.
+pub const MAX_FRAGMENT_PAYLOAD: usize = 1_328;
+/// Bytes of a whole request or response.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+const _: () = assert!(
+    MAX_WORKERS <= u16::MAX as u32,
+    "WorkerId::NONE must not name a worker"
+);
+const _: () = assert!(MAX_FRAGMENT_PAYLOAD * MAX_FRAGMENTS as usize >= MAX_MESSAGE);
+const _: () = assert!(MAX_FRAGMENT_PAYLOAD + crate::wire::HEADER_LEN + 40 + 8 + 40 + 16 <= 1_500);
