@@ -9,7 +9,7 @@ macro_rules! map_type {
         $(#[$meta])*
         #[derive(
             Debug, Clone, Copy, PartialEq, Eq, Hash,
-            zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+            zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable
         )]
         #[repr(C)]
         pub struct $name { $($(#[$field_meta])* pub $field: $type,)+ }

@@ -18,7 +18,7 @@
 mod rpc;
 mod status;
 
-pub use rpc::{HeaderError, Kind, RpcHeader, flags};
+pub use rpc::{HeaderError, Kind, RpcHeader, flags, words_of};
 pub use status::{Fault, Status};
 
 /// First two bytes of every packet: `WP`.
