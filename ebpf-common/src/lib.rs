@@ -15,6 +15,10 @@ pub mod hash;
 pub mod ids;
 pub mod limits;
 mod map_type;
+#[expect(
+    missing_debug_implementations,
+    reason = "zerocopy 0.8's IntoBytes derive writes helper types without it"
+)]
 pub mod maps;
 pub mod wire;
 
