@@ -1,1 +1,16 @@
-//! Placeholder until the crate is written.
+//! The test bed: network namespaces, processes and whole platforms for the privileged tests and the demo.
+//!
+//! # Layout
+//! - [`run`]: everything one run leaves on the machine, recorded so that it can be removed, also by a later run
+//! - [`netns`], [`topology`]: hosts as network namespaces, joined by veth pairs and bridges
+//! - [`wait`]: conditions with deadlines
+//! - [`pass`]: the XDP program that a veth peer needs before native XDP_TX works
+//!
+//! Invariants: whatever is made here is recorded in a [`run::Run`] *before* it is made; nothing waits by
+//! sleeping for a guessed time; no sysctl of the machine's own namespace is touched.
+
+pub mod netns;
+pub mod pass;
+pub mod run;
+pub mod topology;
+pub mod wait;
