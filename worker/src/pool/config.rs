@@ -1,0 +1,109 @@
+//! What the pool may use: memory, instances, time; and how its sandboxes are made.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+/// Everything that [`super::Pool::start`] needs to know.
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    /// The worker's name. It names the parent cgroup too (`warmpath/<worker>`), so two workers of one
+    /// host must differ in it.
+    pub worker: String,
+    /// A directory that this worker owns. The pool keeps the Python library of its sandboxes in it.
+    pub state_dir: PathBuf,
+    /// The executable that answers to `sandbox-init …` by calling [`crate::sandbox::init_main`].
+    pub executable: PathBuf,
+    /// `[pool]` of the worker's configuration.
+    pub limits: PoolLimits,
+    /// `[sandbox]` of the worker's configuration.
+    pub sandbox: SandboxConfig,
+}
+
+impl PoolConfig {
+    /// The default configuration of the worker `worker`, which keeps its files in `state_dir`.
+    #[must_use]
+    pub fn new(worker: impl Into<String>, state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            worker: worker.into(),
+            state_dir: state_dir.into(),
+            executable: PathBuf::from("/proc/self/exe"),
+            limits: PoolLimits::default(),
+            sandbox: SandboxConfig::default(),
+        }
+    }
+}
+
+/// `[pool]`: how many instances a worker holds, and for how long.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolLimits {
+    /// The sum of the memory limits of all instances never exceeds this.
+    pub memory_mb: u32,
+    /// An instance that served nothing for so long is ended.
+    pub idle_timeout_ms: u64,
+    /// Sandboxes kept ready for functions that have no instance yet.
+    pub prepared: usize,
+    /// Instances of one function.
+    pub instances_per_function: usize,
+    /// Requests that wait for an instance; one more is answered `Overloaded`.
+    pub queue_len_max: usize,
+    /// A request that has waited so long for a busy instance asks for another one: about what a cold
+    /// start costs, so that waiting and starting are even.
+    pub scale_up_after_us: u64,
+    /// Starting an instance (its module's top level runs then) may take so long.
+    pub start_timeout_ms: u64,
+    /// Sessions remembered for each function; the oldest are forgotten first.
+    pub sessions_per_function: usize,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self {
+            memory_mb: 4_096,
+            idle_timeout_ms: 60_000,
+            prepared: 4,
+            instances_per_function: 64,
+            queue_len_max: 1_024,
+            scale_up_after_us: 3_000,
+            start_timeout_ms: 10_000,
+            sessions_per_function: 65_536,
+        }
+    }
+}
+
+impl PoolLimits {
+    /// [`Self::idle_timeout_ms`] as a duration.
+    #[must_use]
+    pub const fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms)
+    }
+}
+
+/// `[sandbox]`: how sandboxes are made.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxConfig {
+    /// The Python that runs `runtime = "python3"` functions; it must lie under `/usr`.
+    pub python: PathBuf,
+    /// The first of the host user ids that handlers run as; each live sandbox has one of its own.
+    pub uid_first: u32,
+    /// How many such user ids there are, and with that how many sandboxes at most.
+    pub uid_count: u32,
+    /// The cgroup under which all workers keep theirs.
+    pub cgroup_parent: String,
+    /// Making a sandbox may take so long before it counts as failed.
+    pub prepare_timeout_ms: u64,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self {
+            python: PathBuf::from("/usr/bin/python3"),
+            uid_first: 1_878_982_656,
+            uid_count: 65_536,
+            cgroup_parent: "warmpath".to_owned(),
+            prepare_timeout_ms: 10_000,
+        }
+    }
+}
