@@ -1,0 +1,3 @@
+//! The admin API: HTTP/JSON on a Unix socket.
+
+pub mod types;

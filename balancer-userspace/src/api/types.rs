@@ -1,0 +1,264 @@
+//! Bodies of the admin API. Nothing inside the control plane passes these around.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the binary.
+    pub version: String,
+    /// `ebpf_common::LAYOUT_VERSION`.
+    pub layout_version: u32,
+    /// Process id of the control plane.
+    pub pid: u32,
+    /// Milliseconds since the control plane started.
+    pub uptime_ms: u64,
+    /// Kernel id of the loaded program.
+    pub program_id: u32,
+    /// The program's tag: the same for the same code.
+    pub program_tag: String,
+    /// Whether pinned maps and links of an earlier control plane were taken over.
+    pub adopted: bool,
+    /// Where the program is attached.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Version of the membership; grows with each change.
+    pub membership_version: u64,
+    /// Revision of the catalog; none until the store has answered once.
+    pub catalog_revision: Option<u64>,
+    /// Version of the slot map that workers hold.
+    pub slots_version: u64,
+    /// Workers that take new work.
+    pub workers_up: usize,
+    /// All workers that are known.
+    pub workers: usize,
+    /// Functions in the data plane, each version and alias counted.
+    pub functions: usize,
+    /// VIPs answered for.
+    pub vips: usize,
+    /// Map writes since the start.
+    pub map_writes: u64,
+    /// Map writes still to do to reach what is wanted.
+    pub writes_pending: usize,
+}
+
+/// One interface the program is attached to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its index; none while it does not exist.
+    pub ifindex: Option<u32>,
+    /// `native` or `generic`; none while it is not attached.
+    pub mode: Option<String>,
+}
+
+/// An element of `GET /v1/workers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its id in maps and route cookies.
+    pub id: u16,
+    /// Its name.
+    pub name: String,
+    /// Address of its interface.
+    pub address: Ipv4Addr,
+    /// MAC address of its interface.
+    pub mac: String,
+    /// `up`, `draining` or `down`.
+    pub state: String,
+    /// Whether an operator asked for the drain (`warmpath` verb), in contrast to the worker itself.
+    pub drained_by_operator: bool,
+    /// `heartbeat` or `static`.
+    pub source: String,
+    /// The balancer's interface that it is reached by.
+    pub interface: Option<String>,
+    /// Requests received and not answered, as last reported.
+    pub in_flight: u32,
+    /// Requests it takes at a time.
+    pub capacity: u32,
+    /// Functions it has a warm sandbox of, by qualified name where known.
+    pub warm: Vec<String>,
+    /// Slots whose shard it claims, as `a-b`.
+    pub slots: Vec<String>,
+    /// Where its db server listens.
+    pub db_url: Option<String>,
+}
+
+/// An element of `GET /v1/functions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionStatus {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// `hello@latest`; empty for a row whose name is not known (yet).
+    pub qualified: String,
+    /// `none`, `session` or `shard`.
+    pub affinity: String,
+    /// Names of the workers in its warm set.
+    pub warm: Vec<String>,
+    /// Name of the worker at its first place in the Maglev table.
+    pub home: Option<String>,
+}
+
+/// `GET /v1/slots`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotsStatus {
+    /// Version of the slot map.
+    pub version: u64,
+    /// Who holds which slots.
+    pub owners: Vec<SlotOwnerStatus>,
+    /// Slots without a live owner, as `a-b`.
+    pub unowned: Vec<String>,
+    /// Slots that two live workers claim.
+    pub conflicts: Vec<SlotConflictStatus>,
+}
+
+/// One range of slots and its owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotOwnerStatus {
+    /// The slots, as `a-b`.
+    pub range: String,
+    /// The worker's name.
+    pub worker: String,
+    /// Where its db server listens.
+    pub db_url: Option<String>,
+}
+
+/// Slots that two live workers claim; the lower worker id has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotConflictStatus {
+    /// The slots, as `a-b`.
+    pub range: String,
+    /// Name of the worker that has them.
+    pub winner: String,
+    /// Name of the worker that claims them too.
+    pub loser: String,
+}
+
+/// An element of `GET /v1/vips`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipStatus {
+    /// Number of the VIP in the configuration.
+    pub vip_id: u32,
+    /// Address and port.
+    pub address: SocketAddrV4,
+    /// Always `udp` in this version.
+    pub protocol: String,
+}
+
+/// An element of `GET /v1/counters`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterValue {
+    /// `packets`, `pass`, `route`, `drop`, `error` or `detail`.
+    pub class: String,
+    /// Rule or reason within the class.
+    pub label: String,
+    /// Sum over all CPUs.
+    pub value: u64,
+    /// What it counts, in one sentence.
+    pub help: String,
+}
+
+/// An element of `GET /v1/maps`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapInfo {
+    /// Its name.
+    pub name: String,
+    /// Kernel id.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key_bytes: u32,
+    /// Bytes of a value.
+    pub value_bytes: u32,
+    /// Most entries it can hold.
+    pub max_entries: u32,
+}
+
+/// `GET /v1/maps/{name}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MapDump {
+    /// The map.
+    pub map: MapInfo,
+    /// Entries that hold something, with named fields; runs of equal slots or Maglev entries are one element.
+    pub entries: Vec<serde_json::Value>,
+    /// Entries left out because the dump is limited.
+    pub left_out: u64,
+}
+
+/// `POST /v1/explain`: a packet to ask the loaded program about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// Destination.
+    pub vip: SocketAddrV4,
+    /// Function name, `hello` or `hello@3`.
+    pub function: String,
+    /// With it, the request has a session.
+    #[serde(default)]
+    pub session: Option<u64>,
+    /// With it, the request has the slot of this shard key.
+    #[serde(default)]
+    pub shard_key: Option<String>,
+    /// With it, the request carries this route cookie.
+    #[serde(default)]
+    pub cookie: Option<u64>,
+    /// Source; 192.0.2.1:40000 if not given.
+    #[serde(default)]
+    pub source: Option<SocketAddrV4>,
+}
+
+/// What the loaded program did with the packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// `pass`, `route`, `drop` or `error`; empty when live traffic hid the counters.
+    pub outcome: String,
+    /// The rule or reason within the outcome.
+    pub rule: String,
+    /// `XDP_TX`, `XDP_REDIRECT`, `XDP_PASS`, `XDP_DROP` or `XDP_ABORTED`.
+    pub verdict: String,
+    /// The worker that the packet would leave for.
+    pub worker: Option<ExplainedWorker>,
+    /// Details noticed on the way, such as `cookie_forged`.
+    pub details: Vec<String>,
+    /// Headers of the packet that would leave; none for pass and drop.
+    pub packet_out: Option<PacketOut>,
+    /// The packet that went in, in hexadecimal digits.
+    pub packet_in_hex: String,
+}
+
+/// A worker as [`Explanation`] names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedWorker {
+    /// Its id.
+    pub id: u16,
+    /// Its name, when the control plane was asked (the maps alone do not hold names).
+    pub name: Option<String>,
+    /// Its MAC address.
+    pub mac: String,
+}
+
+/// Headers of a packet that leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketOut {
+    /// Destination MAC address.
+    pub dst_mac: String,
+    /// Source MAC address.
+    pub src_mac: String,
+    /// Source address and port.
+    pub source: SocketAddrV4,
+    /// Destination address and port.
+    pub destination: SocketAddrV4,
+    /// Kind of the RPC header: `request`, `error`, …
+    pub kind: String,
+    /// Status of the RPC header, by name; none in requests.
+    pub status: Option<String>,
+    /// The whole packet in hexadecimal digits.
+    pub hex: String,
+}
+
+/// Body of every answer that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What was attempted, on what, and what to do.
+    pub error: String,
+}

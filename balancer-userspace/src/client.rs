@@ -1,0 +1,216 @@
+//! The admin API's client: what `warmpath status`, `map dump` and `route explain` speak.
+
+use std::path::{Path, PathBuf};
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::api::types::{
+    ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, MapDump, MapInfo,
+    SlotsStatus, Status, VipStatus, WorkerStatus,
+};
+
+/// Why the control plane could not be asked.
+#[derive(Debug, Error)]
+pub enum AdminError {
+    /// The client could not be made.
+    #[error("cannot make an HTTP client for {socket}")]
+    Client {
+        /// The admin socket.
+        socket: PathBuf,
+        /// The cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Nobody listens on the socket, or we may not connect to it.
+    #[error(
+        "cannot reach the control plane at {socket}: is `warmpath balancer` running, and are you in the socket's group?"
+    )]
+    Unreachable {
+        /// The admin socket.
+        socket: PathBuf,
+        /// The cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It answered that it could not do what was asked.
+    #[error("the control plane answered {status} to {path}: {message}")]
+    Refused {
+        /// The path asked for.
+        path: String,
+        /// HTTP status.
+        status: StatusCode,
+        /// Its own words.
+        message: String,
+    },
+    /// It answered something else than its API says.
+    #[error("the control plane's answer to {path} is not what this version expects")]
+    Answer {
+        /// The path asked for.
+        path: String,
+        /// The cause.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+/// Speaks to one control plane.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    http: reqwest::Client,
+    socket: PathBuf,
+}
+
+impl AdminClient {
+    /// A client for the admin socket at `socket`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`AdminError::Client`].
+    pub fn new(socket: &Path) -> Result<Self, AdminError> {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .build()
+            .map_err(|source| AdminError::Client {
+                socket: socket.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            http,
+            socket: socket.to_owned(),
+        })
+    }
+
+    /// How the control plane and the program are.
+    ///
+    /// # Errors
+    /// [`AdminError`], as for every method here.
+    pub async fn status(&self) -> Result<Status, AdminError> {
+        self.get("/v1/status").await
+    }
+
+    /// All workers that are known, by id.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn workers(&self) -> Result<Vec<WorkerStatus>, AdminError> {
+        self.get("/v1/workers").await
+    }
+
+    /// All functions in the data plane.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn functions(&self) -> Result<Vec<FunctionStatus>, AdminError> {
+        self.get("/v1/functions").await
+    }
+
+    /// Who holds which slots.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn slots(&self) -> Result<SlotsStatus, AdminError> {
+        self.get("/v1/slots").await
+    }
+
+    /// The VIPs answered for.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn vips(&self) -> Result<Vec<VipStatus>, AdminError> {
+        self.get("/v1/vips").await
+    }
+
+    /// Every counter of the program.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn counters(&self) -> Result<Vec<CounterValue>, AdminError> {
+        self.get("/v1/counters").await
+    }
+
+    /// The BPF maps.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn maps(&self) -> Result<Vec<MapInfo>, AdminError> {
+        self.get("/v1/maps").await
+    }
+
+    /// The entries of map `name`.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn map(&self, name: &str) -> Result<MapDump, AdminError> {
+        self.get(&format!("/v1/maps/{name}")).await
+    }
+
+    /// What the loaded program does with the packet that `request` describes.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<Explanation, AdminError> {
+        let path = "/v1/explain";
+        self.send(path, self.request(Method::POST, path).json(request))
+            .await
+    }
+
+    /// Lets worker `name` finish what it has and gives it nothing new.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn drain(&self, name: &str) -> Result<WorkerStatus, AdminError> {
+        self.post(&format!("/v1/workers/{name}/drain")).await
+    }
+
+    /// Takes back a drain that [`Self::drain`] asked for.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn undrain(&self, name: &str) -> Result<WorkerStatus, AdminError> {
+        self.post(&format!("/v1/workers/{name}/undrain")).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminError> {
+        self.send(path, self.request(Method::GET, path)).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminError> {
+        self.send(path, self.request(Method::POST, path)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        // The host is only for the Host header: the connection goes to the Unix socket.
+        self.http.request(method, format!("http://balancer{path}"))
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: RequestBuilder,
+    ) -> Result<T, AdminError> {
+        let response = request
+            .send()
+            .await
+            .map_err(|source| AdminError::Unreachable {
+                socket: self.socket.clone(),
+                source,
+            })?;
+        let status = response.status();
+        if !status.is_success() {
+            let message = response
+                .json::<ApiError>()
+                .await
+                .map_or_else(|_not_ours| String::new(), |body| body.error);
+            return Err(AdminError::Refused {
+                path: path.to_owned(),
+                status,
+                message,
+            });
+        }
+        response.json().await.map_err(|source| AdminError::Answer {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! Who is alive: sources in, one versioned `Membership` out.
+
+#[cfg(feature = "client")]
+pub mod client;
+pub mod protocol;
+mod slot_range;

@@ -1,0 +1,184 @@
+//! What a worker and the control plane say to each other: JSON lines over one TCP connection.
+//!
+//! ```text
+//! worker                                   control plane
+//!   │ {"type":"hello", …}                        │
+//!   │ ─────────────────────────────────────────▶ │  token, name and address checked
+//!   │ {"type":"assignment", …}                   │
+//!   │ ◀───────────────────────────────────────── │  again on each change, and once a second
+//!   │ {"type":"heartbeat", …}                    │
+//!   │ ─────────────────────────────────────────▶ │  on each change, and each `heartbeat_ms`
+//!   ╳ connection closed, or no heartbeat within the lease: the worker counts as down at once
+//! ```
+//! A connection that says anything else is closed, after one `{"type":"refused", …}` where that helps.
+
+use std::net::Ipv4Addr;
+
+pub use super::slot_range::SlotRange;
+use ebpf_common::ids::FunctionId;
+use serde::{Deserialize, Serialize};
+
+/// Longest line either side accepts, in bytes.
+pub const MAX_LINE: usize = 256 * 1024;
+/// Longest worker name, in bytes.
+pub const MAX_NAME: usize = 64;
+/// How often the control plane repeats the assignment, so that a worker can tell a silent peer from a dead one.
+pub const REFRESH_MS: u64 = 1_000;
+
+/// A line from a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// The first line, and only the first.
+    Hello(Hello),
+    /// Every further line.
+    Heartbeat(Heartbeat),
+}
+
+/// A line to a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// What the worker is to know.
+    Assignment(Assignment),
+    /// The hello was not accepted; the connection is closed after it.
+    Refused {
+        /// Why, for the worker's log.
+        reason: String,
+    },
+}
+
+/// Who a worker is. Changes only by a new connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// The shared secret of `token_file`.
+    pub token: String,
+    /// The worker's name; its id stays with this name.
+    pub name: String,
+    /// Address that identifies the worker's interface; it must lie in a subnet of the balancer.
+    pub address: Ipv4Addr,
+    /// MAC address of that interface, `aa:bb:cc:dd:ee:ff`.
+    pub mac: String,
+    /// Slots whose shard the worker holds.
+    pub slots: Vec<SlotRange>,
+    /// Where its db server listens for the other workers.
+    pub db_url: Option<String>,
+}
+
+/// How a worker is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    /// Requests received and not answered.
+    pub in_flight: u32,
+    /// Requests it takes at a time.
+    pub capacity: u32,
+    /// Functions it has a warm sandbox of, each as 16 hexadecimal digits.
+    #[serde(with = "hex_ids")]
+    pub warm: Vec<FunctionId>,
+    /// Whether it is about to stop: no new work, please.
+    pub draining: bool,
+}
+
+/// What the control plane tells a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The worker's id: what its route cookies name.
+    pub worker_id: u16,
+    /// Epoch that new cookies are made in.
+    pub cookie_epoch: u8,
+    /// Cookie keys by the parity of their epoch, as `[k0, k1]`.
+    pub cookie_keys: [[u64; 2]; 2],
+    /// Version of `slots`; only ever grows, also over a restart of the control plane.
+    pub slots_version: u64,
+    /// Who holds which slots, in order of the slots; slots without a live owner are left out.
+    pub slots: Vec<SlotOwner>,
+    /// How often to send a heartbeat when nothing changes.
+    pub heartbeat_ms: u32,
+}
+
+/// One range of slots and the live worker that holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotOwner {
+    /// The slots.
+    pub range: SlotRange,
+    /// The worker's name.
+    pub worker: String,
+    /// Where its db server listens.
+    pub db_url: Option<String>,
+}
+
+/// Function ids as strings of 16 hexadecimal digits: JSON numbers lose the low bits in many readers.
+pub mod hex_ids {
+    use ebpf_common::ids::FunctionId;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Writes each id as 16 hexadecimal digits.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(ids: &[FunctionId], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(ids.iter().map(ToString::to_string))
+    }
+
+    /// Reads what [`serialize`] wrote.
+    ///
+    /// # Errors
+    /// If a string is not 16 hexadecimal digits.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<FunctionId>, D::Error> {
+        Vec::<String>::deserialize(deserializer)?
+            .iter()
+            .map(|digits| {
+                parse(digits).ok_or_else(|| {
+                    D::Error::custom(format!("`{digits}` is not 16 hexadecimal digits"))
+                })
+            })
+            .collect()
+    }
+
+    /// The id that `digits` spell.
+    #[must_use]
+    pub fn parse(digits: &str) -> Option<FunctionId> {
+        let is_hex = digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hex
+            .then(|| u64::from_str_radix(digits, 16).ok().map(FunctionId))
+            .flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_as_documented() {
+        let heartbeat = FromWorker::Heartbeat(Heartbeat {
+            in_flight: 1,
+            capacity: 8,
+            warm: vec![FunctionId(0xeee1_28df_9f87_b0bc)],
+            draining: false,
+        });
+        let line = r#"{"type":"heartbeat","in_flight":1,"capacity":8,"warm":["eee128df9f87b0bc"],"draining":false}"#;
+        assert_eq!(serde_json::to_string(&heartbeat).unwrap(), line);
+        assert_eq!(serde_json::from_str::<FromWorker>(line).unwrap(), heartbeat);
+    }
+
+    #[test]
+    fn a_function_id_that_is_not_sixteen_digits_is_refused() {
+        for warm in [
+            "",
+            "1",
+            "+ee128df9f87b0bc",
+            "gee128df9f87b0bc",
+            "eee128df9f87b0bc0",
+        ] {
+            let line = format!(
+                r#"{{"type":"heartbeat","in_flight":1,"capacity":8,"warm":["{warm}"],"draining":false}}"#
+            );
+            assert!(serde_json::from_str::<FromWorker>(&line).is_err(), "{warm}");
+        }
+    }
+}
