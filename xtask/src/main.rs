@@ -1,2 +1,101 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: the one front door to setting up, building, testing and showing the project.
+
+mod build_ebpf;
+mod ci;
+mod demo;
+mod setup;
+mod shell;
+mod test;
+mod toolchain;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+/// Sets up, builds, tests and shows Warmpath.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Find or install what the eBPF build, the demo and the privileged tests need.
+    Setup {
+        /// Only look: say what is missing, change nothing.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the XDP program and the `warmpath` binary.
+    Build {
+        /// Only the XDP program.
+        #[arg(long)]
+        ebpf_only: bool,
+    },
+    /// Run the tests of all floors.
+    Test {
+        /// Leave out the floors that need root.
+        #[arg(long)]
+        unprivileged: bool,
+    },
+    /// Check formatting and lints, then run the tests: all that CI does.
+    Ci,
+    /// Build everything, run the whole platform in network namespaces, and report what it does.
+    Demo(demo::Args),
+    /// Remove what killed demos and tests left behind.
+    Clean,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            shell::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<ExitCode> {
+    let root = root()?;
+    match args.verb {
+        Verb::Setup { check } => setup::run(if check {
+            setup::Mode::Check
+        } else {
+            setup::Mode::Install
+        })?,
+        Verb::Build { ebpf_only } => {
+            setup::run(setup::Mode::Install)?;
+            build_ebpf::build_ebpf(&root)?;
+            if !ebpf_only {
+                shell::cargo(&root, &["build", "--release", "--package", "cli"])?;
+            }
+        }
+        Verb::Test { unprivileged } => {
+            return test::run(
+                &root,
+                if unprivileged {
+                    test::Floors::Unprivileged
+                } else {
+                    test::Floors::All
+                },
+            );
+        }
+        Verb::Ci => return ci::run(&root),
+        Verb::Demo(args) => return demo::run(&root, &args),
+        Verb::Clean => return demo::clean(&root),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The root of the workspace.
+fn root() -> Result<PathBuf> {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(here
+        .parent()
+        .context("xtask has no parent folder")?
+        .to_owned())
+}
