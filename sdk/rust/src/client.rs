@@ -1,20 +1,44 @@
 //! The client: one socket, its receive task, and the requests in flight.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use ebpf_common::ids::FunctionId;
+use ebpf_common::{ids::FunctionId, limits::MAX_MESSAGE, wire::Status};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{net::UdpSocket, runtime::Handle, task::JoinHandle};
 
 use crate::{
     call::{Call, Response},
     config::ClientConfig,
+    cookies::SessionCookies,
     error::{CallError, ConnectError},
-    stats::{ClientStats, Counters},
+    exchange::{End, Exchange, Request, Timing},
+    flights::{Flight, Flights},
+    link::Link,
+    rtt::RoundTrip,
+    stats::ClientStats,
 };
 
-/// A connection to one VIP. Clones share the socket.
+/// A connection to one VIP. Clones share the socket; it closes with the last of them.
 #[derive(Debug, Clone)]
 pub struct Client {
-    counters: Arc<Counters>,
+    inner: Arc<Owner>,
+}
+
+/// Ends the receive task with the last clone of the client.
+#[derive(Debug)]
+struct Owner {
+    link: Arc<Link>,
+    receiver: JoinHandle<()>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.receiver.abort();
+    }
 }
 
 impl Client {
@@ -22,18 +46,34 @@ impl Client {
     ///
     /// # Errors
     /// [`ConnectError`] says what the kernel refused.
-    pub fn connect(_vip: SocketAddr, _config: ClientConfig) -> Result<Self, ConnectError> {
-        Err(ConnectError::NoRuntime)
+    pub fn connect(vip: SocketAddr, config: ClientConfig) -> Result<Self, ConnectError> {
+        let runtime = Handle::try_current().map_err(|_not_async| ConnectError::NoRuntime)?;
+        let link = Arc::new(Link {
+            socket: open(vip, &config)?,
+            flights: Flights::new(config.max_in_flight),
+            sessions: SessionCookies::new(config.max_sessions),
+            round_trip: RoundTrip::default(),
+            counters: Arc::default(),
+            config,
+        });
+        let receiver = runtime.spawn(Arc::clone(&link).receive());
+        Ok(Self {
+            inner: Arc::new(Owner { link, receiver }),
+        })
     }
 
     /// Calls a function and waits for its reply, at most for the call's budget.
     ///
+    /// Dropping the future gives the call up; its handler may run all the same.
+    ///
     /// # Errors
     /// [`CallError`] says what failed, whose fault it was and whether to try again.
     pub async fn call(&self, call: Call) -> Result<Response, CallError> {
-        Err(CallError::PayloadTooLarge {
-            bytes: call.payload.len(),
-        })
+        let bytes = call.payload.len();
+        if bytes > MAX_MESSAGE {
+            return Err(CallError::PayloadTooLarge { bytes });
+        }
+        self.run(call, false).await
     }
 
     /// The round trip to a worker that would serve `function`, without running its handler.
@@ -42,15 +82,158 @@ impl Client {
     /// As [`Client::call`].
     pub async fn ping(
         &self,
-        _function: FunctionId,
+        function: FunctionId,
         timeout: Duration,
     ) -> Result<Duration, CallError> {
-        Ok(timeout)
+        let call = Call::by_id(function).idempotent(true).budget(timeout);
+        self.run(call, true).await.map(|response| response.elapsed)
     }
 
     /// The counters now.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
-        self.counters.read()
+        self.inner.link.counters.read()
     }
+
+    async fn run(&self, call: Call, ping: bool) -> Result<Response, CallError> {
+        let link = &*self.inner.link;
+        let scope = call.session.map(|session| (call.function, session));
+        let budget = call.budget;
+        let cookie = scope.and_then(|scope| link.sessions.get(scope));
+        let timing = Timing {
+            first: link.round_trip.retransmit_after(&link.config),
+            max: link.config.max_retransmit,
+        };
+        let admitted = link.flights.admit(|id| {
+            Exchange::begin(Request { id, ping, call }, cookie, timing, Instant::now())
+        });
+        let Some((id, flight)) = admitted else {
+            let limit = link.config.max_in_flight;
+            return Err(CallError::TooManyInFlight { limit });
+        };
+        let _landing = Landing { link, id };
+        link.counters.requests.add(1);
+        let end = fly(link, &flight).await?;
+        let exchange = crate::lock(&flight.exchange);
+        if let Some(scope) = scope
+            && exchange.cookie() != cookie
+        {
+            link.sessions.set(scope, exchange.cookie());
+        }
+        link.conclude(&exchange, end, budget)
+    }
+}
+
+/// Takes a request out of the table however its future ends.
+struct Landing<'a> {
+    link: &'a Link,
+    id: u64,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.link.flights.remove(self.id);
+    }
+}
+
+/// Sends, and wakes for timers, until the exchange has ended. Answers are dealt with by the receive
+/// task; it notifies when one ends the exchange, or moves the timer forward.
+async fn fly(link: &Link, flight: &Flight) -> Result<End, CallError> {
+    loop {
+        link.send_all(flight).await?;
+        let timer = {
+            let mut exchange = crate::lock(&flight.exchange);
+            if let Some(end) = exchange.take_end() {
+                return Ok(end);
+            }
+            exchange.timer()
+        };
+        tokio::select! {
+            biased;
+            () = flight.wake.notified() => (),
+            () = tokio::time::sleep_until(timer.into()) => {
+                crate::lock(&flight.exchange).on_timer(Instant::now());
+            }
+        }
+    }
+}
+
+impl Link {
+    fn conclude(
+        &self,
+        exchange: &Exchange,
+        end: End,
+        budget: Duration,
+    ) -> Result<Response, CallError> {
+        let elapsed = exchange.elapsed(Instant::now());
+        let attempts = exchange.attempts();
+        let retransmits = exchange.retransmits();
+        self.counters.attempts_repeated.add(u64::from(attempts - 1));
+        match end {
+            End::Answered {
+                status: Status::Ok,
+                payload,
+                ..
+            } => {
+                self.counters.answered.add(1);
+                if attempts == 1 && retransmits == 0 && !exchange.acknowledged() {
+                    self.round_trip.sample(elapsed);
+                }
+                Ok(Response {
+                    payload,
+                    cookie: exchange.cookie(),
+                    attempts,
+                    retransmits,
+                    elapsed,
+                })
+            }
+            End::Answered {
+                status,
+                payload,
+                retry_after,
+            } => {
+                self.counters.failed.add(1);
+                Err(CallError::Status {
+                    status,
+                    message: String::from_utf8_lossy(&payload).into_owned(),
+                    retry_after,
+                    attempts,
+                })
+            }
+            End::TimedOut => {
+                self.counters.timed_out.add(1);
+                Err(CallError::Timeout {
+                    budget,
+                    attempts,
+                    retransmits,
+                    acknowledged: exchange.acknowledged(),
+                })
+            }
+        }
+    }
+}
+
+/// A non-blocking socket that takes datagrams from the VIP only (the kernel sees to that).
+fn open(vip: SocketAddr, config: &ClientConfig) -> Result<UdpSocket, ConnectError> {
+    let any: IpAddr = match vip {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let address = config.bind.unwrap_or_else(|| SocketAddr::new(any, 0));
+    let bind = |source| ConnectError::Bind { address, source };
+    let socket =
+        Socket::new(Domain::for_address(vip), Type::DGRAM, Some(Protocol::UDP)).map_err(bind)?;
+    socket.set_nonblocking(true).map_err(bind)?;
+    // The kernel caps both at its own maximum; smaller buffers cost retransmissions, nothing else.
+    socket
+        .set_recv_buffer_size(config.socket_buffer_bytes)
+        .map_err(bind)?;
+    socket
+        .set_send_buffer_size(config.socket_buffer_bytes)
+        .map_err(bind)?;
+    socket.bind(&address.into()).map_err(bind)?;
+    socket
+        .connect(&vip.into())
+        .map_err(|source| ConnectError::Connect { vip, source })?;
+    UdpSocket::from_std(socket.into()).map_err(bind)
 }

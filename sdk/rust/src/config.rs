@@ -30,7 +30,7 @@ impl Default for ClientConfig {
             max_sessions: 65_536,
             initial_retransmit: Duration::from_millis(20),
             min_retransmit: Duration::from_millis(15),
-            max_retransmit: Duration::from_millis(500),
+            max_retransmit: Duration::from_millis(200),
             socket_buffer_bytes: 4 << 20,
         }
     }

@@ -16,7 +16,7 @@
 //! - [`Client`] owns the socket, its receive task and the table of requests in flight.
 //! - `exchange` is the life of one request as a state machine without I/O: packets and timers in,
 //!   packets out. Everything the wire rules say about a client is decided there.
-//! - `fragment` cuts messages into packets and puts them together again.
+//! - [`fragment`] cuts messages into packets and puts them together again; the worker uses it too.
 //!
 //! # Invariants
 //! - A call ends by its deadline, whatever the network does.
@@ -28,9 +28,17 @@
 mod call;
 mod client;
 mod config;
+mod cookies;
 mod error;
+mod exchange;
+mod flights;
+pub mod fragment;
+mod link;
+mod rtt;
 mod session;
 mod stats;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use call::{Call, Response};
 pub use client::Client;
@@ -43,3 +51,9 @@ pub use ebpf_common::{
 pub use error::{CallError, ConnectError};
 pub use session::session_id;
 pub use stats::ClientStats;
+
+/// Locks `mutex`. What our locks guard is whole between any two statements, so that a panic of
+/// another holder does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

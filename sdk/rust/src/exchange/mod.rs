@@ -1,0 +1,226 @@
+//! The life of one request as a state machine without I/O: [`Exchange::on_packet`] and
+//! [`Exchange::on_timer`] take in what happens, [`Exchange::next_packet`] gives what to send.
+//!
+//! ```text
+//!            ┌─ retryable ERROR ─▶ Pausing ─┐
+//!            │                              ▼
+//!  begin ─▶ Sending ─ continue(some) ─▶ Uploading ─ continue(all) ─▶ Waiting ─▶ Receiving ─▶ done
+//!            └────────────── reply of one packet, at any time ─────────────────────────────▶ done
+//! ```
+//! The client's half of the wire rules is decided here and nowhere else.
+
+mod receive;
+mod send;
+mod timer;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ebpf_common::{ids::FunctionId, wire::Status};
+
+use crate::{
+    call::Call,
+    fragment::{Held, Reassembly, count_of},
+};
+
+pub(crate) use send::MAX_PACKET;
+
+/// Timers without an answer after which a worker counts as gone.
+const GONE_AFTER: u32 = 4;
+
+/// What a request asks for; fixed while it lives.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// In every packet of the request and of its answers.
+    pub(crate) id: u64,
+    /// Whether it is a PING.
+    pub(crate) ping: bool,
+    /// What is called.
+    pub(crate) call: Call,
+}
+
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timing {
+    /// Wait before the first retransmission.
+    pub(crate) first: Duration,
+    /// Most wait between two.
+    pub(crate) max: Duration,
+}
+
+/// Where a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No worker has answered yet.
+    Sending,
+    /// A worker holds some fragments.
+    Uploading,
+    /// A worker holds them all.
+    Waiting,
+    /// Some fragments of the reply are here.
+    Receiving,
+    /// An answer said to try again later.
+    Pausing,
+}
+
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// A worker or the balancer had the last word.
+    Answered {
+        status: Status,
+        payload: Bytes,
+        retry_after: Option<Duration>,
+    },
+    /// The budget ran out.
+    TimedOut,
+}
+
+/// One request from its first packet to its end.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    request: Request,
+    /// Fragments of the request.
+    count: u16,
+    timing: Timing,
+    begun: Instant,
+    deadline: Instant,
+    /// When [`Exchange::on_timer`] is due.
+    timer: Instant,
+    /// Timers in a row that doubled the wait.
+    step: u32,
+    /// Timers in a row without any packet from the peer.
+    unanswered: u32,
+    phase: Phase,
+    /// Sent in every packet: the session's, later that of the worker that answered.
+    cookie: Option<u64>,
+    /// Fragments of the request that the worker is known to hold.
+    held: Held,
+    /// Fragments of the request ever sent; the next time is a retransmission.
+    sent: Held,
+    /// Fragments sent since this attempt began.
+    sent_now: Held,
+    /// Fragments to send next.
+    outbox: Held,
+    /// Whether to send a RESUME next.
+    ask: bool,
+    /// Whether a `continue` may make us send: only one that we asked for, so that a flood of them
+    /// cannot make us flood.
+    expects_progress: bool,
+    reply: Option<Reply>,
+    acknowledged: bool,
+    attempts: u32,
+    retransmits: u32,
+    end: Option<End>,
+}
+
+/// A reply of several fragments, as far as it is here.
+#[derive(Debug)]
+struct Reply {
+    status: Status,
+    cookie: Option<u64>,
+    parts: Reassembly,
+}
+
+impl Exchange {
+    /// Begins a request; [`Exchange::next_packet`] has its first packet.
+    pub(crate) fn begin(
+        request: Request,
+        cookie: Option<u64>,
+        timing: Timing,
+        now: Instant,
+    ) -> Self {
+        let count = count_of(request.call.payload.len());
+        let deadline = now + request.call.budget;
+        Self {
+            request,
+            count,
+            timing,
+            begun: now,
+            deadline,
+            timer: (now + timing.first).min(deadline),
+            step: 0,
+            unanswered: 0,
+            phase: Phase::Sending,
+            cookie,
+            held: Held::NONE,
+            sent: Held::NONE,
+            sent_now: Held::NONE,
+            outbox: Held::one(0),
+            ask: false,
+            expects_progress: true,
+            reply: None,
+            acknowledged: false,
+            attempts: 1,
+            retransmits: 0,
+            end: None,
+        }
+    }
+
+    /// When [`Exchange::on_timer`] is due.
+    pub(crate) const fn timer(&self) -> Instant {
+        self.timer
+    }
+
+    /// How it ended, once it has.
+    pub(crate) const fn take_end(&mut self) -> Option<End> {
+        self.end.take()
+    }
+
+    /// Whether it has ended.
+    pub(crate) const fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// The cookie to remember for the session: that of the worker to go on with, if there is one.
+    pub(crate) const fn cookie(&self) -> Option<u64> {
+        self.cookie
+    }
+
+    /// As [`crate::Response::attempts`].
+    pub(crate) const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// As [`crate::Response::retransmits`].
+    pub(crate) const fn retransmits(&self) -> u32 {
+        self.retransmits
+    }
+
+    /// Whether a worker has acknowledged the request.
+    pub(crate) const fn acknowledged(&self) -> bool {
+        self.acknowledged
+    }
+
+    /// What is called.
+    pub(crate) const fn call(&self) -> &Call {
+        &self.request.call
+    }
+
+    /// How long it has lived.
+    pub(crate) fn elapsed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.begun)
+    }
+
+    const fn function(&self) -> FunctionId {
+        self.request.call.function
+    }
+
+    /// Whether a worker may have everything it needs to run the handler.
+    fn may_have_run(&self) -> bool {
+        self.sent_now.contains(Held::all(self.count))
+    }
+
+    fn finish(&mut self, status: Status, payload: Bytes, retry_after: Option<Duration>) {
+        self.outbox = Held::NONE;
+        self.ask = false;
+        self.end = Some(End::Answered {
+            status,
+            payload,
+            retry_after,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

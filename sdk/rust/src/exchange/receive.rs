@@ -1,0 +1,230 @@
+//! What an exchange makes of an answer. Nothing in it is believed before it is checked.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ebpf_common::wire::{Kind, RpcHeader, Status, flags};
+
+use super::{Exchange, Phase, Reply};
+use crate::fragment::{Added, Held, Reassembly};
+
+/// An answer that contradicts the request or itself; it has changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rejected;
+
+impl Exchange {
+    /// Takes in an answer with this request's id.
+    ///
+    /// # Errors
+    /// [`Rejected`] if it is no possible answer to this request.
+    pub(crate) fn on_packet(
+        &mut self,
+        header: &RpcHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), Rejected> {
+        if self.end.is_some() {
+            return Ok(());
+        }
+        if header.function != self.function() {
+            return Err(Rejected);
+        }
+        let status = status_of(header.status);
+        match header.kind {
+            Kind::Response if status == Status::Continue => {
+                self.on_progress(header, payload, now)?
+            }
+            Kind::Response => self.on_reply(status, header, payload, now)?,
+            Kind::Error => self.on_error(status, header, payload, now)?,
+            Kind::Request | Kind::Retry | Kind::Load | Kind::Ping => return Err(Rejected),
+        }
+        self.unanswered = 0;
+        Ok(())
+    }
+
+    fn on_progress(
+        &mut self,
+        header: &RpcHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), Rejected> {
+        let held = Held::from_payload(payload).ok_or(Rejected)?;
+        let all = Held::all(self.count);
+        if !all.contains(held) || self.request.ping {
+            return Err(Rejected);
+        }
+        self.acknowledged = true;
+        match self.phase {
+            Phase::Sending | Phase::Uploading | Phase::Pausing => (),
+            // A reply has begun, or everything has arrived: a late word of less tells nothing.
+            Phase::Waiting | Phase::Receiving => return Ok(()),
+        }
+        if let Some(cookie) = cookie_of(header) {
+            self.cookie = Some(cookie);
+        }
+        if held == all {
+            self.phase = Phase::Waiting;
+            self.outbox = Held::NONE;
+            self.arm(now);
+        } else if self.expects_progress || self.phase != Phase::Uploading {
+            // Not what this answer may have crossed on the way: that is still in the outbox.
+            self.expects_progress = false;
+            self.phase = Phase::Uploading;
+            self.held = held;
+            self.outbox = all.without(held);
+            self.step = 0;
+            self.arm(now);
+        }
+        Ok(())
+    }
+
+    fn on_reply(
+        &mut self,
+        status: Status,
+        header: &RpcHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), Rejected> {
+        if header.fragment_count == 1 {
+            self.cookie = cookie_of(header).or(self.cookie);
+            self.finish(status, Bytes::copy_from_slice(payload), None);
+            return Ok(());
+        }
+        let cookie = cookie_of(header);
+        let reply = self.reply.get_or_insert_with(|| Reply {
+            status,
+            cookie,
+            parts: Reassembly::new(header.fragment_count),
+        });
+        // Fragments of two workers' replies do not mix.
+        if reply.status != status || reply.cookie != cookie {
+            return Err(Rejected);
+        }
+        let added = reply
+            .parts
+            .add(header.fragment_index, header.fragment_count, payload);
+        match added {
+            Err(_) => return Err(Rejected),
+            Ok(Added::Duplicate) => (),
+            Ok(Added::Kept) => {
+                self.phase = Phase::Receiving;
+                self.acknowledged = true;
+                self.cookie = cookie.or(self.cookie);
+                self.outbox = Held::NONE;
+                self.step = 0;
+                self.arm_for_gap(now);
+            }
+            Ok(Added::Complete) => {
+                self.cookie = cookie.or(self.cookie);
+                let message = self.reply.take().map(|reply| reply.parts.into_message());
+                self.finish(status, message.unwrap_or_default(), None);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_error(
+        &mut self,
+        status: Status,
+        header: &RpcHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), Rejected> {
+        if matches!(status, Status::Ok | Status::Continue) {
+            return Err(Rejected);
+        }
+        if status == Status::UnknownRequest {
+            self.on_unknown_request(payload, now);
+            return Ok(());
+        }
+        let wait = Duration::from_millis(u64::from(header.budget_ms));
+        let retry_after = (header.budget_ms > 0).then_some(wait);
+        if self.may_run_elsewhere(header) {
+            return self.on_foreign_error(status, wait, now);
+        }
+        if status.is_retryable() && self.phase == Phase::Pausing {
+            return Ok(());
+        }
+        // An overloaded worker is still the session's own; all the others have given it up.
+        if status.is_retryable() && !(status == Status::Overloaded && self.call().session.is_some())
+        {
+            self.cookie = None;
+        }
+        if !status.is_retryable() || !self.pause(wait, now) {
+            self.finish(status, Bytes::copy_from_slice(payload), retry_after);
+        }
+        Ok(())
+    }
+
+    /// Whether a worker other than the sender of `header` may have run the handler, or still run it:
+    /// then an ERROR of the sender does not say that the request was not run.
+    fn may_run_elsewhere(&self, header: &RpcHeader) -> bool {
+        let acknowledged = matches!(
+            self.phase,
+            Phase::Uploading | Phase::Waiting | Phase::Receiving
+        );
+        let same_worker = self.cookie.is_some() && cookie_of(header) == self.cookie;
+        acknowledged && self.may_have_run() && !same_worker && !self.request.call.idempotent
+    }
+
+    fn on_foreign_error(
+        &mut self,
+        status: Status,
+        wait: Duration,
+        now: Instant,
+    ) -> Result<(), Rejected> {
+        if status.is_retryable() {
+            // Our worker cannot be reached just now: go on asking, not before it makes sense.
+            self.timer = self.timer.max(now + wait).min(self.deadline);
+        } else {
+            let message = format!(
+                "acknowledged by a worker that is gone; then: {}",
+                status.name()
+            );
+            self.finish(Status::OutcomeUnknown, Bytes::from(message), None);
+        }
+        Ok(())
+    }
+
+    /// The worker reached has nothing of this request: it is another one, or was started anew.
+    fn on_unknown_request(&mut self, payload: &[u8], now: Instant) {
+        let asked = matches!(
+            self.phase,
+            Phase::Uploading | Phase::Waiting | Phase::Receiving
+        );
+        if !asked {
+            return;
+        }
+        self.cookie = None;
+        if !self.request.call.idempotent && self.may_have_run() {
+            let message = if payload.is_empty() {
+                Bytes::from_static(
+                    b"the worker that took the request has lost it; its handler may have run",
+                )
+            } else {
+                Bytes::copy_from_slice(payload)
+            };
+            self.finish(Status::OutcomeUnknown, message, None);
+        } else if !self.pause(Duration::ZERO, now) {
+            self.finish(
+                Status::UnknownRequest,
+                Bytes::copy_from_slice(payload),
+                None,
+            );
+        }
+    }
+}
+
+fn cookie_of(header: &RpcHeader) -> Option<u64> {
+    header.has(flags::HAS_COOKIE).then_some(header.route_cookie)
+}
+
+/// The status of wire number `code`; of one that this version does not know, its class is left.
+fn status_of(code: u16) -> Status {
+    Status::from_code(code).unwrap_or(match code {
+        0..=99 => Status::BadReply,
+        100..=199 => Status::Malformed,
+        200..=299 => Status::Exception,
+        _ => Status::OutcomeUnknown,
+    })
+}
