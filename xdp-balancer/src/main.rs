@@ -1,2 +1,36 @@
-//! Placeholder.
-fn main() {}
+//! The kernel shell: XDP programs `balancer`, and `pass` for the far ends of veth pairs.
+//!
+//! All it does is lend the pipeline of the library its packet and its maps. Build it with `cargo xtask build`.
+#![no_std]
+#![no_main]
+
+mod maps;
+mod packet;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use xdp_balancer::{Verdict, balance};
+
+use crate::{maps::KernelTables, packet::XdpPacket};
+
+/// The load balancer.
+#[xdp]
+pub fn balancer(ctx: XdpContext) -> u32 {
+    match balance(&mut XdpPacket::new(ctx), &KernelTables) {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Tx => xdp_action::XDP_TX,
+        Verdict::Redirect { .. } => xdp_action::XDP_REDIRECT,
+    }
+}
+
+/// Passes everything: veth delivers XDP_TX and redirected frames only to a peer that runs XDP itself.
+#[xdp]
+pub fn pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// A panic that can be reached is an endless loop, which the verifier refuses to load.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -89,6 +89,7 @@ counters! {
     RouteWarm, Route, "warm", "Sent to the less loaded of two warm workers.";
     RouteHome, Route, "home", "Sent to the function's home in the Maglev table.";
 
+    DropTruncatedEthernet, Drop, "truncated_ethernet", "A frame too short for an Ethernet header.";
     DropTruncatedIp, Drop, "truncated_ip", "An IPv4 frame too short for its IPv4 header.";
     DropBadIp, Drop, "bad_ip", "For a VIP: IPv4 version, header length or total length contradict the frame.";
     DropIpFragment, Drop, "ip_fragment", "For a VIP: an IP fragment, whose RPC header cannot be trusted.";
@@ -98,8 +99,9 @@ counters! {
     DropBadMagic, Drop, "bad_magic", "For a VIP: not our protocol.";
     DropUnknownKind, Drop, "unknown_kind", "For a VIP: a kind that this version does not have.";
     DropUnexpectedKind, Drop, "unexpected_kind", "For a VIP: an answer or a load report, which a VIP does not take.";
-    DropNotConfigured, Drop, "not_configured", "A table that the program needs is not there.";
+    DropNotConfigured, Drop, "not_configured", "A table that the program needs is shorter than it must be.";
     DropNoPort, Drop, "no_port", "The worker's interface is not in the PORTS map.";
+    DropNotRewritten, Drop, "not_rewritten", "The frame could not be rewritten for its way; no driver is known to cause it.";
 
     ErrorVersion, Error, "version", "Answered: a version that we do not speak.";
     ErrorFlags, Error, "flags", "Answered: a flag that version 1 does not have.";

@@ -1,0 +1,125 @@
+//! Turns a request into the ERROR packet that answers it, in the same frame: addresses and ports swapped,
+//! a new header, no payload.
+//!
+//! The answer has no IPv4 options whatever the request had, so it is 106 bytes long, which every request that
+//! gets this far is at least: it is never longer than what it answers.
+
+use ebpf_common::{
+    ids::{FunctionId, SlotId},
+    limits::SLOTS,
+    wire::{Kind, RpcHeader, flags},
+};
+use zerocopy::{network_endian::U16, transmute};
+
+use super::checksum::Sum;
+use crate::{
+    DropReason, Outcome, Packet, Refusal,
+    parse::{
+        Datagram,
+        ethernet::{self, EthernetHeader},
+        ip::{self, Ipv4Header},
+        rpc,
+        udp::{self, UdpHeader},
+    },
+};
+
+/// Bytes of an answer's frame.
+pub const ANSWER_LEN: u32 = RPC_OFFSET + rpc::HEADER_LEN;
+/// Hops an answer may take.
+pub const ANSWER_TTL: u8 = 64;
+
+const UDP_OFFSET: u32 = ethernet::HEADER_LEN + ip::HEADER_LEN;
+const RPC_OFFSET: u32 = UDP_OFFSET + udp::HEADER_LEN;
+const UDP_LEN: u16 = (udp::HEADER_LEN + rpc::HEADER_LEN) as u16;
+const IP_LEN: u16 = ip::HEADER_LEN as u16 + UDP_LEN;
+
+/// Answers the request in `packet` with why it was refused.
+#[inline(always)]
+pub fn answer<P: Packet>(packet: &mut P, datagram: &Datagram, refusal: Refusal) -> Outcome {
+    let rewritten = rewrite(packet, datagram, refusal);
+    if rewritten.is_some() && packet.cut(ANSWER_LEN).is_ok() {
+        Outcome::Refused(refusal)
+    } else {
+        Outcome::Dropped(DropReason::NotRewritten)
+    }
+}
+
+#[inline(always)]
+fn rewrite<P: Packet>(packet: &mut P, datagram: &Datagram, refusal: Refusal) -> Option<()> {
+    let ethernet: EthernetHeader = packet.read(0)?;
+    let ip: Ipv4Header = packet.read(ethernet::HEADER_LEN)?;
+    let udp: UdpHeader = packet.read(datagram.udp_offset)?;
+    let request: [u64; 8] = packet.read(datagram.udp_offset + udp::HEADER_LEN)?;
+
+    let rpc = error_header(request, refusal).to_words();
+    let ip = ip_header(&ip);
+    let udp = udp_header(&udp, &ip, rpc);
+    packet.write(RPC_OFFSET, rpc)?;
+    packet.write(UDP_OFFSET, udp)?;
+    packet.write(ethernet::HEADER_LEN, ip)?;
+    packet.write(0, [ethernet.source, ethernet.destination])
+}
+
+/// The RPC header of the answer. Taken from the words and not from a parsed header, because some of the
+/// requests that are answered do not parse.
+#[inline(always)]
+fn error_header(request: [u64; 8], refusal: Refusal) -> RpcHeader {
+    let [w0, request_id, function, session_id, w4, ..] = request.map(u64::from_be);
+    let slot = SlotId((w4 >> 48) as u16);
+    let mut echoed = (w0 >> 16) as u16 & (flags::HAS_SESSION | flags::HAS_SLOT);
+    if u32::from(slot.0) >= SLOTS {
+        // The answer must parse where the request did not.
+        echoed &= !flags::HAS_SLOT;
+    }
+    RpcHeader {
+        kind: Kind::Error,
+        flags: flags::FIRST | flags::LAST | echoed,
+        session_id,
+        slot,
+        status: refusal.status() as u16,
+        budget_ms: refusal.retry_after_ms(),
+        ..RpcHeader::request(FunctionId(function), request_id)
+    }
+}
+
+#[inline(always)]
+fn ip_header(request: &Ipv4Header) -> Ipv4Header {
+    let mut header = Ipv4Header {
+        version_and_len: ip::VERSION_AND_LEN,
+        service: 0,
+        total_len: U16::new(IP_LEN),
+        // Never fragmented, so it needs no identification (RFC 6864, section 4.1).
+        identification: U16::ZERO,
+        fragment: U16::new(ip::DONT_FRAGMENT),
+        ttl: ANSWER_TTL,
+        protocol: ip::PROTOCOL_UDP,
+        checksum: [0; 2],
+        source: request.destination,
+        destination: request.source,
+    };
+    header.checksum = Sum::ZERO.add::<5>(transmute!(header)).finish();
+    header
+}
+
+#[inline(always)]
+fn udp_header(request: &UdpHeader, ip: &Ipv4Header, rpc: [u64; 8]) -> UdpHeader {
+    let mut header = UdpHeader {
+        source: request.destination,
+        destination: request.source,
+        len: U16::new(UDP_LEN),
+        checksum: [0; 2],
+    };
+    let [len_high, len_low] = UDP_LEN.to_be_bytes();
+    let sum = Sum::ZERO
+        .add([
+            u32::from_ne_bytes(ip.source),
+            u32::from_ne_bytes(ip.destination),
+            u32::from_ne_bytes([0, ip::PROTOCOL_UDP, len_high, len_low]),
+        ])
+        .add::<2>(transmute!(header))
+        .add_wide(rpc)
+        .finish();
+    // 0 would mean "no checksum"; its other one's complement form means the same sum (RFC 768).
+    header.checksum = if sum == [0; 2] { [0xff; 2] } else { sum };
+    header
+}

@@ -1,0 +1,89 @@
+//! Rule 4: the less loaded of two workers, chosen by hash, that have a warm sandbox of the function
+//! ("power of two choices", Mitzenmacher 2001). Two and not the best of all: loads are reports of a
+//! moment ago, and everybody's best would be swamped before its next report.
+
+use ebpf_common::{
+    hash::mix64,
+    ids::WorkerId,
+    limits::MAX_WARM,
+    maps::{Counter, FunctionEntry, WorkerInfo},
+    wire::RpcHeader,
+};
+
+use super::{Placement, for_new_work};
+use crate::{Rule, Tables};
+
+const _: () = assert!(
+    MAX_WARM.is_power_of_two(),
+    "places are masked with MAX_WARM - 1"
+);
+
+struct Candidate<'t> {
+    worker: WorkerId,
+    info: &'t WorkerInfo,
+    in_flight: u32,
+}
+
+/// The placement, if one of the two takes new work and is below its capacity.
+#[inline(always)]
+pub(super) fn place<'t, T: Tables>(
+    request: &RpcHeader,
+    function: &FunctionEntry,
+    tables: &'t T,
+) -> Option<Placement<'t>> {
+    let warm_len = u32::from(function.warm_len).min(MAX_WARM as u32);
+    if warm_len == 0 {
+        return None;
+    }
+    let (first, second) = two_of(warm_len, request.request_id);
+    let first = candidate(function, first, tables);
+    let second = candidate(function, second, tables);
+    let chosen = match (first, second) {
+        (Some(first), Some(second)) if second.in_flight < first.in_flight => Some(second),
+        (Some(first), _) => Some(first),
+        (None, second) => second,
+    };
+    let Some(chosen) = chosen else {
+        tables.count(Counter::WarmFull);
+        return None;
+    };
+    Some(Placement {
+        rule: Rule::Warm,
+        worker: chosen.worker,
+        info: chosen.info,
+    })
+}
+
+/// Two places below `len` (at least 1), different ones if there are two. The request id is random, chosen
+/// by the client, and the same in a retransmission, which thus meets the same two.
+#[inline(always)]
+const fn two_of(len: u32, request_id: u64) -> (u32, u32) {
+    let hash = mix64(request_id);
+    let first = scale(hash as u32, len);
+    // From 1 to len - 1 steps on, around the end.
+    let second = first + 1 + scale((hash >> 32) as u32, len - 1);
+    (first, if second >= len { second - len } else { second })
+}
+
+/// Maps a 32-bit hash to `0..len` evenly, without a division (0 for a `len` of 0).
+#[inline(always)]
+const fn scale(hash: u32, len: u32) -> u32 {
+    ((hash as u64 * len as u64) >> 32) as u32
+}
+
+#[inline(always)]
+fn candidate<'t, T: Tables>(
+    function: &FunctionEntry,
+    place: u32,
+    tables: &'t T,
+) -> Option<Candidate<'t>> {
+    let place = place as usize & (MAX_WARM - 1);
+    let worker = WorkerId(*function.warm.get(place)?);
+    let info = for_new_work(worker, tables)?;
+    let load = tables.worker_load(worker).filter(|load| !load.is_full())?;
+    Some(Candidate {
+        worker,
+        info,
+        in_flight: load.in_flight,
+    })
+}

@@ -1,0 +1,210 @@
+//! What became of a packet, and which counter says so.
+
+use ebpf_common::{maps::Counter, wire::Status};
+
+/// Milliseconds after which a client that was told "no worker" may try again: two heartbeats of a worker,
+/// in which a replacement can announce itself.
+pub const RETRY_AFTER_MS: u32 = 40;
+
+/// What the driver is to do with the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// Give it to the kernel's own stack.
+    Pass,
+    /// Drop it.
+    Drop(DropReason),
+    /// Send it out of the interface it came in by.
+    Tx,
+    /// Send it out of another interface, which [`crate::Tables::redirect`] has already chosen.
+    Redirect {
+        /// The interface.
+        ifindex: u32,
+    },
+}
+
+/// What became of a packet: each value is one counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// Not for us.
+    Passed(NotOurs),
+    /// For us, and dropped.
+    Dropped(DropReason),
+    /// Turned into an ERROR packet to its sender.
+    Refused(Refusal),
+    /// Sent to a worker.
+    Routed {
+        /// The rule that chose the worker.
+        rule: Rule,
+        /// The interface to redirect to; `None` is the one it came in by.
+        redirect: Option<u32>,
+    },
+}
+
+impl Outcome {
+    /// What the driver is to do.
+    #[inline(always)]
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::Passed(_) => Verdict::Pass,
+            Self::Dropped(reason) => Verdict::Drop(reason),
+            Self::Refused(_) | Self::Routed { redirect: None, .. } => Verdict::Tx,
+            Self::Routed {
+                redirect: Some(ifindex),
+                ..
+            } => Verdict::Redirect { ifindex },
+        }
+    }
+
+    /// The one counter of class pass, route, drop or error that it is counted under.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> Counter {
+        match self {
+            Self::Passed(why) => why.counter(),
+            Self::Dropped(reason) => reason.counter(),
+            Self::Refused(refusal) => refusal.counter(),
+            Self::Routed { rule, .. } => rule.counter(),
+        }
+    }
+}
+
+/// Why a packet that was addressed to a VIP goes no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Nobody is told.
+    Drop(DropReason),
+    /// Its sender is told.
+    Refuse(Refusal),
+}
+
+/// Declares an enum whose variants are counters of one class.
+macro_rules! counted {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident => $counter:ident,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$variant_meta])* $variant,)+ }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The counter of packets with this outcome.
+            #[inline(always)]
+            #[must_use]
+            pub const fn counter(self) -> Counter {
+                match self { $(Self::$variant => Counter::$counter,)+ }
+            }
+        }
+    };
+}
+
+counted! {
+    /// Why a packet is left to the kernel.
+    NotOurs {
+        /// Another protocol than IPv4.
+        NotIpv4 => PassNotIpv4,
+        /// No VIP.
+        NotVip => PassNotVip,
+    }
+}
+
+counted! {
+    /// The routing rule that placed a request; the order is the order in which they are tried.
+    Rule {
+        /// A valid route cookie names the worker.
+        Cookie => RouteCookie,
+        /// The session's entry names the worker.
+        Session => RouteSession,
+        /// The worker owns the slot.
+        Shard => RouteShard,
+        /// The less loaded of two workers with a warm sandbox.
+        Warm => RouteWarm,
+        /// The function's home in the Maglev table.
+        Home => RouteHome,
+    }
+}
+
+counted! {
+    /// Why a packet is dropped without an answer.
+    DropReason {
+        /// Too short for an Ethernet header.
+        TruncatedEthernet => DropTruncatedEthernet,
+        /// Too short for an IPv4 header.
+        TruncatedIp => DropTruncatedIp,
+        /// Version, header length or total length contradict the frame.
+        BadIp => DropBadIp,
+        /// An IP fragment.
+        IpFragment => DropIpFragment,
+        /// Too short for a UDP header.
+        TruncatedUdp => DropTruncatedUdp,
+        /// The UDP length contradicts the IPv4 length.
+        BadUdpLength => DropBadUdpLength,
+        /// Too short for an RPC header.
+        TruncatedRpc => DropTruncatedRpc,
+        /// Not our protocol.
+        BadMagic => DropBadMagic,
+        /// A kind that this version does not have.
+        UnknownKind => DropUnknownKind,
+        /// A kind that a VIP does not take.
+        UnexpectedKind => DropUnexpectedKind,
+        /// A table is missing or shorter than it must be.
+        NotConfigured => DropNotConfigured,
+        /// The worker's interface is not in `PORTS`.
+        NoPort => DropNoPort,
+        /// The frame could not be rewritten.
+        NotRewritten => DropNotRewritten,
+    }
+}
+
+counted! {
+    /// Why a request is answered with an ERROR.
+    Refusal {
+        /// A version that we do not speak.
+        Version => ErrorVersion,
+        /// A flag that version 1 does not have.
+        Flags => ErrorFlags,
+        /// The header length is not 64.
+        HeaderLen => ErrorHeaderLen,
+        /// Fragment number or count out of range.
+        Fragment => ErrorFragment,
+        /// Slot out of range.
+        Slot => ErrorSlot,
+        /// The payload length contradicts the datagram.
+        Length => ErrorLength,
+        /// No such function.
+        UnknownFunction => ErrorUnknownFunction,
+        /// No worker takes new work.
+        NoWorker => ErrorNoWorker,
+        /// No live worker owns the slot.
+        NoShardOwner => ErrorNoShardOwner,
+    }
+}
+
+impl Refusal {
+    /// The status in the ERROR packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn status(self) -> Status {
+        match self {
+            Self::Version => Status::UnsupportedVersion,
+            Self::Flags | Self::HeaderLen | Self::Fragment | Self::Slot | Self::Length => {
+                Status::Malformed
+            }
+            Self::UnknownFunction => Status::UnknownFunction,
+            Self::NoWorker => Status::NoWorker,
+            Self::NoShardOwner => Status::NoShardOwner,
+        }
+    }
+
+    /// Milliseconds to wait before trying again, 0 where trying again is of no use.
+    #[inline(always)]
+    #[must_use]
+    pub const fn retry_after_ms(self) -> u32 {
+        match self {
+            Self::NoWorker | Self::NoShardOwner => RETRY_AFTER_MS,
+            _ => 0,
+        }
+    }
+}
