@@ -57,21 +57,22 @@ fn walk(dir: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// Ends every process in the groups whose name starts with `prefix`, and removes them.
+/// Ends every process in the groups named `id` or `id-…`, and in those below them, and removes them.
 /// Returns how many groups there were.
-pub(crate) fn remove(prefix: &str) -> Result<usize> {
+pub(crate) fn remove(id: &str) -> Result<usize> {
     let ours: Vec<PathBuf> = all()?
         .into_iter()
-        .filter(|path| {
-            path.components()
-                .any(|part| part.as_os_str().to_string_lossy().starts_with(prefix))
-        })
+        .filter(|path| path.components().any(|part| is_named(&part.as_os_str().to_string_lossy(), id)))
         .collect();
     // A child sorts after its parent, and must go first.
     for group in ours.iter().rev() {
         remove_one(group)?;
     }
     Ok(ours.len())
+}
+
+fn is_named(name: &str, id: &str) -> bool {
+    name.strip_prefix(id).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 fn remove_one(group: &Path) -> Result<()> {
@@ -103,5 +104,16 @@ fn kill_members(group: &Path) {
         if pid > 1 && kill(Pid::from_raw(pid), Signal::SIGKILL).is_err() {
             tracing::debug!(pid, "already gone");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_groups_of_run_10_are_not_those_of_run_1() {
+        assert!(is_named("wp2an1", "wp2an1") && is_named("wp2an1-w0", "wp2an1"));
+        assert!(!is_named("wp2an10", "wp2an1"));
     }
 }

@@ -5,7 +5,7 @@
 //! when the process was killed instead, the next run (or `cargo xtask clean`) finds a record whose owner
 //! is gone and does the same.
 
-mod cgroups;
+pub(crate) mod cgroups;
 mod record;
 mod remove;
 
