@@ -1,1 +1,33 @@
-//! Placeholder until the crate is written.
+//! The code store: immutable bundles named by digest, with versions and aliases over them.
+//!
+//! A *bundle* is a gzip-compressed tar archive with a manifest (`warmpath.toml`) at its root. Publishing
+//! one makes the next version of its function; the alias `latest` always names the newest version.
+//! Workers and the control plane follow the [`Catalog`] and fetch bundles by [`Digest`].
+//!
+//! Features: `unpack` (opening a bundle safely), `client` ([`StoreClient`], implies `unpack`), `server`
+//! (everything). Workers need only `client`.
+//!
+//! Invariants: a bundle is verified whole before anything is stored; a version never changes and its
+//! number is never used again; what a reader gets has the digest it asked for; the server keeps no
+//! state that it cannot read again from the object store.
+//!
+//! Deliberately absent: running code, packets, and any knowledge of who runs what.
+
+pub mod api;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod digest;
+pub mod manifest;
+#[cfg(feature = "unpack")]
+pub mod unpack;
+
+pub use api::types::{
+    Catalog, CatalogEntry, Deleted, ErrorBody, FunctionDetail, FunctionSummary, Published,
+    VersionSummary,
+};
+#[cfg(feature = "client")]
+pub use client::{ClientError, StoreClient};
+pub use digest::{Digest, DigestError};
+pub use manifest::{AffinityKind, Manifest, ManifestError, PayloadKind, Runtime};
+#[cfg(feature = "unpack")]
+pub use unpack::{Limits, UnpackError, Unpacked, unpack};

@@ -1,0 +1,309 @@
+//! `warmpath.toml`: what a bundle says of its function. Read once, at publishing; from then on the
+//! parsed form travels in the catalog.
+//!
+//! Unknown keys are refused, and each number has a range, so that a typo never becomes a default.
+
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+/// Where the manifest lies in a bundle.
+pub const MANIFEST_PATH: &str = "warmpath.toml";
+/// Longest manifest read.
+pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
+/// Longest function name: one DNS label, so that a name can be a host name as well.
+pub const NAME_LEN_MAX: usize = 63;
+
+/// The parsed manifest of one version of a function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The function's name: `[a-z0-9][a-z0-9-]{0,62}`.
+    pub name: String,
+    /// What runs the code.
+    #[serde(default)]
+    pub runtime: Runtime,
+    /// The file that holds the handler, relative to the bundle's root.
+    #[serde(default = "default_entry")]
+    pub entry: String,
+    /// Which requests should meet the same worker.
+    #[serde(default)]
+    pub affinity: AffinityKind,
+    /// How long one request may run.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u32,
+    /// Memory of one instance.
+    #[serde(default = "default_memory_mb")]
+    pub memory_mb: u32,
+    /// Processes and threads of one instance.
+    #[serde(default = "default_pids")]
+    pub pids: u32,
+    /// CPU of one instance, in per cent of one core.
+    #[serde(default = "default_cpu_percent")]
+    pub cpu_percent: u32,
+    /// Size of the private `/tmp` of one instance.
+    #[serde(default = "default_tmp_mb")]
+    pub tmp_mb: u32,
+    /// How the handler takes its event and gives its reply.
+    #[serde(default)]
+    pub payload: PayloadKind,
+}
+
+/// What runs the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// CPython 3: `entry` defines `f(event)` or `f(event, context)`.
+    #[default]
+    Python3,
+}
+
+/// Which requests should meet the same worker (DESIGN §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AffinityKind {
+    /// Any warm worker will do.
+    #[default]
+    None,
+    /// Requests of one session.
+    Session,
+    /// Requests of one slot go to the worker that owns it, and nowhere else.
+    Shard,
+}
+
+/// How the handler takes its event and gives its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PayloadKind {
+    /// Decoded and encoded as JSON by the runtime.
+    #[default]
+    Json,
+    /// Bytes, as they are.
+    Bytes,
+}
+
+fn default_entry() -> String {
+    "f.py".to_owned()
+}
+
+const fn default_timeout_ms() -> u32 {
+    3_000
+}
+
+const fn default_memory_mb() -> u32 {
+    128
+}
+
+const fn default_pids() -> u32 {
+    32
+}
+
+const fn default_cpu_percent() -> u32 {
+    100
+}
+
+const fn default_tmp_mb() -> u32 {
+    16
+}
+
+/// Why a manifest is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Not UTF-8.
+    #[error("{MANIFEST_PATH} is not UTF-8 text")]
+    Encoding,
+    /// Not TOML, an unknown or missing key, or a value of the wrong kind.
+    #[error("{MANIFEST_PATH} cannot be read: {reason}")]
+    Syntax {
+        /// What the parser said, with line and column.
+        reason: String,
+    },
+    /// A number outside its range.
+    #[error("{MANIFEST_PATH}: `{key} = {given}` is outside the allowed range {min} to {max}")]
+    OutOfRange {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        given: u32,
+        /// Smallest value allowed.
+        min: u32,
+        /// Largest value allowed.
+        max: u32,
+    },
+    /// A name that breaks the rule for function names.
+    #[error(
+        "`name = \"{given}\"` is no function name: 1 to 63 of a-z, 0-9 and `-`, \
+         beginning with a letter or digit"
+    )]
+    Name {
+        /// The refused name.
+        given: String,
+    },
+    /// An entry that is no plain relative path.
+    #[error("`entry = \"{given}\"` must be a path inside the bundle, such as `f.py`")]
+    Entry {
+        /// The refused path.
+        given: String,
+    },
+}
+
+/// Checks a function's name.
+///
+/// # Errors
+/// [`ManifestError::Name`] when it is not `[a-z0-9][a-z0-9-]{0,62}`.
+pub fn check_name(name: &str) -> Result<(), ManifestError> {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fits = (1..=NAME_LEN_MAX).contains(&name.len())
+        && name.bytes().next().is_some_and(is_plain)
+        && name.bytes().all(|byte| is_plain(byte) || byte == b'-');
+    if fits {
+        Ok(())
+    } else {
+        Err(ManifestError::Name {
+            given: name.chars().take(NAME_LEN_MAX + 1).collect(),
+        })
+    }
+}
+
+impl Manifest {
+    /// Reads and checks the bytes of a `warmpath.toml`.
+    ///
+    /// # Errors
+    /// [`ManifestError`], naming the key and what it allows.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let text = str::from_utf8(bytes).or(Err(ManifestError::Encoding))?;
+        let manifest: Self = toml::from_str(text).map_err(|error| ManifestError::Syntax {
+            reason: error.to_string().trim_end().to_owned(),
+        })?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// [`ManifestError`] for the first value that breaks its rule.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        check_name(&self.name)?;
+        let entry = Path::new(&self.entry);
+        let is_plain = !self.entry.is_empty()
+            && !self.entry.contains('\0')
+            && entry
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+        if !is_plain {
+            return Err(ManifestError::Entry {
+                given: self.entry.clone(),
+            });
+        }
+        for (key, given, min, max) in [
+            ("timeout_ms", self.timeout_ms, 1, 900_000),
+            ("memory_mb", self.memory_mb, 16, 10_240),
+            ("pids", self.pids, 1, 4_096),
+            ("cpu_percent", self.cpu_percent, 1, 6_400),
+            ("tmp_mb", self.tmp_mb, 1, 4_096),
+        ] {
+            if !(min..=max).contains(&given) {
+                return Err(ManifestError::OutOfRange {
+                    key,
+                    given,
+                    min,
+                    max,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Manifest, ManifestError> {
+        Manifest::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn a_name_is_all_a_manifest_needs() {
+        let manifest = parse("name = \"hello\"").unwrap();
+        assert_eq!(manifest.entry, "f.py");
+        assert_eq!(manifest.runtime, Runtime::Python3);
+        assert_eq!(manifest.affinity, AffinityKind::None);
+        assert_eq!(manifest.payload, PayloadKind::Json);
+        assert_eq!((manifest.timeout_ms, manifest.memory_mb), (3_000, 128));
+        assert_eq!((manifest.pids, manifest.cpu_percent), (32, 100));
+        assert_eq!(manifest.tmp_mb, 16);
+    }
+
+    #[test]
+    fn every_key_can_be_set() {
+        let manifest = parse(
+            "name = \"k\"\nruntime = \"python3\"\nentry = \"src/app.py\"\naffinity = \"shard\"\n\
+             timeout_ms = 10\nmemory_mb = 64\npids = 8\ncpu_percent = 50\ntmp_mb = 1\n\
+             payload = \"bytes\"\n",
+        )
+        .unwrap();
+        assert_eq!(manifest.affinity, AffinityKind::Shard);
+        assert_eq!(manifest.payload, PayloadKind::Bytes);
+        assert_eq!(manifest.entry, "src/app.py");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_in_the_refusal() {
+        let error = parse("name = \"a\"\nmemory = 128").unwrap_err();
+        assert!(error.to_string().contains("memory"), "{error}");
+    }
+
+    #[test]
+    fn a_number_out_of_range_is_refused_with_key_and_range() {
+        for (key, max) in [
+            ("timeout_ms", "900000"),
+            ("memory_mb", "10240"),
+            ("pids", "4096"),
+            ("cpu_percent", "6400"),
+            ("tmp_mb", "4096"),
+        ] {
+            for value in ["0", "999999999"] {
+                let error = parse(&format!("name = \"a\"\n{key} = {value}")).unwrap_err();
+                assert!(matches!(error, ManifestError::OutOfRange { .. }));
+                let text = error.to_string();
+                assert!(text.contains(key) && text.contains(max), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_could_not_be_a_path_or_host_is_refused() {
+        for bad in [
+            "",
+            "-a",
+            "A",
+            "a_b",
+            "a/b",
+            "..",
+            "a@b",
+            "ä",
+            &"a".repeat(64),
+        ] {
+            let error = parse(&format!("name = \"{bad}\"")).unwrap_err();
+            assert!(matches!(error, ManifestError::Name { .. }), "{bad}");
+        }
+        for good in ["a", "0", "a-b-3", &"a".repeat(63)] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn an_entry_outside_the_bundle_is_refused() {
+        for bad in ["", "/f.py", "../f.py", "a/../f.py", "./f.py"] {
+            let error = parse(&format!("name = \"a\"\nentry = \"{bad}\"")).unwrap_err();
+            assert!(matches!(error, ManifestError::Entry { .. }), "{bad}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_refused() {
+        assert_eq!(Manifest::parse(&[0xff]), Err(ManifestError::Encoding));
+    }
+}

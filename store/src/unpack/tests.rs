@@ -1,0 +1,1 @@
+//! Bundles that are in order, and every way in which one is refused.
