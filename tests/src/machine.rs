@@ -1,10 +1,6 @@
 //! What there is on the machine, to compare before and after a run.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
@@ -141,7 +137,11 @@ fn programs() -> Result<BTreeSet<String>> {
     aya::programs::loaded_programs()
         .map(|info| {
             let info = info.context("listing BPF programs")?;
-            Ok(format!("{} {}", info.id(), info.name_as_str().unwrap_or("?")))
+            Ok(format!(
+                "{} {}",
+                info.id(),
+                info.name_as_str().unwrap_or("?")
+            ))
         })
         .collect()
 }
@@ -150,7 +150,11 @@ fn maps() -> Result<BTreeSet<String>> {
     aya::maps::loaded_maps()
         .map(|info| {
             let info = info.context("listing BPF maps")?;
-            Ok(format!("{} {}", info.id(), info.name_as_str().unwrap_or("?")))
+            Ok(format!(
+                "{} {}",
+                info.id(),
+                info.name_as_str().unwrap_or("?")
+            ))
         })
         .collect()
 }

@@ -17,7 +17,7 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
-use crate::run::{ROOT, Run};
+use crate::run::{ROOT, Run, exclusive};
 
 const DIR: &str = "/run/netns";
 
@@ -37,6 +37,7 @@ impl Netns {
         let name = format!("{}-{role}", run.id());
         let path = Path::new(DIR).join(&name);
         run.note_namespace(&name)?;
+        let lock = exclusive()?;
         make_dir()?;
         File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         on_own_thread(|| {
@@ -50,6 +51,7 @@ impl Netns {
             )
             .with_context(|| format!("binding the namespace to {}", path.display()))
         })?;
+        drop(lock);
         let netns = Self { name, path };
         // No IPv6 chatter: the counters of a quiet test bed then stand still.
         netns.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
@@ -168,12 +170,10 @@ pub(crate) fn remove_dir_if_ours() -> Result<()> {
 /// Removes the namespace `name`, if it is there. Interfaces and routes inside go with it.
 pub(crate) fn remove(name: &str) -> Result<()> {
     let path = Path::new(DIR).join(name);
-    if !path.exists() {
-        return Ok(());
-    }
     // EINVAL: nothing is mounted there, because its creation was cut short.
     match umount2(&path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(nix::Error::EINVAL) => {}
+        Err(nix::Error::ENOENT) => return Ok(()),
         Err(error) => return Err(anyhow!(error).context(format!("unmounting {}", path.display()))),
     }
     fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))

@@ -183,7 +183,12 @@ impl Process {
     /// # Errors
     /// When it does not even die.
     pub fn stop(&mut self, timeout: Duration) -> Result<()> {
-        if self.child.try_wait().context("looking at a child")?.is_some() {
+        if self
+            .child
+            .try_wait()
+            .context("looking at a child")?
+            .is_some()
+        {
             return Ok(());
         }
         self.signal(Signal::SIGTERM)?;

@@ -62,7 +62,10 @@ fn walk(dir: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) {
 pub(crate) fn remove(id: &str) -> Result<usize> {
     let ours: Vec<PathBuf> = all()?
         .into_iter()
-        .filter(|path| path.components().any(|part| is_named(&part.as_os_str().to_string_lossy(), id)))
+        .filter(|path| {
+            path.components()
+                .any(|part| is_named(&part.as_os_str().to_string_lossy(), id))
+        })
         .collect();
     // A child sorts after its parent, and must go first.
     for group in ours.iter().rev() {
@@ -72,7 +75,8 @@ pub(crate) fn remove(id: &str) -> Result<usize> {
 }
 
 fn is_named(name: &str, id: &str) -> bool {
-    name.strip_prefix(id).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    name.strip_prefix(id)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 fn remove_one(group: &Path) -> Result<()> {

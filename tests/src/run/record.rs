@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ROOT;
 
+/// `/run` is often in memory; a database's folder must not be.
+const DATA_ROOT: &str = "/var/tmp";
+
 /// A process, so named that a recycled pid is not mistaken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
@@ -86,6 +89,12 @@ impl Record {
     #[must_use]
     pub fn dir(&self) -> PathBuf {
         Path::new(ROOT).join(&self.id)
+    }
+
+    /// The folder with its durable data.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        Path::new(DATA_ROOT).join(&self.id)
     }
 
     pub(super) fn save(&self) -> Result<()> {

@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{ROOT, Record, cgroups, record::ProcessId};
+use super::{ROOT, Record, cgroups, exclusive, record::ProcessId};
 use crate::{netns, wait};
 
 const DEATH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,11 +71,13 @@ fn records() -> Result<Vec<PathBuf>> {
 pub(super) fn remove(record: &Record) -> Result<()> {
     end_processes(&record.processes)?;
     cgroups::remove(&record.id)?;
-    let dir = record.dir();
-    unmount_below(&dir)?;
+    let (dir, data_dir) = (record.dir(), record.data_dir());
+    unmount_below(&[&dir, &data_dir])?;
+    let _lock = exclusive()?;
     for name in &record.namespaces {
         netns::remove(name)?;
     }
+    remove_if_there(fs::remove_dir_all(&data_dir), &data_dir)?;
     remove_if_there(fs::remove_dir_all(&dir), &dir)?;
     let path = record.path();
     remove_if_there(fs::remove_file(&path), &path)?;
@@ -87,7 +89,7 @@ pub(super) fn remove(record: &Record) -> Result<()> {
     Ok(())
 }
 
-fn remove_if_there(result: io::Result<()>, path: &Path) -> Result<()> {
+pub(crate) fn remove_if_there(result: io::Result<()>, path: &Path) -> Result<()> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))
@@ -108,19 +110,24 @@ fn end_processes(processes: &[ProcessId]) -> Result<()> {
     Ok(())
 }
 
-/// Unmounts everything at or below `dir`, the innermost first.
-fn unmount_below(dir: &Path) -> Result<()> {
+/// Unmounts everything at or below `dirs`, the innermost first.
+fn unmount_below(dirs: &[&Path]) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading mountinfo")?;
     let mut points: Vec<PathBuf> = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
         .map(PathBuf::from)
-        .filter(|point| point.starts_with(dir))
+        .filter(|point| dirs.iter().any(|dir| point.starts_with(dir)))
         .collect();
     points.reverse();
     for point in points {
-        umount2(&point, MntFlags::MNT_DETACH)
-            .with_context(|| format!("unmounting {}", point.display()))?;
+        match umount2(&point, MntFlags::MNT_DETACH) {
+            // Somebody was faster.
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("unmounting {}", point.display()));
+            }
+        }
     }
     Ok(())
 }
