@@ -70,6 +70,7 @@ impl AdminClient {
     pub fn new(socket: &Path) -> Result<Self, AdminError> {
         let http = reqwest::Client::builder()
             .unix_socket(socket)
+            .no_proxy()
             .build()
             .map_err(|source| AdminError::Client {
                 socket: socket.to_owned(),

@@ -1,6 +1,12 @@
-//! Who is alive: sources in, one versioned `Membership` out.
+//! Who is alive: sources in, one versioned [`state::Membership`] out.
+//!
+//! [`protocol`] is what workers and the control plane say to each other, [`client`] the worker's end
+//! of it and `server` ours; [`state`] is the result, and `persist` what of it outlives a restart.
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
+pub mod persist;
 pub mod protocol;
-mod slot_range;
+#[cfg(feature = "server")]
+pub mod state;

@@ -14,7 +14,7 @@
 
 use std::net::Ipv4Addr;
 
-pub use super::slot_range::SlotRange;
+pub use db::SlotRange;
 use ebpf_common::ids::FunctionId;
 use serde::{Deserialize, Serialize};
 

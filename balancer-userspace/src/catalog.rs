@@ -1,0 +1,146 @@
+//! What can be called: follows the store's catalog and adds the configuration's own functions.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ebpf_common::{ids::FunctionId, maps::Affinity};
+use store::{AffinityKind, StoreClient};
+use tokio::{sync::mpsc, time::sleep};
+use tracing::{info, warn};
+
+use crate::{
+    config::{AffinityConfig, StaticFunction},
+    rate_limit::RateLimit,
+};
+
+/// Longest that the store may hold an answer back.
+const LONG_POLL: Duration = Duration::from_secs(20);
+/// Pause after the store could not be asked.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// What the data plane must know of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// `hello@latest`, `hello@3`.
+    pub qualified: String,
+    /// What its manifest asks for.
+    pub affinity: Affinity,
+}
+
+/// Every function, by id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalog {
+    /// The store's revision; none if there is no store.
+    pub revision: Option<u64>,
+    /// The functions.
+    pub functions: BTreeMap<FunctionId, Function>,
+}
+
+impl Catalog {
+    /// The functions of the configuration alone.
+    #[must_use]
+    pub fn of_config(functions: &[StaticFunction]) -> Self {
+        let functions = functions.iter().map(|function| {
+            let qualified = if function.name.contains('@') {
+                function.name.clone()
+            } else {
+                format!("{}@{}", function.name, store::api::types::LATEST)
+            };
+            let affinity = match function.affinity {
+                AffinityConfig::None => Affinity::None,
+                AffinityConfig::Session => Affinity::Session,
+                AffinityConfig::Shard => Affinity::Shard,
+            };
+            (
+                FunctionId::of(&qualified),
+                Function {
+                    qualified,
+                    affinity,
+                },
+            )
+        });
+        Self {
+            revision: None,
+            functions: functions.collect(),
+        }
+    }
+
+    /// The store's functions over those of the configuration.
+    #[must_use]
+    pub fn merged(&self, store: &store::Catalog) -> Self {
+        let mut merged = self.clone();
+        merged.revision = Some(store.revision);
+        merged.functions.extend(store.entries.iter().map(|entry| {
+            let affinity = match entry.manifest.affinity {
+                AffinityKind::None => Affinity::None,
+                AffinityKind::Session => Affinity::Session,
+                AffinityKind::Shard => Affinity::Shard,
+            };
+            (
+                entry.id,
+                Function {
+                    qualified: entry.qualified.clone(),
+                    affinity,
+                },
+            )
+        }));
+        merged
+    }
+}
+
+/// Follows the store for ever and sends each catalog that differs from the one before. Ends when
+/// nobody listens any more.
+pub async fn follow(store: StoreClient, base: Catalog, catalogs: mpsc::Sender<Catalog>) {
+    let mut revision = None;
+    let mut log = RateLimit::new(LOG_EVERY);
+    loop {
+        let answer = tokio::select! {
+            () = catalogs.closed() => return,
+            answer = async {
+                match revision {
+                    None => store.catalog().await,
+                    Some(revision) => store.wait_for_change(revision, LONG_POLL).await,
+                }
+            } => answer,
+        };
+        match answer {
+            Ok(catalog) if revision != Some(catalog.revision) => {
+                revision = Some(catalog.revision);
+                info!(
+                    revision = catalog.revision,
+                    functions = catalog.entries.len(),
+                    "catalog changed"
+                );
+                if catalogs.send(base.merged(&catalog)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(_unchanged) => {}
+            Err(error) => {
+                if let Some(suppressed) = log.allow() {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        suppressed, "cannot follow the catalog; the last one stays in force"
+                    );
+                }
+                sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_in_the_configuration_means_its_latest_version() {
+        let catalog = Catalog::of_config(&[StaticFunction {
+            name: "hello".to_owned(),
+            affinity: AffinityConfig::Session,
+        }]);
+        let function = &catalog.functions[&FunctionId::of("hello")];
+        assert_eq!(function.qualified, "hello@latest");
+        assert_eq!(function.affinity, Affinity::Session);
+    }
+}

@@ -1,0 +1,177 @@
+//! From what the maps hold to what they should hold: an ordered list of writes. Pure.
+//!
+//! Invariant: after *every prefix* of the list, a packet that had a route before (to a worker that
+//! is not dead) and has one afterwards has one. Hence the order of [`plan`]. The list may be abandoned
+//! at any point: the next plan starts from what was written.
+//!
+//! Not covered: a function whose affinity changes in the same step as the table it then uses.
+
+pub mod tables;
+
+use ebpf_common::{
+    ids::WorkerId,
+    limits::{MAGLEV_TABLE_LEN, SLOTS},
+    maps::{Config, WorkerInfo, WorkerState},
+};
+use tables::{ActualTables, DesiredTables, MapWrite};
+
+/// The writes that lead from `actual` to `desired`.
+#[must_use]
+pub fn plan(desired: &DesiredTables, actual: &ActualTables) -> Vec<MapWrite> {
+    let mut writes = Vec::new();
+    // Ports first: a row may name them.
+    writes.extend(
+        desired
+            .ports
+            .difference(&actual.ports)
+            .copied()
+            .map(MapWrite::AddPort),
+    );
+    // A dead worker answers nobody: the sooner its row says so the better, and the rules pass it over.
+    worker_writes(desired, actual, When::Dead, &mut writes);
+    // Its load before the worker, or the warm rule would take it for full.
+    load_writes(desired, actual, false, &mut writes);
+    worker_writes(desired, actual, When::Takes, &mut writes);
+    // Now every worker that the new tables name is there.
+    table_writes(desired, actual, &mut writes);
+    // Functions after the tables: one that loses its warm workers falls through to its home.
+    function_writes(desired, actual, &mut writes);
+    // A full worker is passed over by the warm rule, and then the home table must be the new one.
+    load_writes(desired, actual, true, &mut writes);
+    vip_writes(desired, actual, &mut writes);
+    // No live table names these any more.
+    worker_writes(desired, actual, When::Leaves, &mut writes);
+    removals(desired, actual, &mut writes);
+    writes
+}
+
+/// At which point of the plan a worker's row is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// It went down.
+    Dead,
+    /// It takes work now that it did not take before, or is reached another way.
+    Takes,
+    /// It takes less than before, or is not known any more.
+    Leaves,
+}
+
+fn when(from: &WorkerInfo, to: &WorkerInfo) -> When {
+    match to.state() {
+        WorkerState::Down => When::Dead,
+        WorkerState::Up => When::Takes,
+        WorkerState::Draining if from.takes_new_work() => When::Leaves,
+        WorkerState::Draining => When::Takes,
+        WorkerState::Absent => When::Leaves,
+    }
+}
+
+fn worker_writes(
+    desired: &DesiredTables,
+    actual: &ActualTables,
+    wanted: When,
+    writes: &mut Vec<MapWrite>,
+) {
+    let ids = (0..).map(WorkerId);
+    for (id, from) in ids.zip(&actual.workers) {
+        let to = desired.workers.get(&id).unwrap_or(&WorkerInfo::ABSENT);
+        if from != to && when(from, to) == wanted {
+            writes.push(MapWrite::Worker(id, *to));
+        }
+    }
+}
+
+fn load_writes(
+    desired: &DesiredTables,
+    actual: &ActualTables,
+    full: bool,
+    writes: &mut Vec<MapWrite>,
+) {
+    for (id, load) in &desired.loads {
+        if load.is_full() == full && actual.loads[usize::from(id.0)] != *load {
+            writes.push(MapWrite::Load(*id, *load));
+        }
+    }
+}
+
+/// Writes what differs into the standby copies, then makes them live by the configuration's generation.
+fn table_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
+    let live = actual.config.generation;
+    if actual.slots_of(live) == desired.slots && actual.home_of(live) == desired.home {
+        return;
+    }
+    let standby = live.wrapping_add(1);
+    let start = (standby & 1) * SLOTS;
+    for (index, is, should) in differences(actual.slots_of(standby), &desired.slots) {
+        debug_assert_ne!(is, should);
+        writes.push(MapWrite::Slot(start + index, should));
+    }
+    let start = (standby & 1) * MAGLEV_TABLE_LEN;
+    for (index, is, should) in differences(actual.home_of(standby), &desired.home) {
+        debug_assert_ne!(is, should);
+        writes.push(MapWrite::Home(start + index, should));
+    }
+    // A packet that read the old generation an instant ago may still look at the copy that the *next*
+    // plan writes; it then finds a worker of either table, and each of them has a row.
+    writes.push(MapWrite::Config(Config {
+        generation: standby,
+        ..actual.config
+    }));
+}
+
+fn differences<'a>(
+    is: &'a [WorkerId],
+    should: &'a [WorkerId],
+) -> impl Iterator<Item = (u32, WorkerId, WorkerId)> + 'a {
+    (0..)
+        .zip(is.iter().zip(should))
+        .filter(|(_, (is, should))| is != should)
+        .map(|(index, (is, should))| (index, *is, *should))
+}
+
+fn function_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
+    for (id, entry) in desired.functions.iter().flatten() {
+        if actual.functions.get(id) != Some(entry) {
+            writes.push(MapWrite::Function(*id, *entry));
+        }
+    }
+}
+
+fn vip_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
+    let mut changed: Vec<_> = desired
+        .vips
+        .iter()
+        .filter(|(key, info)| actual.vips.get(key) != Some(info))
+        .collect();
+    changed.sort_unstable_by_key(|(key, _)| (key.addr, key.port, key.protocol));
+    writes.extend(
+        changed
+            .into_iter()
+            .map(|(key, info)| MapWrite::Vip(*key, *info)),
+    );
+}
+
+fn removals(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
+    let vips = actual
+        .vips
+        .keys()
+        .filter(|key| !desired.vips.contains_key(key));
+    writes.extend(vips.copied().map(MapWrite::RemoveVip));
+    if let Some(functions) = &desired.functions {
+        let gone = actual
+            .functions
+            .keys()
+            .filter(|id| !functions.contains_key(id));
+        writes.extend(gone.copied().map(MapWrite::RemoveFunction));
+    }
+    writes.extend(
+        actual
+            .ports
+            .difference(&desired.ports)
+            .copied()
+            .map(MapWrite::RemovePort),
+    );
+}
+
+#[cfg(test)]
+mod tests;
