@@ -4,9 +4,7 @@
     reason = "the frame is memory between two addresses that the driver gives"
 )]
 
-use aya_ebpf::{
-    bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail, programs::XdpContext,
-};
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail, programs::XdpContext};
 use xdp_balancer::{CutError, Packet};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

@@ -1,1 +1,9 @@
-//! Fakes.
+//! What tests run the pipeline on: a frame of plain bytes, tables of standard maps, and frames built by
+//! `etherparse`, which knows nothing of this crate. For the tests here and in package `tests` only.
+
+pub mod frame;
+mod host_packet;
+mod tables;
+
+pub use host_packet::HostPacket;
+pub use tables::FakeTables;

@@ -1,0 +1,56 @@
+//! A frame in plain bytes.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{CutError, Packet};
+
+/// A frame as the host sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPacket {
+    /// The frame.
+    pub bytes: Vec<u8>,
+    /// The interface it came in by.
+    pub ingress_ifindex: u32,
+    /// Makes [`Packet::cut`] fail, as a driver may.
+    pub refuses_cut: bool,
+}
+
+impl HostPacket {
+    /// A frame that came in by interface 1, as BPF_PROG_TEST_RUN has it.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            ingress_ifindex: 1,
+            refuses_cut: false,
+        }
+    }
+}
+
+impl Packet for HostPacket {
+    fn len(&self) -> u32 {
+        u32::try_from(self.bytes.len()).expect("a frame is short")
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        self.ingress_ifindex
+    }
+
+    fn read<T: FromBytes>(&self, offset: u32) -> Option<T> {
+        let tail = self.bytes.get(offset as usize..)?;
+        T::read_from_prefix(tail).ok().map(|(value, _)| value)
+    }
+
+    fn write<T: IntoBytes + Immutable>(&mut self, offset: u32, value: T) -> Option<()> {
+        let tail = self.bytes.get_mut(offset as usize..)?;
+        value.write_to_prefix(tail).ok()
+    }
+
+    fn cut(&mut self, len: u32) -> Result<(), CutError> {
+        if self.refuses_cut || len > self.len() {
+            return Err(CutError);
+        }
+        self.bytes.truncate(len as usize);
+        Ok(())
+    }
+}
