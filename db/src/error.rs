@@ -184,3 +184,57 @@ impl DbError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_crosses_the_network_whole_and_under_its_kind() {
+        let slots = SlotSet::new(vec!["0-9".parse().unwrap()]).unwrap();
+        for error in [
+            DbError::KeyLength { given: 0 },
+            DbError::ValueLength { given: 2_000_000 },
+            DbError::Limit { given: 0 },
+            DbError::BadSlot { slot: 20_000 },
+            DbError::ScanWithoutTag,
+            DbError::Malformed {
+                reason: "x".to_owned(),
+            },
+            DbError::NoOwner { slot: 1 },
+            DbError::Moved {
+                slot: 10,
+                owned: slots,
+            },
+            DbError::Unreachable {
+                url: "u".to_owned(),
+                reason: "r".to_owned(),
+                sent: true,
+            },
+            DbError::BadAnswer {
+                url: "u".to_owned(),
+                reason: "r".to_owned(),
+            },
+            DbError::Busy,
+            DbError::DiskFull {
+                free_bytes: 1,
+                reserve_bytes: 2,
+            },
+            DbError::CommitFailed {
+                reason: "r".to_owned(),
+            },
+            DbError::Poisoned,
+            DbError::Read {
+                reason: "r".to_owned(),
+            },
+            DbError::Stopping,
+        ] {
+            let body = crate::ErrorBody::from(error.clone());
+            let json = serde_json::to_value(&body).unwrap();
+            assert_eq!(json["kind"], error.kind());
+            let back: crate::ErrorBody = serde_json::from_value(json).unwrap();
+            assert_eq!(back.detail, error);
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+}
