@@ -4,6 +4,7 @@
 //! - [`run`]: everything one run leaves on the machine, recorded so that it can be removed, also by a later run
 //! - [`netns`], [`topology`]: hosts as network namespaces, joined by veth pairs and bridges
 //! - [`process`]: child processes that cannot outlive us
+//! - [`cluster`]: a whole platform as processes in a test bed
 //! - [`machine`]: what there is on the machine, to compare before and after
 //! - [`wait`]: conditions with deadlines
 //! - [`pass`]: the XDP program that a veth peer needs before native XDP_TX works
@@ -11,6 +12,7 @@
 //! Invariants: whatever is made here is recorded in a [`run::Run`] *before* it is made; nothing waits by
 //! sleeping for a guessed time; no sysctl of the machine's own namespace is touched.
 
+pub mod cluster;
 pub mod machine;
 pub mod netns;
 pub mod pass;

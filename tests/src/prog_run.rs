@@ -1,0 +1,181 @@
+//! The real eBPF object, loaded, given tables, and run on single frames by BPF_PROG_TEST_RUN.
+
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, HashMap as StdHashMap},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray},
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use ebpf_common::maps::{Counter, SessionEntry, SessionKey, WorkerInfo, WorkerLoad, name};
+use xdp_balancer::testing::FakeTables;
+
+/// Rows of `SESSIONS` in a test: more than it uses, since an LRU map may forget before it is full.
+pub const SESSIONS_LEN: u32 = 1 << 16;
+/// Rows of `WORKERS` and `WORKER_LOAD` in a test.
+pub const WORKERS_LEN: u32 = 256;
+
+/// What the driver is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// XDP_DROP.
+    Drop,
+    /// XDP_PASS.
+    Pass,
+    /// XDP_TX.
+    Tx,
+    /// XDP_REDIRECT.
+    Redirect,
+}
+
+/// The program, loaded and not attached; its maps are its own and go with it.
+#[derive(Debug)]
+pub struct Program {
+    ebpf: Ebpf,
+    buffer: Vec<u8>,
+}
+
+impl Program {
+    /// Loads `object` with small maps; `sizes` overrides the entries of maps by name.
+    ///
+    /// # Errors
+    /// The kernel refuses it, for want of privilege or because the verifier objects.
+    pub fn load(object: &[u8], sizes: &[(&'static str, u32)]) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries(name::SESSIONS, SESSIONS_LEN)
+            .map_max_entries(name::WORKERS, WORKERS_LEN)
+            .map_max_entries(name::WORKER_LOAD, WORKERS_LEN)
+            .map_max_entries(name::VIPS, 64);
+        for (map, entries) in sizes {
+            loader.map_max_entries(map, *entries);
+        }
+        let mut ebpf = loader.load(object).context("loading the eBPF object")?;
+        let program: &mut Xdp = ebpf
+            .program_mut("balancer")
+            .context("the object has no program `balancer`")?
+            .try_into()?;
+        program.load().context("loading the program `balancer`")?;
+        Ok(Self {
+            ebpf,
+            buffer: vec![0; 4096],
+        })
+    }
+
+    /// The loaded program.
+    ///
+    /// # Errors
+    /// The object has no such program.
+    pub fn xdp(&self) -> Result<&Xdp> {
+        let program = self.ebpf.program("balancer");
+        Ok(program.context("the object has no program `balancer`")?.try_into()?)
+    }
+
+    /// Writes `tables` into the maps, which must be fresh: nothing is removed.
+    ///
+    /// # Errors
+    /// A map refuses an entry.
+    pub fn apply(&mut self, tables: &FakeTables) -> Result<()> {
+        if let Some(config) = tables.config {
+            self.array(name::CONFIG)?.set(0, config, 0)?;
+        }
+        let mut vips = self.hash(name::VIPS)?;
+        for (key, vip) in &tables.vips {
+            vips.insert(key, vip, 0)?;
+        }
+        let mut workers = self.array::<WorkerInfo>(name::WORKERS)?;
+        for (worker, info) in &tables.workers {
+            workers.set(u32::from(worker.0), info, 0)?;
+        }
+        let mut loads = self.array::<WorkerLoad>(name::WORKER_LOAD)?;
+        for (worker, load) in &tables.loads {
+            loads.set(u32::from(worker.0), load, 0)?;
+        }
+        let mut functions = self.hash(name::FUNCTIONS)?;
+        for (function, entry) in &tables.functions {
+            functions.insert(function.0, entry, 0)?;
+        }
+        for (map, entries) in [(name::SLOTS, &tables.slots), (name::HOME, &tables.home)] {
+            let mut array = self.array::<u16>(map)?;
+            for (index, worker) in entries {
+                array.set(*index, worker.0, 0)?;
+            }
+        }
+        let ports = self.ebpf.map_mut(name::PORTS).context(name::PORTS)?;
+        let mut ports = DevMapHash::try_from(ports)?;
+        for port in &tables.ports {
+            ports.insert(*port, *port, None, 0)?;
+        }
+        let mut sessions = self.hash(name::SESSIONS)?;
+        for (key, entry) in tables.sessions.borrow().iter() {
+            sessions.insert(key, entry, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the program on `frame`; returns what it says, and the frame afterwards.
+    ///
+    /// # Errors
+    /// The kernel refuses the frame (it takes 14 bytes up to about a page), or the program aborts.
+    pub fn run(&mut self, frame: &[u8]) -> Result<(Action, &[u8])> {
+        let program: &Xdp = self
+            .ebpf
+            .program("balancer")
+            .context("the object has no program `balancer`")?
+            .try_into()?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut self.buffer),
+            ..TestRunOptions::new()
+        })?;
+        // Numbers of `enum xdp_action`, linux/bpf.h.
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Tx,
+            4 => Action::Redirect,
+            other => bail!("the program returned {other}"),
+        };
+        let frame = self.buffer.get(..result.data_size_out as usize);
+        Ok((action, frame.context("the frame outgrew the buffer")?))
+    }
+
+    /// What the counters hold, summed over CPUs; those at zero are left out.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<BTreeMap<Counter, u64>> {
+        let map = self.ebpf.map(name::COUNTERS).context(name::COUNTERS)?;
+        let map = PerCpuArray::<_, u64>::try_from(map)?;
+        let mut counters = BTreeMap::new();
+        for counter in Counter::ALL {
+            let sum: u64 = map.get(&(*counter as u32), 0)?.iter().sum();
+            if sum > 0 {
+                counters.insert(*counter, sum);
+            }
+        }
+        Ok(counters)
+    }
+
+    /// The session table.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn sessions(&self) -> Result<StdHashMap<SessionKey, SessionEntry>> {
+        let map = self.ebpf.map(name::SESSIONS).context(name::SESSIONS)?;
+        let map = HashMap::<_, SessionKey, SessionEntry>::try_from(map)?;
+        Ok(map.iter().collect::<Result<_, _>>()?)
+    }
+
+    fn array<V: Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>> {
+        Ok(self.ebpf.map_mut(map).context(map)?.try_into()?)
+    }
+
+    fn hash<K: Pod, V: Pod>(&mut self, map: &'static str) -> Result<HashMap<&mut MapData, K, V>> {
+        Ok(self.ebpf.map_mut(map).context(map)?.try_into()?)
+    }
+}
