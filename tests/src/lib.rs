@@ -5,6 +5,7 @@
 //! - [`netns`], [`topology`]: hosts as network namespaces, joined by veth pairs and bridges
 //! - [`process`]: child processes that cannot outlive us
 //! - [`cluster`]: a whole platform as processes in a test bed
+//! - [`load`]: the load generator, a process in the client's namespace
 //! - [`machine`]: what there is on the machine, to compare before and after
 //! - [`wait`]: conditions with deadlines
 //! - [`pass`]: the XDP program that a veth peer needs before native XDP_TX works
@@ -13,6 +14,7 @@
 //! sleeping for a guessed time; no sysctl of the machine's own namespace is touched.
 
 pub mod cluster;
+pub mod load;
 pub mod machine;
 pub mod netns;
 pub mod pass;

@@ -1,9 +1,6 @@
 //! The real eBPF object, loaded, given tables, and run on single frames by BPF_PROG_TEST_RUN.
 
-use std::{
-    borrow::Borrow,
-    collections::{BTreeMap, HashMap as StdHashMap},
-};
+use std::collections::{BTreeMap, HashMap as StdHashMap};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -11,7 +8,10 @@ use aya::{
     maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
-use ebpf_common::maps::{Counter, SessionEntry, SessionKey, WorkerInfo, WorkerLoad, name};
+use ebpf_common::maps::{
+    Config, Counter, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey, WorkerInfo, WorkerLoad,
+    name,
+};
 use xdp_balancer::testing::FakeTables;
 
 /// Rows of `SESSIONS` in a test: more than it uses, since an LRU map may forget before it is full.
@@ -81,9 +81,9 @@ impl Program {
     /// A map refuses an entry.
     pub fn apply(&mut self, tables: &FakeTables) -> Result<()> {
         if let Some(config) = tables.config {
-            self.array(name::CONFIG)?.set(0, config, 0)?;
+            self.array::<Config>(name::CONFIG)?.set(0, config, 0)?;
         }
-        let mut vips = self.hash(name::VIPS)?;
+        let mut vips = self.hash::<VipKey, VipInfo>(name::VIPS)?;
         for (key, vip) in &tables.vips {
             vips.insert(key, vip, 0)?;
         }
@@ -95,7 +95,7 @@ impl Program {
         for (worker, load) in &tables.loads {
             loads.set(u32::from(worker.0), load, 0)?;
         }
-        let mut functions = self.hash(name::FUNCTIONS)?;
+        let mut functions = self.hash::<u64, FunctionEntry>(name::FUNCTIONS)?;
         for (function, entry) in &tables.functions {
             functions.insert(function.0, entry, 0)?;
         }
@@ -110,7 +110,7 @@ impl Program {
         for port in &tables.ports {
             ports.insert(*port, *port, None, 0)?;
         }
-        let mut sessions = self.hash(name::SESSIONS)?;
+        let mut sessions = self.hash::<SessionKey, SessionEntry>(name::SESSIONS)?;
         for (key, entry) in tables.sessions.borrow().iter() {
             sessions.insert(key, entry, 0)?;
         }
