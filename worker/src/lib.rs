@@ -1,6 +1,31 @@
 //! The worker: runs functions in sandboxes, and speaks the RPC on the VIP.
+//!
+//! # Layout
+//! - [`rpc`] takes packets in and sends replies; it hands whole requests to an [`invoke::Invoker`].
+//! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
+//! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are.
+//!
+//! # Invariants
+//! - `rpc` knows nothing of sandboxes, the pool nothing of packets.
+//! - A worker whose control plane or store is away goes on with what it knew last.
+//!
+//! Deliberately absent: routing. What reaches this worker, it serves.
 
+pub mod catalog;
 pub mod code;
+mod config;
+mod error;
+pub mod identity;
+pub mod invoke;
+pub mod load;
+mod membership;
+pub mod metrics;
 pub mod pool;
+pub mod rpc;
 pub mod runtime;
 pub mod sandbox;
+mod service;
+
+pub use config::{Config, DbConfig};
+pub use error::{ConfigError, RunError};
+pub use service::run;

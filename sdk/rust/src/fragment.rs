@@ -166,6 +166,12 @@ impl Reassembly {
         self.count
     }
 
+    /// Bytes of memory held for the message.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.buffer.capacity() + self.tail.capacity()
+    }
+
     /// Whether every fragment has arrived.
     #[must_use]
     pub fn is_complete(&self) -> bool {

@@ -1,0 +1,200 @@
+//! `worker.toml`: every key, its default and its meaning.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use balancer_userspace::membership::protocol::MAX_NAME;
+use db::SlotSet;
+use serde::Deserialize;
+
+use crate::{
+    error::ConfigError,
+    pool::{PoolLimits, SandboxConfig},
+    rpc::RpcLimits,
+};
+
+/// Configuration of the worker role.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The worker's name; its id, and with that its sessions, stay with it over restarts.
+    pub name: String,
+    /// The interface that requests arrive on; the balancer sends to its MAC address.
+    pub interface: String,
+    /// That interface's address.
+    pub address: Ipv4Addr,
+    /// The VIPs to serve, each an address on `lo`.
+    #[serde(default)]
+    pub vips: Vec<SocketAddr>,
+    /// Address for RPCs that do not come through a balancer.
+    #[serde(default)]
+    pub direct_listen: Option<SocketAddr>,
+    /// The control plane's membership address; without one, only direct calls arrive.
+    #[serde(default)]
+    pub control_plane: Option<SocketAddr>,
+    /// The file with the membership secret; needed with `control_plane`.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// The store that functions come from.
+    pub store_url: String,
+    /// Where code cache, database and sandboxes keep their files.
+    pub state_dir: PathBuf,
+    /// Address to serve Prometheus metrics on, at `/metrics`.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Requests in flight at a time; one more is answered with `overloaded`.
+    #[serde(default = "defaults::capacity")]
+    pub capacity: u32,
+    /// Milliseconds that requests in flight may take once the worker is told to stop.
+    #[serde(default = "defaults::stop_timeout_ms")]
+    pub stop_timeout_ms: u64,
+    /// The shard of the database on this host.
+    #[serde(default)]
+    pub db: DbConfig,
+    /// The pool of instances.
+    #[serde(default)]
+    pub pool: PoolLimits,
+    /// How sandboxes are made.
+    #[serde(default)]
+    pub sandbox: SandboxConfig,
+    /// What the RPC server may hold.
+    #[serde(default)]
+    pub rpc: RpcLimits,
+}
+
+/// `[db]`: the shard of the database on this host.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DbConfig {
+    /// The slots owned here, as ranges like `"0-5460"`; none by default.
+    pub slots: SlotSet,
+    /// Address to serve them to other workers on; needed with `slots`.
+    pub listen: Option<SocketAddr>,
+}
+
+mod defaults {
+    pub(super) const fn capacity() -> u32 {
+        256
+    }
+    pub(super) const fn stop_timeout_ms() -> u64 {
+        5_000
+    }
+}
+
+impl Config {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says which file, and what in it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.check().map_err(|problem| ConfigError::Invalid {
+            path: path.to_owned(),
+            problem,
+        })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self.name.is_empty() || self.name.len() > MAX_NAME {
+            return Err("`name` must have 1 to 64 bytes");
+        }
+        if self.vips.is_empty() && self.direct_listen.is_none() {
+            return Err("no address to serve: set `vips`, `direct_listen` or both");
+        }
+        if self.control_plane.is_some() && self.token_file.is_none() {
+            return Err("`control_plane` needs `token_file`");
+        }
+        if self.capacity == 0 {
+            return Err("`capacity` must be at least 1");
+        }
+        if !self.db.slots.is_empty() && self.db.listen.is_none() {
+            return Err("`db.slots` needs `db.listen`, or other workers cannot reach them");
+        }
+        self.rpc.check()
+    }
+
+    pub(crate) const fn stop_timeout(&self) -> Duration {
+        Duration::from_millis(self.stop_timeout_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+        name = "w0"
+        interface = "eth0"
+        address = "10.80.0.11"
+        vips = ["10.99.0.1:9000"]
+        direct_listen = "10.80.0.11:9000"
+        control_plane = "10.80.0.2:7000"
+        token_file = "/run/token"
+        store_url = "http://10.80.0.2:7100"
+        state_dir = "/var/lib/warmpath"
+        metrics_listen = "10.80.0.11:9100"
+        capacity = 64
+        [db]
+        slots = ["0-5460"]
+        listen = "10.80.0.11:7200"
+        [pool]
+        memory_mb = 1024
+        [sandbox]
+        [rpc]
+        acknowledge_after_ms = 15
+    "#;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(file.path())
+    }
+
+    #[test]
+    fn the_documented_configuration_loads() {
+        let config = load(WHOLE).unwrap();
+        assert_eq!(config.db.slots.ranges().len(), 1);
+        assert_eq!(config.pool.memory_mb, 1_024);
+        assert_eq!(config.rpc.acknowledge_after_ms, 15);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_wherever_it_stands() {
+        for (from, to) in [
+            ("capacity", "capacityy"),
+            ("[rpc]", "[rpc]\nnope = 1"),
+            ("[db]", "[db]\nnope = 1"),
+        ] {
+            let error = load(&WHOLE.replacen(from, to, 1)).unwrap_err();
+            assert!(matches!(error, ConfigError::Parse { .. }), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn values_that_contradict_each_other_are_refused() {
+        for (line, instead) in [
+            ("token_file = \"/run/token\"", ""),
+            ("capacity = 64", "capacity = 0"),
+            ("listen = \"10.80.0.11:7200\"", ""),
+            ("acknowledge_after_ms = 15", "reply_cache_bytes = 1"),
+        ] {
+            let (before, after) = WHOLE.rsplit_once(line).unwrap();
+            let error = load(&format!("{before}{instead}{after}")).unwrap_err();
+            assert!(
+                matches!(error, ConfigError::Invalid { .. }),
+                "{instead}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The worker as a member: what it says of itself, and what it makes of its assignment.
+
+use std::{sync::Arc, time::Duration};
+
+use balancer_userspace::membership::protocol::{Assignment, Heartbeat, Hello, SlotRange};
+use db::{SlotMap, SlotOwner};
+use ebpf_common::ids::FunctionId;
+use nix::ifaddrs::getifaddrs;
+use tokio::{sync::watch, time::sleep};
+
+use crate::{config::Config, error::RunError, identity::Identity, load::Load};
+
+/// Heartbeats are at least this far apart, however fast the load changes.
+const HEARTBEAT_GAP: Duration = Duration::from_millis(1);
+
+/// Who this worker is, from its configuration and its host.
+///
+/// # Errors
+/// [`RunError`] when the token or the interface's MAC address cannot be read.
+pub(crate) fn hello(config: &Config) -> Result<Hello, RunError> {
+    let path = config.token_file.clone().unwrap_or_default();
+    let token =
+        std::fs::read_to_string(&path).map_err(|source| RunError::Token { path, source })?;
+    let slots = config.db.slots.ranges().iter();
+    Ok(Hello {
+        token: token.trim().to_owned(),
+        name: config.name.clone(),
+        address: config.address,
+        mac: mac_of(&config.interface)?,
+        slots: slots
+            .map(|range| SlotRange {
+                first: range.first,
+                last: range.last,
+            })
+            .collect(),
+        db_url: config.db.listen.map(|address| format!("http://{address}")),
+    })
+}
+
+/// The MAC address of an interface, asked of the kernel by netlink: `/sys` may belong to another network
+/// namespace than this process.
+fn mac_of(interface: &str) -> Result<String, RunError> {
+    let addresses = getifaddrs().map_err(|source| RunError::Interfaces { source })?;
+    let mut known = Vec::new();
+    for entry in addresses {
+        let Some(mac) = entry
+            .address
+            .as_ref()
+            .and_then(|any| any.as_link_addr()?.addr())
+        else {
+            continue;
+        };
+        if entry.interface_name == interface {
+            return Ok(mac.map(|byte| format!("{byte:02x}")).join(":"));
+        }
+        known.push(entry.interface_name);
+    }
+    Err(RunError::NoInterface {
+        name: interface.to_owned(),
+        known: known.join(", "),
+    })
+}
+
+/// What the worker says of itself now.
+pub(crate) fn heartbeat(load: &Load, warm: &[FunctionId]) -> Heartbeat {
+    Heartbeat {
+        in_flight: load.in_flight(),
+        capacity: load.capacity(),
+        warm: warm.to_vec(),
+        draining: load.is_draining(),
+    }
+}
+
+/// Publishes a heartbeat on each change of load or warm set, until nobody listens.
+pub(crate) async fn publish(
+    load: Arc<Load>,
+    mut warm: watch::Receiver<Vec<FunctionId>>,
+    heartbeats: Arc<watch::Sender<Heartbeat>>,
+) {
+    let mut pool_lives = true;
+    loop {
+        tokio::select! {
+            () = heartbeats.closed() => return,
+            () = load.changed() => (),
+            changed = warm.changed(), if pool_lives => pool_lives = changed.is_ok(),
+        }
+        let now = heartbeat(&load, &warm.borrow_and_update());
+        heartbeats.send_if_modified(|last| {
+            let is_new = *last != now;
+            if is_new {
+                *last = now;
+            }
+            is_new
+        });
+        sleep(HEARTBEAT_GAP).await;
+    }
+}
+
+/// Takes over each assignment, until the membership ends.
+pub(crate) async fn follow(
+    mut assignments: watch::Receiver<Option<Assignment>>,
+    identity: Arc<Identity>,
+    router: Arc<db::Router>,
+) {
+    loop {
+        if let Some(assignment) = assignments.borrow_and_update().as_ref() {
+            identity.assign(assignment);
+            router.set_slots(slots_of(assignment));
+        }
+        if assignments.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The slots whose owners can be reached.
+fn slots_of(assignment: &Assignment) -> SlotMap {
+    let owners = assignment.slots.iter().filter_map(|owner| {
+        Some(SlotOwner {
+            range: db::SlotRange {
+                first: owner.range.first,
+                last: owner.range.last,
+            },
+            shard: owner.worker.clone(),
+            url: owner.db_url.clone()?,
+        })
+    });
+    SlotMap {
+        version: assignment.slots_version,
+        owners: owners.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_is_not_there_is_named_with_those_that_are() {
+        let error = mac_of("nope0").unwrap_err().to_string();
+        assert!(error.contains("nope0"), "{error}");
+        assert!(mac_of("lo").unwrap().starts_with("00:00"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_of_load_are_published_once_a_millisecond_at_most() {
+        let load = Arc::new(Load::new(100));
+        let (_warm, warm) = watch::channel(Vec::new());
+        let (sender, mut heartbeats) = watch::channel(heartbeat(&load, &[]));
+        tokio::spawn(publish(Arc::clone(&load), warm, Arc::new(sender)));
+        let begun = tokio::time::Instant::now();
+        let mut permits = Vec::new();
+        for wanted in 1..=5 {
+            permits.push(load.admit().unwrap());
+            heartbeats.changed().await.unwrap();
+            assert_eq!(heartbeats.borrow_and_update().in_flight, wanted);
+        }
+        assert!(begun.elapsed() >= 4 * HEARTBEAT_GAP);
+        drop(permits);
+        heartbeats.changed().await.unwrap();
+        assert_eq!(heartbeats.borrow_and_update().in_flight, 0);
+    }
+}

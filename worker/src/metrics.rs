@@ -1,0 +1,342 @@
+//! What the worker counts, and its `/metrics` endpoint.
+
+use std::{sync::Arc, time::Duration};
+
+use ebpf_common::wire::{HeaderError, Status};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+use crate::{load::Load, pool::PoolSnapshot, rpc::TableSize};
+
+/// Upper bounds, in seconds, of the request latency's buckets: from a warm reply to a long timeout.
+const SECONDS: [f64; 16] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5,
+    1.0, 5.0, 30.0,
+];
+
+/// Declares what may become of a packet once: variant, label, and the header error it stands for.
+macro_rules! fates {
+    ($($(#[doc = $help:literal])+ $variant:ident = $label:literal $(from $error:ident)?;)+) => {
+        /// What became of a packet; each is counted under exactly one.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum PacketFate { $($(#[doc = $help])+ $variant,)+ }
+
+        impl PacketFate {
+            const LABELS: &'static [&'static str] = &[$($label,)+];
+
+            /// The fate of a packet whose header has `error`.
+            #[must_use]
+            pub const fn of(error: HeaderError) -> Self {
+                match error { $($(HeaderError::$error => Self::$variant,)?)+ }
+            }
+        }
+    };
+}
+
+fates! {
+    /// Part of a request.
+    Request = "request";
+    /// Answered without a handler.
+    Ping = "ping";
+    /// Asked for missing fragments.
+    Resume = "resume";
+    /// Dropped: shorter than a header.
+    Truncated = "drop_truncated";
+    /// Dropped: not our protocol.
+    Magic = "drop_magic" from Magic;
+    /// Dropped: another version of it.
+    Version = "drop_version" from Version;
+    /// Dropped: no kind of packet.
+    Kind = "drop_kind" from Kind;
+    /// Dropped: a flag without a meaning.
+    Flags = "drop_flags" from Flags;
+    /// Dropped: the header's length is not 64.
+    HeaderLen = "drop_header_len" from HeaderLen;
+    /// Dropped: fragment number or length contradicts the others.
+    Fragment = "drop_fragment" from Fragment;
+    /// Dropped: no such slot.
+    Slot = "drop_slot" from Slot;
+    /// Dropped: the payload's length is not what the datagram carries.
+    Length = "drop_length" from Length;
+    /// Dropped: an answer, or a load report.
+    UnexpectedKind = "drop_unexpected_kind";
+}
+
+/// What the RPC server counts. Clones count into the same place.
+#[derive(Debug, Clone)]
+pub struct RpcMetrics {
+    packets: Arc<[IntCounter]>,
+    requests: Arc<[IntCounter]>,
+    warm_seconds: Histogram,
+    cold_seconds: Histogram,
+    replays: IntCounter,
+    acknowledgements: IntCounter,
+    sends_failed: IntCounter,
+}
+
+impl RpcMetrics {
+    /// Makes the counters and registers them.
+    ///
+    /// # Errors
+    /// When `registry` already has counters of these names.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let packets = vec_in(
+            registry,
+            "worker_packets_total",
+            "Packets received, by fate.",
+            &["fate"],
+        )?;
+        let requests = vec_in(
+            registry,
+            "worker_requests_total",
+            "Requests answered, refused ones included, by status and by whose fault it was.",
+            &["status", "fault"],
+        )?;
+        let seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "worker_request_seconds",
+                "From a request's last fragment to its outcome, by whether an instance was started for it.",
+            )
+            .buckets(SECONDS.to_vec()),
+            &["start"],
+        )?;
+        registry.register(Box::new(seconds.clone()))?;
+        let labels = PacketFate::LABELS.iter();
+        let statuses = Status::ALL.iter();
+        Ok(Self {
+            packets: labels
+                .map(|label| packets.with_label_values(&[label]))
+                .collect(),
+            requests: statuses
+                .map(|status| requests.with_label_values(&[status.name(), status.fault().name()]))
+                .collect(),
+            warm_seconds: seconds.with_label_values(&["warm"]),
+            cold_seconds: seconds.with_label_values(&["cold"]),
+            replays: counter_in(
+                registry,
+                "worker_replies_repeated_total",
+                "Repeated requests answered from the reply cache.",
+            )?,
+            acknowledgements: counter_in(
+                registry,
+                "worker_acknowledgements_total",
+                "Requests acknowledged because their handler took its time.",
+            )?,
+            sends_failed: counter_in(
+                registry,
+                "worker_sends_failed_total",
+                "Answers that the socket did not take; their clients ask again.",
+            )?,
+        })
+    }
+
+    pub(crate) fn packet(&self, fate: PacketFate) {
+        if let Some(counter) = self.packets.get(fate as usize) {
+            counter.inc();
+        }
+    }
+
+    pub(crate) fn refused(&self, status: Status) {
+        let index = Status::ALL.iter().position(|other| *other == status);
+        if let Some(counter) = index.and_then(|index| self.requests.get(index)) {
+            counter.inc();
+        }
+    }
+
+    pub(crate) fn served(&self, status: Status, took: Duration, cold: bool) {
+        self.refused(status);
+        let histogram = if cold {
+            &self.cold_seconds
+        } else {
+            &self.warm_seconds
+        };
+        histogram.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn replayed(&self) {
+        self.replays.inc();
+    }
+
+    pub(crate) fn acknowledged(&self) {
+        self.acknowledgements.inc();
+    }
+
+    pub(crate) fn send_failed(&self) {
+        self.sends_failed.inc();
+    }
+
+    /// Repeated requests answered from the reply cache so far.
+    #[must_use]
+    pub fn replays(&self) -> u64 {
+        self.replays.get()
+    }
+}
+
+/// What is read from elsewhere whenever somebody scrapes.
+#[derive(Debug)]
+pub struct Gauges {
+    in_flight: IntGauge,
+    capacity: IntGauge,
+    draining: IntGauge,
+    replies: IntGauge,
+    reply_bytes: IntGauge,
+    receiving: IntGauge,
+    receiving_bytes: IntGauge,
+    evicted: IntCounter,
+    instances: [IntGauge; 3],
+    prepared: IntGauge,
+    waiting: IntGauge,
+    functions: IntGauge,
+    memory_mb: IntGauge,
+    cold_starts: IntCounter,
+    evictions: IntCounter,
+    destroyed: IntCounter,
+    log_bytes: IntCounter,
+    zygote_restarts: IntCounter,
+}
+
+impl Gauges {
+    /// Makes the gauges and registers them.
+    ///
+    /// # Errors
+    /// When `registry` already has gauges of these names.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name, help| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let counter = |name, help| counter_in(registry, name, help);
+        Ok(Self {
+            in_flight: gauge("worker_in_flight", "Requests received and not answered.")?,
+            capacity: gauge("worker_capacity", "Requests taken at a time.")?,
+            draining: gauge("worker_draining", "1 when no new requests are taken.")?,
+            replies: gauge(
+                "worker_reply_cache_entries",
+                "Replies kept for repeated requests.",
+            )?,
+            reply_bytes: gauge(
+                "worker_reply_cache_bytes",
+                "Bytes of them, book-keeping included.",
+            )?,
+            receiving: gauge(
+                "worker_reassembly_entries",
+                "Requests of which fragments are missing.",
+            )?,
+            receiving_bytes: gauge(
+                "worker_reassembly_bytes",
+                "Bytes of them, book-keeping included.",
+            )?,
+            evicted: counter(
+                "worker_entries_evicted_total",
+                "Replies and partial requests dropped early for want of room.",
+            )?,
+            instances: [
+                gauge(
+                    "worker_instances_idle",
+                    "Instances that wait for a request.",
+                )?,
+                gauge("worker_instances_busy", "Instances that serve a request.")?,
+                gauge("worker_instances_starting", "Instances being started.")?,
+            ],
+            prepared: gauge(
+                "worker_sandboxes_prepared",
+                "Sandboxes ready for any function.",
+            )?,
+            waiting: gauge(
+                "worker_requests_waiting",
+                "Requests that wait for an instance.",
+            )?,
+            functions: gauge(
+                "worker_functions_warm",
+                "Functions with at least one instance.",
+            )?,
+            memory_mb: gauge(
+                "worker_memory_mb",
+                "Sum of the memory limits of all instances.",
+            )?,
+            cold_starts: counter("worker_cold_starts_total", "Instances started.")?,
+            evictions: counter(
+                "worker_evictions_total",
+                "Instances ended because they were idle or their memory was needed.",
+            )?,
+            destroyed: counter(
+                "worker_instances_destroyed_total",
+                "Instances ended after a timeout, a crash, a bad reply or for want of memory.",
+            )?,
+            log_bytes: counter("worker_log_bytes_total", "Bytes that handlers printed.")?,
+            zygote_restarts: counter(
+                "worker_zygote_restarts_total",
+                "Starts of a zygote beyond the first.",
+            )?,
+        })
+    }
+
+    pub(crate) fn show(&self, load: &Load, table: TableSize, pool: &PoolSnapshot) {
+        self.in_flight.set(load.in_flight().into());
+        self.capacity.set(load.capacity().into());
+        self.draining.set(load.is_draining().into());
+        let [idle, busy, starting] = &self.instances;
+        for (gauge, value) in [
+            (&self.replies, table.done),
+            (&self.reply_bytes, table.done_bytes),
+            (&self.receiving, table.receiving),
+            (&self.receiving_bytes, table.receiving_bytes),
+            (idle, pool.idle),
+            (busy, pool.busy),
+            (starting, pool.starting),
+            (&self.prepared, pool.prepared),
+            (&self.waiting, pool.waiting),
+            (&self.functions, pool.functions),
+        ] {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        self.memory_mb
+            .set(i64::try_from(pool.memory_mb).unwrap_or(i64::MAX));
+        for (counter, value) in [
+            (&self.evicted, table.evicted),
+            (&self.cold_starts, pool.cold_starts),
+            (&self.evictions, pool.evictions),
+            (&self.destroyed, pool.destroyed),
+            (&self.log_bytes, pool.log_bytes),
+            (&self.zygote_restarts, pool.zygote_restarts),
+        ] {
+            counter.inc_by(value.saturating_sub(counter.get()));
+        }
+    }
+}
+
+/// Everything in `registry` in Prometheus' text format.
+pub(crate) fn render(registry: &Registry) -> Result<String, prometheus::Error> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn vec_in(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registered(registry, counters)
+}
+
+fn counter_in(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+) -> Result<IntCounter, prometheus::Error> {
+    registered(registry, IntCounter::new(name, help)?)
+}
+
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

@@ -1,0 +1,67 @@
+//! The RPC server: REQUEST and PING packets in on the VIP, answers out from the VIP.
+//!
+//! # Layout
+//! - `socket` binds and reads; `intake` decides what a packet means; `table` remembers requests;
+//!   `serve` runs one request; `answer` writes packets; `limits` bounds it all.
+//!
+//! # Invariants
+//! - A packet costs at most one task, and memory only within [`RpcLimits`].
+//! - For one request id of one client a handler runs at most once here, until its reply is forgotten.
+//! - Every answer leaves from the address that its request came to, so that it reaches the client
+//!   without passing the balancer again (direct server return).
+
+mod answer;
+mod intake;
+mod limits;
+mod serve;
+mod socket;
+mod table;
+
+use std::sync::Arc;
+
+pub use limits::RpcLimits;
+pub use socket::BindError;
+pub(crate) use table::TableSize;
+
+use crate::{
+    catalog::Functions, identity::Identity, invoke::Invoker, load::Load, metrics::RpcMetrics,
+};
+
+/// What the RPC server is made of; see [`Server::new`].
+#[derive(Debug)]
+pub struct Parts<I> {
+    /// Runs handlers.
+    pub invoker: I,
+    /// Which functions there are.
+    pub functions: Arc<Functions>,
+    /// Whose cookies to give out.
+    pub identity: Arc<Identity>,
+    /// How much to take in.
+    pub load: Arc<Load>,
+    /// What to count.
+    pub metrics: RpcMetrics,
+}
+
+/// The RPC server of one worker, for any number of sockets.
+#[derive(Debug)]
+pub struct Server<I> {
+    parts: Parts<I>,
+    limits: RpcLimits,
+    table: table::Table,
+}
+
+impl<I: Invoker> Server<I> {
+    /// A server that listens nowhere yet.
+    #[must_use]
+    pub fn new(parts: Parts<I>, limits: RpcLimits) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            table: table::Table::new(limits.clone()),
+            limits,
+        })
+    }
+    /// How much the server holds.
+    pub(crate) fn size(&self) -> TableSize {
+        self.table.size()
+    }
+}

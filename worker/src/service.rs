@@ -1,0 +1,248 @@
+//! The worker role: everything started in the order it is needed, and stopped in the reverse.
+
+use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use balancer_userspace::membership::{
+    client::MembershipClient,
+    protocol::{Heartbeat, Hello},
+};
+use db::{Embedded, Local, engine::embedded::OpenError};
+use prometheus::Registry;
+use store::StoreClient;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
+
+use crate::{
+    catalog::Functions,
+    code::CodeCache,
+    config::Config,
+    error::RunError,
+    identity::Identity,
+    load::Load,
+    membership,
+    metrics::{Gauges, RpcMetrics, render},
+    pool::{Pool, PoolConfig},
+    rpc::{Parts, Server},
+};
+
+/// After the last request has ended its reply is still on its way, or may be asked for once more.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// What runs once everything has started.
+struct Running {
+    load: Arc<Load>,
+    pool: Arc<Pool>,
+    heartbeats: Arc<watch::Sender<Heartbeat>>,
+    /// Every task of the role; they end with it.
+    tasks: JoinSet<()>,
+    sockets: Vec<AbortHandle>,
+}
+
+/// Runs the worker until `stop` becomes true, then finishes what is in flight.
+///
+/// # Errors
+/// [`RunError`] says what could not be set up.
+pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
+    let stop_timeout = config.stop_timeout();
+    let mut running = start(config).await?;
+    // A sender that is gone can say nothing any more: stop as well.
+    drop(stop.wait_for(|stopped| *stopped).await);
+    tracing::info!(
+        in_flight = running.load.in_flight(),
+        "stopping: no new requests are taken"
+    );
+    running.load.drain();
+    if timeout(stop_timeout, running.load.idle()).await.is_err() {
+        tracing::warn!(
+            in_flight = running.load.in_flight(),
+            "requests are cut short: the time to stop is over"
+        );
+    }
+    tokio::time::sleep(LINGER).await;
+    for socket in &running.sockets {
+        socket.abort();
+    }
+    running.pool.stop().await;
+    drop(running.heartbeats);
+    running.tasks.shutdown().await;
+    Ok(())
+}
+
+async fn start(config: Config) -> Result<Running, RunError> {
+    let hello = match config.control_plane {
+        Some(_) => Some(membership::hello(&config)?),
+        None => None,
+    };
+    std::fs::create_dir_all(&config.state_dir).map_err(|source| RunError::StateDir {
+        path: config.state_dir.clone(),
+        source,
+    })?;
+    let registry = Registry::new();
+    let mut tasks = JoinSet::new();
+
+    let store = StoreClient::new(&config.store_url)?;
+    let functions = Arc::new(Functions::of(store.clone()));
+    tasks.spawn({
+        let functions = Arc::clone(&functions);
+        async move { functions.follow().await }
+    });
+    let router = Arc::new(start_db(&config, &registry, &mut tasks).await?);
+
+    let code = CodeCache::new(store, config.state_dir.join("code"));
+    let pool = PoolConfig {
+        limits: config.pool.clone(),
+        sandbox: config.sandbox.clone(),
+        ..PoolConfig::new(config.name.clone(), config.state_dir.clone())
+    };
+    let pool = Pool::start(pool, code, Arc::clone(&router)).await?;
+    let started = serve(
+        config,
+        hello,
+        functions,
+        router,
+        Arc::clone(&pool),
+        registry,
+        tasks,
+    )
+    .await;
+    if started.is_err() {
+        pool.stop().await;
+    }
+    started
+}
+
+/// Opens the sockets, and joins the control plane once requests can be served.
+async fn serve(
+    config: Config,
+    hello: Option<Hello>,
+    functions: Arc<Functions>,
+    router: Arc<db::Router>,
+    pool: Arc<Pool>,
+    registry: Registry,
+    mut tasks: JoinSet<()>,
+) -> Result<Running, RunError> {
+    let load = Arc::new(Load::new(config.capacity));
+    let identity = Arc::new(Identity::unassigned());
+    let parts = Parts {
+        invoker: Arc::clone(&pool),
+        functions,
+        identity: Arc::clone(&identity),
+        load: Arc::clone(&load),
+        metrics: RpcMetrics::register(&registry)?,
+    };
+    let server = Server::new(parts, config.rpc.clone());
+    let mut sockets = Vec::new();
+    for address in config.vips.iter().chain(&config.direct_listen) {
+        let (address, task) = server.listen(*address)?;
+        sockets.push(task.abort_handle());
+        tracing::info!(%address, "serves RPCs");
+    }
+    if let Some(address) = config.metrics_listen {
+        let metrics = Metrics {
+            gauges: Gauges::register(&registry)?,
+            registry,
+            load: Arc::clone(&load),
+            pool: Arc::clone(&pool),
+            server,
+        };
+        let routes = Router::new()
+            .route("/metrics", get(show_metrics))
+            .route("/healthz", get(async || "ok\n"))
+            .with_state(Arc::new(metrics));
+        serve_http(address, "metrics", routes, &mut tasks).await?;
+    }
+
+    // Last: from here on the balancer sends requests.
+    let (heartbeats, receiver) =
+        watch::channel(membership::heartbeat(&load, &pool.warm().borrow()));
+    let heartbeats = Arc::new(heartbeats);
+    let published = membership::publish(Arc::clone(&load), pool.warm(), Arc::clone(&heartbeats));
+    tasks.spawn(published);
+    if let (Some(address), Some(hello)) = (config.control_plane, hello) {
+        let assignments = MembershipClient::spawn(address, hello, receiver);
+        tasks.spawn(membership::follow(assignments, identity, router));
+    } else {
+        tracing::warn!("no `control_plane`: only direct calls arrive here");
+    }
+    Ok(Running {
+        load,
+        pool,
+        heartbeats,
+        tasks,
+        sockets,
+    })
+}
+
+/// Opens the shard of this host, if it has one, and serves it to the other workers.
+async fn start_db(
+    config: &Config,
+    registry: &Registry,
+    tasks: &mut JoinSet<()>,
+) -> Result<db::Router, RunError> {
+    let metrics = db::Metrics::register(registry)?;
+    if config.db.slots.is_empty() {
+        return Ok(db::Router::new(None, metrics));
+    }
+    let path = config.state_dir.join("db");
+    let engine = tokio::task::spawn_blocking({
+        let metrics = metrics.clone();
+        move || -> Result<Embedded, OpenError> {
+            Embedded::open(&path, db::Options::default(), &metrics)
+        }
+    });
+    let local = Local {
+        engine: Arc::new(engine.await??),
+        slots: config.db.slots.clone(),
+    };
+    if let Some(address) = config.db.listen {
+        let routes = db::server::router(local.clone(), metrics.clone());
+        serve_http(address, "the database", routes, tasks).await?;
+    }
+    tracing::info!(slots = %config.db.slots, "owns slots of the database");
+    Ok(db::Router::new(Some(local), metrics))
+}
+
+async fn serve_http(
+    address: SocketAddr,
+    purpose: &'static str,
+    routes: Router,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), RunError> {
+    let refused = |source: io::Error| RunError::Listen {
+        address,
+        purpose,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    tasks.spawn(async move {
+        if let Err(error) = axum::serve(listener, routes).await {
+            tracing::error!(%error, purpose, "an HTTP server of the worker ended");
+            pending::<()>().await;
+        }
+    });
+    Ok(())
+}
+
+struct Metrics {
+    gauges: Gauges,
+    registry: Registry,
+    load: Arc<Load>,
+    pool: Arc<Pool>,
+    server: Arc<Server<Arc<Pool>>>,
+}
+
+async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
+    let size = metrics.server.size();
+    metrics
+        .gauges
+        .show(&metrics.load, size, &metrics.pool.snapshot());
+    match render(&metrics.registry) {
+        Ok(text) => (StatusCode::OK, text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
