@@ -9,8 +9,8 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use ebpf_common::maps::{
-    Config, Counter, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey, WorkerInfo, WorkerLoad,
-    name,
+    Config, Counter, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey, WorkerInfo,
+    WorkerLoad, name,
 };
 use xdp_balancer::testing::FakeTables;
 
@@ -72,7 +72,9 @@ impl Program {
     /// The object has no such program.
     pub fn xdp(&self) -> Result<&Xdp> {
         let program = self.ebpf.program("balancer");
-        Ok(program.context("the object has no program `balancer`")?.try_into()?)
+        Ok(program
+            .context("the object has no program `balancer`")?
+            .try_into()?)
     }
 
     /// Writes `tables` into the maps, which must be fresh: nothing is removed.

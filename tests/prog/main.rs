@@ -1,0 +1,18 @@
+//! Floor 2: the loaded program, frame by frame. Each case: tables and frame in → verdict, frame out, and
+//! exactly which counters moved. Needs root; leaves nothing behind (maps are not pinned, namespaces are
+//! unnamed).
+
+mod answer;
+mod case;
+mod differential;
+mod drop;
+mod pass;
+mod route;
+mod session;
+mod truncate;
+mod world;
+
+/// The object under test, as the `warmpath` binary carries it.
+fn object() -> &'static [u8] {
+    balancer_userspace::object().expect("`cargo xtask build` comes first")
+}
