@@ -111,6 +111,10 @@ impl Link {
         };
         let (accepted, wake) = {
             let mut exchange = crate::lock(&flight.exchange);
+            if exchange.is_over() {
+                self.counters.packets_unknown.add(1);
+                return;
+            }
             let timer = exchange.timer();
             let accepted = exchange.on_packet(&header, payload, Instant::now());
             let wake = exchange.is_over() || exchange.has_packets() || exchange.timer() < timer;

@@ -111,6 +111,8 @@ pub(crate) struct Exchange {
     acknowledged: bool,
     attempts: u32,
     retransmits: u32,
+    over: bool,
+    /// Set when `over` is, until somebody takes it.
     end: Option<End>,
 }
 
@@ -153,6 +155,7 @@ impl Exchange {
             acknowledged: false,
             attempts: 1,
             retransmits: 0,
+            over: false,
             end: None,
         }
     }
@@ -169,7 +172,7 @@ impl Exchange {
 
     /// Whether it has ended.
     pub(crate) const fn is_over(&self) -> bool {
-        self.end.is_some()
+        self.over
     }
 
     /// The cookie to remember for the session: that of the worker to go on with, if there is one.
@@ -212,13 +215,18 @@ impl Exchange {
     }
 
     fn finish(&mut self, status: Status, payload: Bytes, retry_after: Option<Duration>) {
-        self.outbox = Held::NONE;
-        self.ask = false;
-        self.end = Some(End::Answered {
+        self.end_with(End::Answered {
             status,
             payload,
             retry_after,
         });
+    }
+
+    fn end_with(&mut self, end: End) {
+        self.outbox = Held::NONE;
+        self.ask = false;
+        self.over = true;
+        self.end = Some(end);
     }
 }
 

@@ -23,7 +23,7 @@ impl Exchange {
         payload: &[u8],
         now: Instant,
     ) -> Result<(), Rejected> {
-        if self.end.is_some() {
+        if self.over {
             return Ok(());
         }
         if header.function != self.function() {

@@ -11,11 +11,11 @@ const GAP: Duration = Duration::from_millis(3);
 impl Exchange {
     /// Tells the exchange that its timer is due. Calling it early does nothing.
     pub(crate) fn on_timer(&mut self, now: Instant) {
-        if self.end.is_some() || now < self.timer {
+        if self.over || now < self.timer {
             return;
         }
         if now >= self.deadline {
-            self.end = Some(End::TimedOut);
+            self.end_with(End::TimedOut);
             return;
         }
         if self.phase == Phase::Pausing {
