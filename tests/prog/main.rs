@@ -3,6 +3,7 @@
 //! unnamed).
 
 mod answer;
+mod budget;
 mod case;
 mod differential;
 mod drop;

@@ -14,7 +14,7 @@ use crate::{maps::KernelTables, packet::XdpPacket};
 
 /// The load balancer.
 #[xdp]
-pub fn balancer(ctx: XdpContext) -> u32 {
+fn balancer(ctx: XdpContext) -> u32 {
     match balance(&mut XdpPacket::new(ctx), &KernelTables) {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
@@ -25,9 +25,15 @@ pub fn balancer(ctx: XdpContext) -> u32 {
 
 /// Passes everything: veth delivers XDP_TX and redirected frames only to a peer that runs XDP itself.
 #[xdp]
-pub fn pass(_ctx: XdpContext) -> u32 {
+fn pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
+
+/// What the kernel is told: helpers for GPL programs only, as tracing wants them, are open to MIT code.
+#[expect(unsafe_code, reason = "the kernel looks for a section of this name")]
+#[unsafe(link_section = "license")]
+#[used]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// A panic that can be reached is an endless loop, which the verifier refuses to load.
 #[panic_handler]

@@ -1,0 +1,65 @@
+//! What the object holds, and what the verifier makes of it.
+
+use std::collections::BTreeSet;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{ProgramInfo, Xdp},
+};
+use ebpf_common::maps::name;
+
+const BUDGET: &str = include_str!("../../xdp-balancer/verifier-budget.txt");
+/// Bytes of an instruction.
+const INSTRUCTION_LEN: u32 = 8;
+
+fn load() -> Ebpf {
+    EbpfLoader::new()
+        .map_max_entries(name::SESSIONS, 1_024)
+        .load(crate::object())
+        .unwrap()
+}
+
+fn verify(ebpf: &mut Ebpf, program: &str) -> ProgramInfo {
+    let program: &mut Xdp = ebpf.program_mut(program).unwrap().try_into().unwrap();
+    program.load().unwrap();
+    program.info().unwrap()
+}
+
+#[test]
+fn programs_stay_within_their_verifier_budget() {
+    let mut ebpf = load();
+    let mut checked = BTreeSet::new();
+    for line in BUDGET.lines().filter(|line| !line.starts_with('#')) {
+        let mut fields = line.split_whitespace();
+        let program = fields.next().unwrap();
+        let [verified_max, translated_max] =
+            [(); 2].map(|()| fields.next().unwrap().parse().unwrap());
+        let info = verify(&mut ebpf, program);
+        let verified = info
+            .verified_instruction_count()
+            .expect("Linux 5.16 or newer");
+        let translated = info.size_translated().expect("Linux 4.13 or newer") / INSTRUCTION_LEN;
+        println!("{program}: {verified} verified, {translated} translated");
+        assert!(
+            verified <= verified_max,
+            "{program}: {verified} instructions verified"
+        );
+        assert!(
+            translated <= translated_max,
+            "{program}: {translated} instructions"
+        );
+        checked.insert(program.to_owned());
+    }
+    let programs: BTreeSet<_> = ebpf
+        .programs()
+        .map(|(program, _)| program.to_owned())
+        .collect();
+    assert_eq!(checked, programs, "each program has a budget");
+}
+
+#[test]
+fn the_object_holds_exactly_the_maps_of_the_contract() {
+    let ebpf = load();
+    let maps: BTreeSet<_> = ebpf.maps().map(|(map, _)| map).collect();
+    assert_eq!(maps, BTreeSet::from(name::ALL));
+}
