@@ -1,30 +1,123 @@
 //! The pool of instances: where a request meets a sandbox.
+//!
+//! ```text
+//! request ─▶ functions ─▶ roster ─▶ idle instance ─▶ its socket ─▶ answer
+//!                            │ none                                   │
+//!                            ▼                                        ▼
+//!                          queue ◀── start: stock + code + load    release, or drop
+//!                                      ▲ budget, eviction             │
+//!                                      └──────────── undertaker ◀─────┘
+//! ```
+//!
+//! A warm request touches two short locks and one socket; everything slow (sandboxes, code, ends of
+//! instances) happens in tasks of its own (`keeper`).
+//!
+//! Invariants: an instance serves one request at a time; after a timeout, a crash, a bad reply or a lack of
+//! memory it serves no other; the memory limits of all instances together stay within the budget; whoever
+//! drops an [`Instance`](instance::Instance) ends it, so that nothing leaks by forgetting.
 
+mod budget;
 mod config;
+mod connection;
+mod function;
+mod functions;
+mod instance;
 mod invocation;
+mod keeper;
+mod log;
+mod policy;
+mod roster;
+mod serve;
+mod sessions;
+mod start;
+mod stock;
 
-use std::sync::Arc;
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use ebpf_common::ids::FunctionId;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
 
+use self::{budget::Budget, function::FunctionPool, functions::Functions, stock::Stock};
 pub use self::{
     config::{PoolConfig, PoolLimits, SandboxConfig},
     invocation::{Invocation, Outcome, PoolSnapshot, Usage},
 };
-use crate::code::CodeCache;
+use crate::{
+    code::CodeCache,
+    runtime::{python, zygote::Zygote},
+    sandbox::{CgroupError, CheckError, Sandbox, SandboxMaker, Uids, WorkerCgroup, seccomp},
+};
 
 /// Why a pool could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// This machine or this process cannot make sandboxes.
     #[error(transparent)]
-    Sandbox(#[from] crate::sandbox::CheckError),
+    Sandbox(#[from] CheckError),
+    /// The worker's cgroup could not be had.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The Python library could not be written.
+    #[error(transparent)]
+    Library(#[from] python::InstallError),
+    /// No system call filter.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::SeccompError),
+    /// The state directory is of no use.
+    #[error("cannot use the state directory {path}")]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The first sandbox could not be made.
+    #[error("cannot make the first sandbox: {0}")]
+    First(String),
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    cold_starts: AtomicU64,
+    evictions: AtomicU64,
+    destroyed: AtomicU64,
+    log_bytes: AtomicU64,
 }
 
 /// All instances of one worker.
 #[derive(Debug)]
-pub struct Pool {}
+pub struct Pool {
+    config: PoolConfig,
+    code: CodeCache,
+    db: Arc<db::Router>,
+    cgroup: Arc<WorkerCgroup>,
+    functions: Functions,
+    stock: Arc<Stock>,
+    budget: Arc<Budget>,
+    counters: Arc<Counters>,
+    /// Requests in a queue.
+    waiting: AtomicUsize,
+    /// Everything that runs a handler, to kill it when the worker stops.
+    running: Mutex<Vec<Weak<Sandbox>>>,
+    warm: watch::Sender<Vec<FunctionId>>,
+    starts: mpsc::UnboundedSender<Arc<FunctionPool>>,
+    undertaker: mpsc::UnboundedSender<instance::Remains>,
+    stopping: AtomicBool,
+    /// What must have ended before the worker's own cgroup can go.
+    tasks: TaskTracker,
+    keepers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+}
 
 impl Pool {
     /// Starts a pool: the zygote, and the first prepared sandboxes.
@@ -36,31 +129,201 @@ impl Pool {
         code: CodeCache,
         db: Arc<db::Router>,
     ) -> Result<Arc<Self>, PoolError> {
-        let _ = (config, code, db);
-        todo!()
-    }
-
-    /// Runs one request to its end. Dropping the future ends the instance that serves it.
-    pub async fn invoke(&self, invocation: Invocation) -> Outcome {
-        let _ = invocation;
-        todo!()
+        let tasks = TaskTracker::new();
+        let (cgroup, stock) = {
+            let (config, tasks) = (config.clone(), tasks.clone());
+            tokio::task::spawn_blocking(move || set_up(&config, tasks))
+                .await
+                .unwrap_or_else(|error| Err(PoolError::First(error.to_string())))?
+        };
+        // Whatever is wrong with this host shows in the first sandbox, and the operator hears it now.
+        let first = stock
+            .take()
+            .await
+            .map_err(|error| PoolError::First(chain(&error)))?;
+        drop(tokio::task::spawn_blocking(move || drop(first)).await);
+        let (starts, started) = mpsc::unbounded_channel();
+        let (undertaker, ended) = mpsc::unbounded_channel();
+        let limits = &config.limits;
+        let pool = Arc::new(Self {
+            functions: Functions::new(limits.instances_per_function, limits.sessions_per_function),
+            budget: Budget::new(limits.memory_mb),
+            config,
+            code,
+            db,
+            cgroup,
+            stock,
+            counters: Arc::default(),
+            waiting: AtomicUsize::new(0),
+            running: Mutex::default(),
+            warm: watch::Sender::new(Vec::new()),
+            starts,
+            undertaker,
+            stopping: AtomicBool::new(false),
+            tasks,
+            keepers: Mutex::default(),
+        });
+        let keepers = vec![
+            tokio::spawn(keeper::start_instances(Arc::downgrade(&pool), started)),
+            tokio::spawn(keeper::bury(Arc::downgrade(&pool), ended)),
+            tokio::spawn(keeper::evict_idle(Arc::downgrade(&pool))),
+        ];
+        *pool.keepers.lock().unwrap_or_else(PoisonError::into_inner) = keepers;
+        Ok(pool)
     }
 
     /// The functions that have an instance, as they change.
     #[must_use]
     pub fn warm(&self) -> watch::Receiver<Vec<FunctionId>> {
-        todo!()
+        self.warm.subscribe()
     }
 
     /// The pool's numbers now.
     #[must_use]
     pub fn snapshot(&self) -> PoolSnapshot {
-        todo!()
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut snapshot = PoolSnapshot {
+            prepared: self.stock.len(),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            memory_mb: self.budget.used_mb(),
+            cold_starts: count(&self.counters.cold_starts),
+            evictions: count(&self.counters.evictions),
+            destroyed: count(&self.counters.destroyed),
+            log_bytes: count(&self.counters.log_bytes),
+            zygote_restarts: self.stock.zygote_restarts(),
+            ..PoolSnapshot::default()
+        };
+        for function in self.functions.all() {
+            let (demand, busy) = function.demand();
+            snapshot.busy += busy;
+            snapshot.idle += demand.live - busy;
+            snapshot.starting += demand.starting;
+            snapshot.functions += usize::from(demand.live > 0);
+        }
+        snapshot
     }
 
     /// Ends all instances and removes everything the pool made on this host. Requests still running are
     /// cut short; new ones are answered `Draining`.
     pub async fn stop(&self) {
-        todo!()
+        if self.stopping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        for function in self.functions.all() {
+            function.dismiss();
+            drop(function.take_idle_before(None));
+        }
+        for sandbox in self.running().drain(..) {
+            // Requests under way see their sockets close, and drop what is left.
+            sandbox.upgrade().inspect(|sandbox| sandbox.kill());
+        }
+        let stock = Arc::clone(&self.stock);
+        drop(tokio::task::spawn_blocking(move || stock.stop()).await);
+        self.tasks.close();
+        if tokio::time::timeout(STOP_TIMEOUT, self.ended())
+            .await
+            .is_err()
+        {
+            tracing::error!("instances do not end: some of them are left behind");
+        }
+        let keepers =
+            std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
+        keepers.iter().for_each(tokio::task::JoinHandle::abort);
+        let cgroup = Arc::clone(&self.cgroup);
+        drop(tokio::task::spawn_blocking(move || cgroup.remove()).await);
     }
+
+    /// Returns when no instance is left, nor anything that could make one.
+    async fn ended(&self) {
+        loop {
+            self.tasks.wait().await;
+            if self.budget.used_mb() == 0 && self.tasks.is_empty() {
+                return;
+            }
+            // A request cut short is about to drop its instance.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Sandbox>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Tells who watches which functions are warm.
+    fn publish_warm(&self) {
+        self.warm.send_if_modified(|before| {
+            let now = self.functions.warm();
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+}
+
+/// How long stopping waits for what was killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Everything that blocks: checks, the cgroup, the library, the empty directory for roots.
+fn set_up(
+    config: &PoolConfig,
+    tasks: TaskTracker,
+) -> Result<(Arc<WorkerCgroup>, Arc<Stock>), PoolError> {
+    crate::sandbox::check()?;
+    // The init of a sandbox is started by a process that ends at once; it must become our child.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|source| {
+        PoolError::State {
+            path: PathBuf::from("/proc/self"),
+            source: source.into(),
+        }
+    })?;
+    let state = |path: &PathBuf| {
+        let path = path.clone();
+        move |source| PoolError::State { path, source }
+    };
+    std::fs::create_dir_all(&config.state_dir).map_err(state(&config.state_dir))?;
+    let state_dir = config
+        .state_dir
+        .canonicalize()
+        .map_err(state(&config.state_dir))?;
+    let cgroup = Arc::new(WorkerCgroup::claim(
+        &config.sandbox.cgroup_parent,
+        &config.worker,
+    )?);
+    let (root, library) = (state_dir.join("root"), state_dir.join("python"));
+    std::fs::create_dir_all(&root).map_err(state(&root))?;
+    python::install(&library)?;
+    let timeout = Duration::from_millis(config.sandbox.prepare_timeout_ms);
+    let zygote = Zygote::new(
+        config.sandbox.python.clone(),
+        library.to_string_lossy().into_owned(),
+        timeout,
+    )?;
+    let maker = SandboxMaker {
+        executable: config.executable.clone(),
+        root,
+        library,
+        cgroup: Arc::clone(&cgroup),
+        uids: Uids::new(config.sandbox.uid_first, config.sandbox.uid_count),
+        timeout,
+    };
+    Ok((
+        cgroup,
+        Stock::new(maker, zygote, config.limits.prepared, tasks),
+    ))
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

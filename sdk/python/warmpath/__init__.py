@@ -1,0 +1,18 @@
+"""Warmpath's library for Python handlers.
+
+A handler is a file with a function `f(event)` or `f(event, context)`. What it returns is the reply.
+
+    import warmpath
+
+    def f(event):
+        visits = int(warmpath.db.get("visits") or 0) + 1
+        warmpath.db.put("visits", str(visits))
+        return {"visits": visits, "session": warmpath.context.session}
+
+Only `db` and `context` are for handlers; the modules with an underscore are how an instance runs.
+"""
+
+from warmpath import _db as db
+from warmpath._context import Context, context
+
+__all__ = ["Context", "context", "db"]

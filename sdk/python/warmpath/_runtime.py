@@ -1,0 +1,142 @@
+"""The loop of an instance: load the function once, then serve one request after the other."""
+
+import importlib.util
+import inspect
+import json
+import os
+import sys
+import traceback
+
+from warmpath import _db, _wire
+from warmpath._context import context
+
+HANDLER_DIR = "/handler"
+HANDLER_NAME = "f"
+
+
+class BadFunction(Exception):
+    """The bundle does not hold what its manifest says."""
+
+
+def serve(connection):
+    """Serves until the worker closes the socket. Never returns to the zygote's code."""
+    # A process that the handler forks must not answer for it.
+    os.register_at_fork(after_in_child=lambda: _disown(connection))
+    connection.send(_wire.READY)
+    try:
+        kind, meta, _ = connection.receive()
+        if kind != _wire.LOAD:
+            raise _wire.Closed
+        try:
+            run = _load(meta)
+        except BaseException as error:  # the module's top level may raise anything
+            _fail(connection, error)
+            return
+        connection.send(_wire.READY)
+        while True:
+            kind, meta, event = connection.receive()
+            if kind == _wire.INVOKE:
+                _invoke(connection, run, meta, event)
+    except _wire.Closed:
+        pass
+
+
+def _load(meta):
+    """The function, as `bytes -> bytes`."""
+    context.worker = meta["worker"]
+    context.instance = meta["instance"]
+    context.function = meta["function"]
+    os.chdir(HANDLER_DIR)
+    sys.path.insert(0, HANDLER_DIR)
+    entry = meta["entry"]
+    path = os.path.join(HANDLER_DIR, entry)
+    name = os.path.splitext(os.path.basename(entry))[0]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise BadFunction(f"{entry} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    function = getattr(module, HANDLER_NAME, None)
+    if not callable(function):
+        raise BadFunction(f"{entry} defines no function {HANDLER_NAME}(event)")
+    if _takes_context(function):
+        handler = lambda event: function(event, context)  # noqa: E731
+    else:
+        handler = function
+    return _bytes_handler(handler) if meta["payload"] == "bytes" else _json_handler(handler)
+
+
+def _takes_context(function):
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in kinds and p.default is p.empty]
+    return len(needed) >= 2
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _json_handler(handler):
+    def run(event):
+        return _encode(handler(json.loads(event) if event else None)).encode()
+
+    return run
+
+
+def _bytes_handler(handler):
+    def run(event):
+        reply = handler(event)
+        if not isinstance(reply, (bytes, bytearray)):
+            kind = type(reply).__name__
+            raise TypeError(f"payload is bytes, so the handler must return bytes, not {kind}")
+        return bytes(reply)
+
+    return run
+
+
+def _invoke(connection, run, meta, event):
+    context._begin(meta)
+    _db._connection = connection
+    try:
+        reply = run(event)
+    except BaseException as error:  # sys.exit() in a handler is an error of that request
+        _fail(connection, error)
+        return
+    finally:
+        _db._connection = None
+        _flush()
+    connection.send(_wire.RESULT, data=reply)
+
+
+def _fail(connection, error):
+    """Tells the worker what the handler raised; the traceback goes to the log."""
+    try:
+        # Frames of this file are not the handler's business.
+        own = _fail.__code__.co_filename
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != own]
+        lines = traceback.format_list(frames) + traceback.format_exception_only(error)
+        sys.stderr.write("Traceback (most recent call last):\n" + "".join(lines))
+        message = str(error)
+    except Exception:  # a broken __str__, a closed stderr
+        message = "(no message)"
+    _flush()
+    # Bounded, as every reply is.
+    meta = {"kind": type(error).__name__[:128], "message": message[:4096]}
+    connection.send(_wire.ERROR, meta)
+
+
+def _flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # the handler may have closed or replaced it
+            pass
+
+
+def _disown(connection):
+    _db._connection = None
+    connection.close()

@@ -1,0 +1,58 @@
+"""Frames between an instance and its worker; docs/runtime-protocol.md draws them.
+
+    type:u8  meta_len:u32  data_len:u32  meta (JSON, may be empty)  data
+"""
+
+import json
+import struct
+
+READY = 1
+LOAD = 2
+INVOKE = 3
+RESULT = 4
+ERROR = 5
+DB_REQUEST = 6
+DB_REPLY = 7
+
+_HEADER = struct.Struct(">BII")
+_RECEIVE_BYTES = 65536
+
+
+class Closed(Exception):
+    """The worker closed the socket: the instance has to end."""
+
+
+class Connection:
+    """The instance's socket, with what was read ahead."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self._ahead = b""
+
+    def receive(self):
+        """The next frame: its type, its meta (a dict) and its data (bytes)."""
+        kind, meta_len, data_len = _HEADER.unpack(self._take(_HEADER.size))
+        meta = json.loads(self._take(meta_len)) if meta_len else {}
+        return kind, meta, self._take(data_len)
+
+    def send(self, kind, meta=None, data=b""):
+        meta = json.dumps(meta).encode() if meta else b""
+        self._sock.sendall(_HEADER.pack(kind, len(meta), len(data)) + meta + data)
+
+    def close(self):
+        self._sock.close()
+
+    def _take(self, count):
+        ahead = self._ahead
+        if len(ahead) < count:
+            parts = [ahead]
+            have = len(ahead)
+            while have < count:
+                part = self._sock.recv(max(_RECEIVE_BYTES, count - have))
+                if not part:
+                    raise Closed
+                parts.append(part)
+                have += len(part)
+            ahead = b"".join(parts)
+        self._ahead = ahead[count:]
+        return ahead[:count]

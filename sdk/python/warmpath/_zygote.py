@@ -1,0 +1,118 @@
+"""The zygote: a Python with everything imported that handlers commonly use, from which instances are forked.
+
+It runs trusted code only and stays single-threaded. The worker sends it one command for each instance, with the
+descriptors that the instance needs; the answer carries a pidfd of the new process. It ends when the worker does.
+"""
+
+# Imported for the instances' sake: forked memory is shared, and importing takes far longer than forking.
+# ruff: noqa: F401
+import base64
+import collections
+import contextlib
+import csv
+import dataclasses
+import datetime
+import decimal
+import enum
+import functools
+import gc
+import hashlib
+import hmac
+import html
+import io
+import itertools
+import json
+import logging
+import math
+import operator
+import os
+import pathlib
+import random
+import re
+import secrets
+import signal
+import socket
+import statistics
+import string
+import struct
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+import traceback
+import typing
+import urllib.parse
+import uuid
+import zlib
+
+import warmpath
+from warmpath import _lockdown, _runtime, _wire
+
+_COMMAND_BYTES_MAX = 65536
+_FDS_MAX = 16
+_LIBRARY = "/warmpath"
+
+
+def main():
+    worker = socket.socket(fileno=0)
+    # Instances are reaped by the kernel at once: a pid namespace ends only when all its processes are reaped.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    # What exists now will not be looked at by any collection, so that its pages stay shared.
+    gc.collect()
+    gc.freeze()
+    worker.send(json.dumps({"ready": os.getpid()}).encode())
+    while True:
+        try:
+            message, fds, _, _ = socket.recv_fds(worker, _COMMAND_BYTES_MAX, _FDS_MAX)
+        except InterruptedError:
+            continue
+        if not message:
+            return
+        command = json.loads(message)
+        try:
+            answer, pidfd = _spawn(command, fds, own_pids)
+        except OSError as error:
+            answer, pidfd = {"error": str(error)}, None
+        finally:
+            for fd in fds:
+                os.close(fd)
+        socket.send_fds(worker, [json.dumps(answer).encode()], [pidfd] if pidfd else [])
+        if pidfd:
+            os.close(pidfd)
+
+
+def _spawn(command, fds, own_pids):
+    """Forks one instance into the sandbox that `fds` stand for."""
+    init, user, connection, log, *doors = fds
+    # Children are born in that pid namespace; this process stays where it is.
+    _lockdown.setns(init, _lockdown.CLONE_NEWPID)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_instance(command, init, user, connection, log, doors)
+    finally:
+        _lockdown.setns(own_pids, _lockdown.CLONE_NEWPID)
+    return {"pid": pid}, os.pidfd_open(pid)
+
+
+def _become_instance(command, init, user, connection, log, doors):
+    """The rest of the life of a forked process; it never returns."""
+    status = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        seccomp = [bytes.fromhex(program) for program in command["seccomp"]]
+        fd = _lockdown.enter(init, user, doors, connection, log, command["handler_id"], seccomp)
+        # What the zygote found under its own path is found here from now on.
+        sys.path[:] = [_LIBRARY if path == command["library"] else path for path in sys.path]
+        warmpath.__path__[:] = [f"{_LIBRARY}/warmpath"]
+        _runtime.serve(_wire.Connection(socket.socket(fileno=fd)))
+        status = 0
+    except BaseException:  # whatever it is, the zygote's loop must not go on in this process
+        traceback.print_exc()
+    finally:
+        _runtime._flush()
+        os._exit(status)

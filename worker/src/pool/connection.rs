@@ -1,0 +1,192 @@
+//! The socket to one instance, and one request's conversation over it. The caller's own task does the
+//! reading and writing: no task, lock or channel lies between a request and its handler.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+use crate::runtime::protocol::{
+    DbErrorMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta, decode, encode,
+};
+
+/// What is read at once.
+const READ_BYTES: usize = 8 * 1024;
+/// Buffers that a long message made longer than this are given back.
+const KEEP_BYTES_MAX: usize = 128 * 1024;
+
+/// Why an instance is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// Its end of the socket is closed: it ended, or closed it.
+    #[error("the handler's process ended, or closed its socket")]
+    Closed,
+    /// It wrote what is no frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It sent a frame that is not due.
+    #[error("the handler's process sent a frame out of turn: {0:?}")]
+    OutOfTurn(Kind),
+}
+
+/// How a handler answered.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// With a reply.
+    Result(Bytes),
+    /// With an exception.
+    Exception(ErrorMeta),
+}
+
+/// The worker's end of an instance's socket.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: UnixStream,
+    input: BytesMut,
+    output: BytesMut,
+}
+
+impl Connection {
+    /// Takes over a socket that `Ready` has been read from.
+    pub(super) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(stream)?;
+        Ok(Self {
+            stream,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+        })
+    }
+
+    /// Whether nothing came since the last answer: neither an end nor bytes that nobody asked for. Costs
+    /// no system call when nothing did.
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        self.input.is_empty()
+            && matches!(
+                self.stream.try_read(&mut byte),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock
+            )
+    }
+
+    /// Has the instance load its function.
+    pub(super) async fn load(&mut self, meta: &LoadMeta<'_>) -> Result<Answer, Broken> {
+        self.send(Kind::Load, Some(meta), &[]).await?;
+        let frame = self.receive().await?;
+        match frame.kind {
+            Kind::Ready => Ok(Answer::Result(Bytes::new())),
+            Kind::Error => Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
+            other => Err(Broken::OutOfTurn(other)),
+        }
+    }
+
+    /// Has the instance run its function on `event`, and does what it asks of the database meanwhile.
+    pub(super) async fn invoke(
+        &mut self,
+        meta: &InvokeMeta<'_>,
+        event: &[u8],
+        db: &db::Router,
+    ) -> Result<Answer, Broken> {
+        self.send(Kind::Invoke, Some(meta), event).await?;
+        loop {
+            let frame = self.receive().await?;
+            match frame.kind {
+                Kind::Result => return Ok(Answer::Result(frame.data)),
+                Kind::Error => return Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
+                Kind::DbRequest => self.serve_db(&frame.data, db).await?,
+                other => return Err(Broken::OutOfTurn(other)),
+            }
+        }
+    }
+
+    async fn serve_db(&mut self, request: &[u8], db: &db::Router) -> Result<(), Broken> {
+        let done = match db::codec::decode_op(request) {
+            // Feeds are how the platform triggers functions, not for handlers.
+            Ok(db::Op::Feed { .. }) => Err(malformed("handlers cannot read feeds")),
+            Ok(op) => db.execute(op).await,
+            Err(error) => Err(malformed(&error.to_string())),
+        };
+        match done {
+            Ok((reply, _)) => {
+                let reply = db::codec::encode_reply(&reply);
+                self.send(Kind::DbReply, None::<&()>, &reply).await
+            }
+            Err(error) => {
+                let meta = DbErrorMeta {
+                    error: error.to_string(),
+                    kind: error.kind(),
+                    retryable: error.is_retryable(),
+                };
+                self.send(Kind::DbReply, Some(&meta), &[]).await
+            }
+        }
+    }
+
+    async fn send<M: Serialize>(
+        &mut self,
+        kind: Kind,
+        meta: Option<&M>,
+        data: &[u8],
+    ) -> Result<(), Broken> {
+        self.output.clear();
+        encode(&mut self.output, kind, meta, data);
+        let sent = self.stream.write_all(&self.output).await;
+        if self.output.capacity() > KEEP_BYTES_MAX {
+            self.output = BytesMut::new();
+        }
+        sent.map_err(|_| Broken::Closed)
+    }
+
+    async fn receive(&mut self) -> Result<Frame, Broken> {
+        loop {
+            if let Some(frame) = decode(&mut self.input)? {
+                if self.input.is_empty() && self.input.capacity() > KEEP_BYTES_MAX {
+                    self.input = BytesMut::new();
+                }
+                return Ok(frame);
+            }
+            self.input.reserve(READ_BYTES);
+            match self.stream.read_buf(&mut self.input).await {
+                Ok(0) | Err(_) => return Err(Broken::Closed),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+fn malformed(reason: &str) -> db::DbError {
+    db::DbError::Malformed {
+        reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Connection, std::os::unix::net::UnixStream) {
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        (Connection::new(here).unwrap(), there)
+    }
+
+    #[tokio::test]
+    async fn notices_an_instance_that_ended_while_idle() {
+        let (connection, there) = pair();
+        assert!(connection.is_quiet());
+        drop(there);
+        connection.stream.readable().await.unwrap();
+        assert!(!connection.is_quiet());
+    }
+
+    #[tokio::test]
+    async fn notices_bytes_that_nobody_asked_for() {
+        let (connection, mut there) = pair();
+        std::io::Write::write_all(&mut there, b"x").unwrap();
+        connection.stream.readable().await.unwrap();
+        assert!(!connection.is_quiet());
+    }
+}

@@ -1,0 +1,104 @@
+//! The pool's decisions, as functions of plain numbers: when to start an instance, and which to end.
+
+use tokio::time::Instant;
+
+/// How things stand with one function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// Requests that any instance could serve and none does.
+    pub(super) waiting: usize,
+    /// Instances being started.
+    pub(super) starting: usize,
+    /// Instances that live, idle or busy.
+    pub(super) live: usize,
+}
+
+/// Whether to start one more instance for a function with at most `instances_max` of them: never more
+/// than there are requests for.
+pub(super) const fn wants_instance(demand: Demand, instances_max: usize) -> bool {
+    demand.starting < demand.waiting && demand.live + demand.starting < instances_max
+}
+
+/// Whether a request should ask for an instance at once, instead of waiting for a busy one for a while.
+pub(super) const fn is_cold(demand: Demand) -> bool {
+    demand.live + demand.starting == 0
+}
+
+/// What is to happen before an instance of `needed_mb` may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It fits.
+    Enough,
+    /// It fits once something is evicted, or ends.
+    Full,
+    /// It will never fit.
+    Never,
+}
+
+/// Whether `needed_mb` fit beside `used_mb` under `limit_mb`.
+pub(super) const fn room(used_mb: u64, needed_mb: u64, limit_mb: u64) -> Room {
+    if needed_mb > limit_mb {
+        Room::Never
+    } else if used_mb + needed_mb <= limit_mb {
+        Room::Enough
+    } else {
+        Room::Full
+    }
+}
+
+/// The one to evict: the instance that has been idle for longest.
+pub(super) fn victim<K>(idle: impl IntoIterator<Item = (K, Instant)>) -> Option<K> {
+    idle.into_iter()
+        .min_by_key(|(_, since)| *since)
+        .map(|(key, _)| key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const fn demand(waiting: usize, starting: usize, live: usize) -> Demand {
+        Demand {
+            waiting,
+            starting,
+            live,
+        }
+    }
+
+    #[test]
+    fn starts_no_more_instances_than_requests_wait() {
+        assert!(wants_instance(demand(1, 0, 3), 8));
+        assert!(!wants_instance(demand(1, 1, 3), 8));
+        assert!(!wants_instance(demand(0, 0, 0), 8));
+    }
+
+    #[test]
+    fn keeps_to_the_limit_of_a_function() {
+        assert!(wants_instance(demand(9, 1, 6), 8));
+        assert!(!wants_instance(demand(9, 1, 7), 8));
+    }
+
+    #[test]
+    fn only_the_first_instance_is_asked_for_without_waiting() {
+        assert!(is_cold(demand(1, 0, 0)));
+        assert!(!is_cold(demand(1, 1, 0)));
+        assert!(!is_cold(demand(1, 0, 1)));
+    }
+
+    #[test]
+    fn tells_full_for_now_from_never() {
+        assert_eq!(room(64, 64, 128), Room::Enough);
+        assert_eq!(room(65, 64, 128), Room::Full);
+        assert_eq!(room(0, 129, 128), Room::Never);
+    }
+
+    #[test]
+    fn evicts_what_was_idle_for_longest() {
+        let now = Instant::now();
+        let idle = [("b", now), ("a", now - Duration::from_secs(2)), ("c", now)];
+        assert_eq!(victim(idle), Some("a"));
+        assert_eq!(victim::<u8>([]), None);
+    }
+}

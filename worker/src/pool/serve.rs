@@ -1,0 +1,255 @@
+//! One request's way through the pool, and what its end means.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use ebpf_common::wire::Status;
+use store::AffinityKind;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    Invocation, Outcome, Pool, Usage,
+    connection::{Answer, Broken},
+    function::{FunctionPool, Refusal},
+    instance::Instance,
+    roster::{Granted, Numbered, Seat},
+};
+use crate::runtime::protocol::InvokeMeta;
+
+/// The exception that means what a kill for want of memory means.
+const MEMORY_ERROR: &str = "MemoryError";
+
+impl Pool {
+    /// Runs one request to its end. Dropping the future ends the instance that serves it.
+    pub async fn invoke(&self, invocation: Invocation) -> Outcome {
+        let entered = Instant::now();
+        let function = self.functions.of(&invocation.function);
+        let mut outcome = match self.instance_for(&function, &invocation).await {
+            Ok(instance) => self.run(&function, instance, &invocation).await,
+            Err(refusal) => Outcome::failed(refusal.status, refusal.message),
+        };
+        outcome.usage.wall_us = u64::try_from(entered.elapsed().as_micros()).unwrap_or(u64::MAX);
+        outcome
+    }
+
+    /// An instance that is alive as far as anyone can know.
+    async fn instance_for(
+        &self,
+        function: &Arc<FunctionPool>,
+        invocation: &Invocation,
+    ) -> Result<Instance, Refusal> {
+        let is_sticky = function.entry.manifest.affinity == AffinityKind::Session;
+        let session = invocation.session.filter(|_| is_sticky);
+        loop {
+            if self.is_stopping() {
+                return Err(stopping());
+            }
+            let (seat, starts) = function.seat(session);
+            if starts {
+                self.start_one(function);
+            }
+            let instance = match seat {
+                Seat::Taken(instance) => instance,
+                Seat::Waits(grant) => self.wait(function, grant, invocation, true).await?,
+                Seat::WaitsForOne(grant) => self.wait(function, grant, invocation, false).await?,
+            };
+            if instance.connection.is_quiet() {
+                return Ok(instance);
+            }
+            // It ended while idle, or broke the protocol: no request of ours saw it, so another one serves.
+            tracing::debug!(
+                function = function.entry.qualified,
+                "an idle instance broke"
+            );
+            self.counters.destroyed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits in a queue until an instance comes or the deadline passes.
+    async fn wait(
+        &self,
+        function: &Arc<FunctionPool>,
+        mut grant: oneshot::Receiver<Granted<Instance, Refusal>>,
+        invocation: &Invocation,
+        any: bool,
+    ) -> Result<Instance, Refusal> {
+        let _place = Place::take(self)?;
+        let scale_up_after = Duration::from_micros(self.config.limits.scale_up_after_us);
+        let patience = Instant::now() + scale_up_after;
+        let granted = if any && patience < invocation.deadline {
+            match tokio::time::timeout_at(patience, &mut grant).await {
+                Ok(granted) => Some(granted),
+                Err(_) => {
+                    if function.is_short() {
+                        self.start_one(function);
+                    }
+                    tokio::time::timeout_at(invocation.deadline, grant)
+                        .await
+                        .ok()
+                }
+            }
+        } else {
+            tokio::time::timeout_at(invocation.deadline, grant)
+                .await
+                .ok()
+        };
+        match granted {
+            Some(Ok(granted)) => granted,
+            Some(Err(_)) => Err(stopping()),
+            None => Err(waited_too_long(invocation)),
+        }
+    }
+
+    fn start_one(&self, function: &Arc<FunctionPool>) {
+        if self.starts.send(Arc::clone(function)).is_err() {
+            function.cancelled();
+        }
+    }
+
+    /// Has `instance` serve the request, and lets it serve others if it is still sound after that.
+    async fn run(
+        &self,
+        function: &FunctionPool,
+        mut instance: Instance,
+        invocation: &Invocation,
+    ) -> Outcome {
+        let left = invocation
+            .deadline
+            .saturating_duration_since(Instant::now());
+        let meta = InvokeMeta {
+            request_id: invocation.request_id,
+            session: invocation.session,
+            deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            function: &invocation.function.qualified,
+        };
+        let answered = {
+            let invoked = instance
+                .connection
+                .invoke(&meta, &invocation.payload, &self.db);
+            tokio::time::timeout_at(invocation.deadline, invoked).await
+        };
+        let usage = Usage {
+            wall_us: 0,
+            cpu_us: instance.cpu_us(),
+            cold: instance.served == 0,
+            instance: instance.number(),
+        };
+        let (status, message) = match answered {
+            Ok(Ok(Answer::Result(payload))) => {
+                function.release(instance);
+                return Outcome {
+                    status: Status::Ok,
+                    payload,
+                    usage,
+                };
+            }
+            Ok(Ok(Answer::Exception(error))) if error.kind != MEMORY_ERROR => {
+                let message = format!("{}: {}", error.kind, error.message);
+                function.release(instance);
+                return Outcome {
+                    usage,
+                    ..Outcome::failed(Status::Exception, message)
+                };
+            }
+            Ok(Ok(Answer::Exception(_))) => out_of_memory(function),
+            Ok(Err(broken)) => self.why_broken(function, &instance, &broken),
+            Err(_) => took_too_long(function, invocation),
+        };
+        self.counters.destroyed.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(
+            function = invocation.function.qualified,
+            instance = usage.instance,
+            status = status.name(),
+            output = instance.tail.text(),
+            "an instance is ended"
+        );
+        Outcome {
+            usage,
+            ..Outcome::failed(status, message)
+        }
+    }
+
+    fn why_broken(
+        &self,
+        function: &FunctionPool,
+        instance: &Instance,
+        broken: &Broken,
+    ) -> (Status, String) {
+        match broken {
+            Broken::Closed if self.is_stopping() => {
+                let message = "the worker stopped while the handler ran";
+                (Status::OutcomeUnknown, message.to_owned())
+            }
+            Broken::Closed if instance.is_out_of_memory() => out_of_memory(function),
+            Broken::Closed => (Status::Crashed, broken.to_string()),
+            Broken::Frame(_) | Broken::OutOfTurn(_) => (Status::BadReply, broken.to_string()),
+        }
+    }
+}
+
+/// A place in the queues of all functions together.
+struct Place<'a>(&'a Pool);
+
+impl<'a> Place<'a> {
+    fn take(pool: &'a Pool) -> Result<Self, Refusal> {
+        let place = Self(pool);
+        let waiting = pool.waiting.fetch_add(1, Ordering::Relaxed);
+        if waiting >= pool.config.limits.queue_len_max {
+            let message = format!("{waiting} requests wait for an instance already");
+            return Err(Refusal {
+                status: Status::Overloaded,
+                message,
+            });
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn stopping() -> Refusal {
+    Refusal {
+        status: Status::Draining,
+        message: "the worker is stopping".to_owned(),
+    }
+}
+
+fn waited_too_long(invocation: &Invocation) -> Refusal {
+    // That no instance came in time is nobody's fault but ours, unless the caller gave too little.
+    let status = if invocation.deadline_is_callers {
+        Status::BudgetExceeded
+    } else {
+        Status::Overloaded
+    };
+    let message = format!(
+        "no instance of {} became free in time",
+        invocation.function.qualified
+    );
+    Refusal { status, message }
+}
+
+fn took_too_long(function: &FunctionPool, invocation: &Invocation) -> (Status, String) {
+    if invocation.deadline_is_callers {
+        let message = "the caller's time ran out before the handler answered";
+        return (Status::BudgetExceeded, message.to_owned());
+    }
+    let timeout_ms = function.entry.manifest.timeout_ms;
+    (
+        Status::Timeout,
+        format!("the handler took longer than its {timeout_ms} ms"),
+    )
+}
+
+fn out_of_memory(function: &FunctionPool) -> (Status, String) {
+    let memory_mb = function.entry.manifest.memory_mb;
+    (
+        Status::OutOfMemory,
+        format!("the handler needed more than its {memory_mb} MB"),
+    )
+}

@@ -1,0 +1,197 @@
+//! Sandboxes kept ready for any function, each with a forked runtime that waits to be told what to load.
+
+use std::{
+    io::Read,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    runtime::{
+        protocol::{HEADER_LEN, Kind},
+        zygote::{Zygote, ZygoteError},
+    },
+    sandbox::{Sandbox, SandboxError, SandboxMaker},
+};
+
+/// Sandboxes in the making at one time. Most of the time of each goes by waiting for the kernel.
+const MAKING_MAX: usize = 8;
+/// What is read of the words of an instance that could not be prepared.
+const LAST_WORDS_MAX: u64 = 4_096;
+
+/// Why a sandbox could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrepareError {
+    #[error("cannot make a sandbox")]
+    Sandbox(#[from] SandboxError),
+    #[error("cannot fork an instance")]
+    Zygote(#[from] ZygoteError),
+    #[error("an instance ended before it was locked in; it said: {0}")]
+    NotReady(String),
+    #[error("the worker is stopping")]
+    Stopping,
+}
+
+/// A sandbox whose process is locked in and waits for a function.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) sandbox: Sandbox,
+    pub(super) pid: i32,
+    pub(super) stream: UnixStream,
+    pub(super) log: OwnedFd,
+}
+
+/// The sandboxes kept ready.
+#[derive(Debug)]
+pub(super) struct Stock {
+    maker: SandboxMaker,
+    zygote: Zygote,
+    timeout: Duration,
+    ready: Mutex<Vec<Prepared>>,
+    ready_len: usize,
+    filling: AtomicUsize,
+    numbers: AtomicU64,
+    making: Semaphore,
+    stopping: AtomicBool,
+    tasks: TaskTracker,
+}
+
+impl Stock {
+    /// A stock that keeps `ready_len` sandboxes ready, once [`Self::fill`] has been called.
+    pub(super) fn new(
+        maker: SandboxMaker,
+        zygote: Zygote,
+        ready_len: usize,
+        tasks: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            timeout: maker.timeout,
+            maker,
+            zygote,
+            ready: Mutex::default(),
+            ready_len,
+            filling: AtomicUsize::new(0),
+            numbers: AtomicU64::new(0),
+            making: Semaphore::new(MAKING_MAX),
+            stopping: AtomicBool::new(false),
+            tasks,
+        })
+    }
+
+    /// A ready sandbox; when there is none, one made now.
+    pub(super) async fn take(self: &Arc<Self>) -> Result<Prepared, PrepareError> {
+        let ready = self.lock().pop();
+        let prepared = match ready {
+            Some(prepared) => Ok(prepared),
+            None => self.prepare().await,
+        };
+        self.fill();
+        prepared
+    }
+
+    /// Makes what is missing, in the background.
+    pub(super) fn fill(self: &Arc<Self>) {
+        let missing = |stock: &Self| {
+            let have = stock.len() + stock.filling.load(Ordering::Relaxed);
+            stock.ready_len > have && !stock.stopping.load(Ordering::Acquire)
+        };
+        while missing(self) {
+            self.filling.fetch_add(1, Ordering::Relaxed);
+            let stock = Arc::clone(self);
+            self.tasks.spawn(async move {
+                let made = stock.prepare().await;
+                stock.filling.fetch_sub(1, Ordering::Relaxed);
+                match made {
+                    // Whoever asks next tries again, and is told why it fails.
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "no sandbox");
+                    }
+                    Ok(_) if stock.stopping.load(Ordering::Acquire) => {}
+                    Ok(prepared) => stock.lock().push(prepared),
+                }
+            });
+        }
+    }
+
+    /// How many are ready.
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Starts of the zygote beyond the first.
+    pub(super) fn zygote_restarts(&self) -> u64 {
+        self.zygote.restarts()
+    }
+
+    /// Makes no more, and ends the zygote and what is ready. Blocks.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        let ready = std::mem::take(&mut *self.lock());
+        drop(ready);
+        self.zygote.stop();
+    }
+
+    async fn prepare(self: &Arc<Self>) -> Result<Prepared, PrepareError> {
+        let Ok(_turn) = self.making.acquire().await else {
+            return Err(PrepareError::Stopping);
+        };
+        let stock = Arc::clone(self);
+        tokio::task::spawn_blocking(move || stock.prepare_now())
+            .await
+            .unwrap_or(Err(PrepareError::Stopping))
+    }
+
+    fn prepare_now(&self) -> Result<Prepared, PrepareError> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(PrepareError::Stopping);
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        let sandbox = self.maker.make(number)?;
+        let forked = self.zygote.fork(&sandbox)?;
+        sandbox.occupy(forked.pidfd);
+        let (pid, mut stream, log) = (forked.pid, forked.stream, forked.log);
+        if !self.is_ready(&mut stream) {
+            sandbox.kill();
+            return Err(PrepareError::NotReady(last_words(log)));
+        }
+        Ok(Prepared {
+            sandbox,
+            pid,
+            stream,
+            log,
+        })
+    }
+
+    /// Reads the `Ready` that says the process is locked in.
+    fn is_ready(&self, stream: &mut UnixStream) -> bool {
+        let mut header = [0; HEADER_LEN];
+        let read = stream
+            .set_read_timeout(Some(self.timeout))
+            .and_then(|()| stream.read_exact(&mut header));
+        let mut ready = [0; HEADER_LEN];
+        ready[0] = Kind::Ready as u8;
+        read.is_ok() && header == ready
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Prepared>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn last_words(log: OwnedFd) -> String {
+    let mut words = String::new();
+    // What cannot be read cannot be told.
+    drop(
+        std::fs::File::from(log)
+            .take(LAST_WORDS_MAX)
+            .read_to_string(&mut words),
+    );
+    words
+}

@@ -1,0 +1,248 @@
+//! The worker's hold on a zygote: a Python that has everything imported, and forks instances of itself into
+//! prepared sandboxes. One per runtime; it is started again when it ends.
+
+use std::{
+    fmt::Write as _,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::{CgroupError, Channel, ChannelError, HANDLER_ID, Sandbox, seccomp};
+
+/// Why an instance could not be forked.
+#[derive(Debug, thiserror::Error)]
+pub enum ZygoteError {
+    /// The interpreter could not be started.
+    #[error("cannot start the zygote {python}: install Python 3.9 or later, or set sandbox.python")]
+    Start {
+        /// The interpreter.
+        python: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The zygote did not answer.
+    #[error("the zygote does not answer")]
+    Channel(#[from] ChannelError),
+    /// The zygote could not fork.
+    #[error("the zygote cannot fork into the sandbox: {0}")]
+    Fork(String),
+    /// The sandbox's cgroup cannot be joined.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A socket or pipe could not be made.
+    #[error("cannot make the {what} of an instance")]
+    Pipe {
+        /// Which.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+struct Hello {
+    #[serde(rename = "ready")]
+    _pid: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Spawn<'a> {
+    library: &'a str,
+    handler_id: u32,
+    seccomp: &'a [String; 2],
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Spawned {
+    Done { pid: i32 },
+    Failed { error: String },
+}
+
+/// A process forked into a sandbox. It is locked in and waits for a function once it has sent `Ready`.
+#[derive(Debug)]
+pub struct Forked {
+    /// Its pid here.
+    pub pid: i32,
+    /// Stands for it; readable when it has ended.
+    pub pidfd: OwnedFd,
+    /// The protocol's socket.
+    pub stream: UnixStream,
+    /// What it prints.
+    pub log: OwnedFd,
+}
+
+/// A zygote, running or to be started.
+#[derive(Debug)]
+pub struct Zygote {
+    python: PathBuf,
+    /// The host directory of the Python library, as text: it travels in JSON.
+    library: String,
+    seccomp: [String; 2],
+    timeout: Duration,
+    running: Mutex<Option<Running>>,
+    starts: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    channel: Channel,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it has ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Zygote {
+    /// A zygote that runs `python` with the library installed in `library`; started at its first use.
+    ///
+    /// # Errors
+    /// When the system call filter cannot be compiled.
+    pub fn new(
+        python: PathBuf,
+        library: String,
+        timeout: Duration,
+    ) -> Result<Self, seccomp::SeccompError> {
+        let seccomp = seccomp::programs()?.map(|program| hex(&program));
+        let (running, starts) = (Mutex::new(None), AtomicU64::new(0));
+        Ok(Self {
+            python,
+            library,
+            seccomp,
+            timeout,
+            running,
+            starts,
+        })
+    }
+
+    /// How often it was started beyond the first time.
+    pub fn restarts(&self) -> u64 {
+        self.starts.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    /// Forks an instance into `sandbox`. Blocks for some milliseconds; a dead zygote is started again first.
+    ///
+    /// # Errors
+    /// When that fails as well; the sandbox may be half entered and has to be destroyed.
+    pub fn fork(&self, sandbox: &Sandbox) -> Result<Forked, ZygoteError> {
+        let pipe = |what| move |source| ZygoteError::Pipe { what, source };
+        let (stream, theirs) = UnixStream::pair().map_err(pipe("socket"))?;
+        let (log, printed) = std::io::pipe().map_err(pipe("log pipe"))?;
+        let doors = sandbox.cgroup().doors()?;
+        let mut fds = vec![
+            sandbox.init(),
+            sandbox.user(),
+            theirs.as_fd(),
+            printed.as_fd(),
+        ];
+        fds.extend(doors.iter().map(AsFd::as_fd));
+        let mut running = self.lock();
+        let spawned = match self.ask(&mut running, &fds) {
+            Err(ZygoteError::Channel(error)) => {
+                tracing::warn!(%error, "the zygote is gone: starting another");
+                *running = None;
+                self.ask(&mut running, &fds)
+            }
+            other => other,
+        };
+        drop(running);
+        let (pid, pidfd) = spawned?;
+        Ok(Forked {
+            pid,
+            pidfd,
+            stream,
+            log: log.into(),
+        })
+    }
+
+    /// Ends it. It is started again by the next [`Self::fork`].
+    pub fn stop(&self) {
+        *self.lock() = None;
+    }
+
+    /// Its pid, when it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.lock().as_ref().map(|running| running.child.id())
+    }
+
+    fn ask(
+        &self,
+        running: &mut Option<Running>,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(i32, OwnedFd), ZygoteError> {
+        let zygote = match running {
+            Some(zygote) => zygote,
+            None => running.insert(self.start()?),
+        };
+        let command = Spawn {
+            library: &self.library,
+            handler_id: HANDLER_ID,
+            seccomp: &self.seccomp,
+        };
+        zygote.channel.send(&command, fds)?;
+        let (answer, mut fds) = zygote.channel.receive::<Spawned>(Some(self.timeout))?;
+        match (answer, fds.pop()) {
+            (Spawned::Done { pid }, Some(pidfd)) => Ok((pid, pidfd)),
+            (Spawned::Done { .. }, None) => Err(ZygoteError::Fork("no pidfd came".to_owned())),
+            (Spawned::Failed { error }, _) => Err(ZygoteError::Fork(error)),
+        }
+    }
+
+    fn start(&self) -> Result<Running, ZygoteError> {
+        let (channel, theirs) = Channel::pair()?;
+        // Isolated (-I): no environment, user site or current directory; no site packages (-S): a function
+        // brings what it needs beyond the standard library.
+        const PROGRAM: &str = "import sys; sys.path.insert(0, sys.argv[1]); from warmpath._zygote import main; main()";
+        let child = Command::new(&self.python)
+            .args(["-I", "-S", "-c", PROGRAM, &self.library])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", "/tmp")
+            .env("LANG", "C.UTF-8")
+            .stdin(Stdio::from(theirs.into_fd()))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|source| ZygoteError::Start {
+                python: self.python.clone(),
+                source,
+            })?;
+        let running = Running { child, channel };
+        running.channel.receive::<Hello>(Some(self.timeout))?;
+        self.starts.fetch_add(1, Ordering::Relaxed);
+        Ok(running)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
+        // Whoever panicked left at worst a zygote that does not answer, and that is handled.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Filter programs travel in JSON.
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a string does not fail");
+            text
+        })
+}

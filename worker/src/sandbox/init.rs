@@ -1,0 +1,242 @@
+//! `sandbox-init`: the process that becomes pid 1 of a sandbox.
+//!
+//! Two stages, because only a child of the process that asked for a new pid namespace is in it, and only a
+//! process with one thread may enter a user namespace:
+//! 1. *founder*: makes the namespaces, starts the init in them, makes the user namespace for the handler,
+//!    and waits to be killed, once the worker has hold of both.
+//! 2. *init*: pid 1. Builds the root file system, mounts the function's code when told, gives up every
+//!    privilege, and from then on only reaps orphans. It ends when the worker does, and everything in the
+//!    sandbox ends with it.
+//!
+//! The user namespace is a child of the host's, but mounts, network and pids belong to the host's: even a
+//! handler that won back all capabilities in its own namespace would have none over the sandbox.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::fd::AsFd,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    thread::{
+        CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
+        set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    channel::{Channel, ChannelError},
+    rootfs,
+};
+
+/// The hidden verb.
+pub(super) const VERB: &str = "sandbox-init";
+const INIT: &str = "init";
+
+/// What the founder and the init are to make; from the worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Plan {
+    /// An empty directory to build the root on.
+    pub(super) root: PathBuf,
+    /// The host directory of the Python library.
+    pub(super) library: PathBuf,
+    /// The host user that the handler will be.
+    pub(super) handler_uid: u32,
+    /// The host user that the init itself will be.
+    pub(super) init_uid: u32,
+}
+
+/// From the worker to the init: the function's code is the descriptor that comes along.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct MountHandler {
+    /// Size of `/tmp`.
+    pub(super) tmp_mb: u32,
+}
+
+/// From founder and init to the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// The namespaces exist; the init has this pid in the worker's pid namespace.
+    Founded(u32),
+    /// The root file system is ready.
+    Ready,
+    /// The function's code is mounted, all privileges are gone.
+    Mounted,
+    /// It cannot be done.
+    Failed(String),
+}
+
+/// The hidden verb `warmpath sandbox-init …`: call it first thing in `main`, before any thread starts,
+/// with the arguments after the program's name. Returns `None` when they do not ask for it, else the
+/// exit code to end with.
+#[must_use]
+pub fn init_main(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut args = args.into_iter();
+    if args.next()? != VERB {
+        return None;
+    }
+    let Ok(channel) = Channel::stdin() else {
+        return Some(ExitCode::FAILURE);
+    };
+    let done = match args.next() {
+        Some(stage) if stage == INIT => init(&channel, args.next()),
+        _ => found(&channel),
+    };
+    let Err(error) = done else {
+        return Some(ExitCode::SUCCESS);
+    };
+    // The worker may be gone, and then nobody wants to know.
+    drop(channel.send(&Report::Failed(error.to_string()), &[]));
+    Some(ExitCode::FAILURE)
+}
+
+/// Why a stage gave up; its text goes to the worker.
+#[derive(Debug, thiserror::Error)]
+enum StageError {
+    #[error("cannot {doing}: {source}")]
+    System {
+        doing: &'static str,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Root(#[from] rootfs::RootError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("the plan of the sandbox is malformed: {0}")]
+    Plan(#[from] serde_json::Error),
+}
+
+fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StageError {
+    move |error| StageError::System {
+        doing,
+        source: error.into(),
+    }
+}
+
+/// Stage 1, in the host's namespaces.
+fn found(channel: &Channel) -> Result<(), StageError> {
+    // The worker sends the plan when this process is in the sandbox's cgroup, and so will be its children.
+    let (plan, _) = channel.receive::<Plan>(None)?;
+    let namespaces = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWCGROUP;
+    unshare(namespaces).map_err(failed("make the sandbox's namespaces"))?;
+    let init = Command::new("/proc/self/exe")
+        .args([VERB, INIT, &serde_json::to_string(&plan)?])
+        .env_clear()
+        .spawn()
+        .map_err(failed("start the sandbox's init"))?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(failed("make a user namespace"))?;
+    channel.send(&Report::Founded(init.id()), &[])?;
+    wait_for_hangup(channel)
+}
+
+/// Returns when the worker is gone; before that, the worker kills this process.
+fn wait_for_hangup(channel: &Channel) -> Result<(), StageError> {
+    loop {
+        // Only errors and hang-ups: what can be read is for the init.
+        match poll(&mut [PollFd::new(channel, PollFlags::empty())], None) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed("wait for the worker")(error)),
+        }
+    }
+}
+
+/// Stage 2, as pid 1.
+fn init(channel: &Channel, plan: Option<OsString>) -> Result<(), StageError> {
+    let plan = plan.unwrap_or_default();
+    let plan: Plan = serde_json::from_slice(plan.as_encoded_bytes())?;
+    // A child's end is read from a descriptor; no signal handler ever runs.
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    children.thread_block().map_err(failed("block SIGCHLD"))?;
+    let ended = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(failed("watch for SIGCHLD"))?;
+    rootfs::enter(&plan.root, &plan.library, plan.handler_uid)?;
+    nix::unistd::sethostname("sandbox").map_err(failed("set the host name"))?;
+    channel.send(&Report::Ready, &[])?;
+    loop {
+        let mut wanted = [
+            PollFd::new(channel, PollFlags::IN),
+            PollFd::new(&ended, PollFlags::IN),
+        ];
+        match poll(&mut wanted, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed("wait")(error)),
+        }
+        let [worker, child] = wanted.map(|fd| !fd.revents().is_empty());
+        if child {
+            reap(&ended);
+        }
+        if worker && !serve(channel, &plan)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Handles what the worker says; false when it is gone.
+fn serve(channel: &Channel, plan: &Plan) -> Result<bool, StageError> {
+    let (message, fds) = match channel.receive::<MountHandler>(None) {
+        Ok(received) => received,
+        Err(ChannelError::Closed) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(code) = fds.first() {
+        rootfs::mount_handler(code.as_fd(), message.tmp_mb)?;
+        drop_privileges(plan.init_uid)?;
+        channel.send(&Report::Mounted, &[])?;
+    }
+    Ok(true)
+}
+
+fn reap(ended: &SignalFd) {
+    // One signal may stand for several children: the descriptor is only emptied.
+    while let Ok(Some(_)) = ended.read_signal() {}
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+/// The init needs nothing any more: it only waits.
+fn drop_privileges(uid: u32) -> Result<(), StageError> {
+    for number in 0..u64::BITS {
+        // The kernel knows fewer; the first unknown one ends the list.
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if remove_capability_from_bounding_set(capability).is_err() {
+            break;
+        }
+    }
+    let (user, group) = (
+        rustix::fs::Uid::from_raw(uid),
+        rustix::fs::Gid::from_raw(uid),
+    );
+    set_thread_groups(&[]).map_err(failed("leave all groups"))?;
+    set_thread_res_gid(group, group, group).map_err(failed("change group"))?;
+    set_thread_res_uid(user, user, user).map_err(failed("change user"))?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    set_capabilities(None, sets).map_err(failed("drop all capabilities"))?;
+    set_no_new_privs(true).map_err(failed("set no_new_privs"))
+}

@@ -1,0 +1,435 @@
+//! Sandboxes from the worker's side: made ahead of need, given code, ended without trace.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    },
+};
+
+use super::{
+    cgroup::{CgroupError, CgroupLimits, SandboxCgroup, WorkerCgroup},
+    channel::{Channel, ChannelError},
+    init::{MountHandler, Plan, Report, VERB},
+    rootfs,
+};
+
+/// The user that a handler is in its own user namespace.
+pub const HANDLER_ID: u32 = 1_000;
+/// A killed sandbox that has not ended after so long is given up, and said so.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a sandbox could not be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// Its cgroup could not be made.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The socket to its init failed.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// Its init gave up.
+    #[error("the sandbox's init says: {0}")]
+    Init(String),
+    /// A step on the worker's side failed.
+    #[error("cannot {doing} {path}")]
+    System {
+        /// What was attempted.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// All handler user ids are taken.
+    #[error("all {0} user ids for handlers are in use: raise sandbox.uid_count")]
+    NoUid(u32),
+}
+
+fn failed<E: Into<io::Error>>(
+    doing: &'static str,
+    path: impl AsRef<Path>,
+) -> impl FnOnce(E) -> SandboxError {
+    let path = path.as_ref().to_owned();
+    move |error| SandboxError::System {
+        doing,
+        path,
+        source: error.into(),
+    }
+}
+
+/// Makes sandboxes, for one worker.
+#[derive(Debug)]
+pub struct SandboxMaker {
+    /// Answers to `sandbox-init`.
+    pub executable: PathBuf,
+    /// An empty directory to build roots on; each sandbox mounts over it in its own mount namespace.
+    pub root: PathBuf,
+    /// The host directory of the Python library.
+    pub library: PathBuf,
+    /// The cgroup that holds those of the sandboxes.
+    pub cgroup: Arc<WorkerCgroup>,
+    /// The host user ids of handlers.
+    pub uids: Arc<Uids>,
+    /// How long init may take for a step.
+    pub timeout: Duration,
+}
+
+impl SandboxMaker {
+    /// Makes one sandbox: namespaces, root file system and cgroup, with an init in it and nothing else.
+    /// Blocks for some tens of milliseconds.
+    ///
+    /// # Errors
+    /// When any step fails; nothing of it is left then.
+    pub fn make(&self, id: u64) -> Result<Sandbox, SandboxError> {
+        let uid = self
+            .uids
+            .take()
+            .ok_or_else(|| SandboxError::NoUid(self.uids.count()))?;
+        let mut made = Unfinished {
+            founder: None,
+            init: None,
+            cgroup: Some(self.cgroup.sandbox(&id.to_string())?),
+        };
+        let (channel, theirs) = Channel::pair()?;
+        let founder = Command::new(&self.executable)
+            .arg(VERB)
+            .env_clear()
+            .stdin(Stdio::from(theirs.into_fd()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(failed("start", &self.executable))?;
+        let founder_pid = founder.id();
+        made.founder = Some(founder);
+        if let Some(cgroup) = &made.cgroup {
+            cgroup.join(founder_pid)?;
+        }
+        let plan = Plan {
+            root: self.root.clone(),
+            library: self.library.clone(),
+            handler_uid: uid.host_id(),
+            init_uid: self.uids.init_id(),
+        };
+        channel.send(&plan, &[])?;
+        let user = self.found(&channel, founder_pid, uid.host_id(), &mut made)?;
+        let (Some(init), Some(cgroup)) = (made.init.take(), made.cgroup.take()) else {
+            return Err(SandboxError::Init("no report of its start".to_owned()));
+        };
+        // The founder goes with `made`; the init stays, as a child of this subreaper.
+        Ok(Sandbox {
+            id,
+            init,
+            user,
+            channel,
+            cgroup,
+            process: OnceLock::new(),
+            _uid: uid,
+            timeout: self.timeout,
+        })
+    }
+
+    /// Takes the reports of the founder (which ones come first is chance) until the sandbox stands.
+    fn found(
+        &self,
+        channel: &Channel,
+        founder_pid: u32,
+        uid: u32,
+        made: &mut Unfinished,
+    ) -> Result<File, SandboxError> {
+        let mut ready = false;
+        let mut user = None;
+        loop {
+            if ready && let Some(user) = user.take() {
+                return Ok(user);
+            }
+            match channel.receive::<Report>(Some(self.timeout))?.0 {
+                Report::Founded(pid) => {
+                    made.init = Some(open_process(pid)?);
+                    user = Some(map_user(founder_pid, uid)?);
+                }
+                Report::Ready => ready = true,
+                Report::Failed(what) => return Err(SandboxError::Init(what)),
+                Report::Mounted => {}
+            }
+        }
+    }
+}
+
+/// What exists of a sandbox in the making; dropped, it goes.
+struct Unfinished {
+    founder: Option<Child>,
+    init: Option<OwnedFd>,
+    cgroup: Option<SandboxCgroup>,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(founder) = &mut self.founder {
+            // Both fail only when it has ended by itself.
+            drop(founder.kill());
+            drop(founder.wait());
+        }
+        if let Some(init) = self.init.take() {
+            kill(&init);
+            end(&init, None);
+        }
+        if let Some(cgroup) = self.cgroup.take()
+            && let Err(error) = cgroup.remove()
+        {
+            tracing::warn!(%error, "a sandbox that failed to start leaves its cgroup");
+        }
+    }
+}
+
+fn open_process(pid: u32) -> Result<OwnedFd, SandboxError> {
+    let path = format!("process {pid}");
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(rustix::io::Errno::SRCH)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        .map_err(failed("take hold of", path))
+}
+
+/// Makes `uid` the only user of the founder's user namespace, and takes hold of that.
+fn map_user(founder_pid: u32, uid: u32) -> Result<File, SandboxError> {
+    let process = PathBuf::from(format!("/proc/{founder_pid}"));
+    let map = format!("{HANDLER_ID} {uid} 1\n");
+    for file in ["uid_map", "gid_map"] {
+        let path = process.join(file);
+        std::fs::write(&path, &map).map_err(failed("write", &path))?;
+    }
+    let path = process.join("ns/user");
+    File::open(&path).map_err(failed("open", &path))
+}
+
+/// A sandbox: an init in namespaces of its own. What else runs in it was forked there by a zygote.
+#[derive(Debug)]
+pub struct Sandbox {
+    id: u64,
+    init: OwnedFd,
+    user: File,
+    channel: Channel,
+    cgroup: SandboxCgroup,
+    process: OnceLock<OwnedFd>,
+    /// Free for another sandbox when this one is gone.
+    _uid: Uid,
+    timeout: Duration,
+}
+
+impl Sandbox {
+    /// Its number, never used again by this worker.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its init, whose pidfd stands for all its namespaces but the handler's user namespace.
+    #[must_use]
+    pub fn init(&self) -> BorrowedFd<'_> {
+        self.init.as_fd()
+    }
+
+    /// The handler's user namespace.
+    #[must_use]
+    pub fn user(&self) -> BorrowedFd<'_> {
+        self.user.as_fd()
+    }
+
+    /// Its cgroup.
+    #[must_use]
+    pub const fn cgroup(&self) -> &SandboxCgroup {
+        &self.cgroup
+    }
+
+    /// Gives it a function: the limits, the size of `/tmp`, and the code at `/handler`. Blocks for about
+    /// a millisecond. To be called once.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the sandbox is of no use then.
+    pub fn assign(
+        &self,
+        code: &Path,
+        limits: CgroupLimits,
+        tmp_mb: u32,
+    ) -> Result<(), SandboxError> {
+        self.cgroup.limit(limits)?;
+        let code = rootfs::detached(code).map_err(failed("take hold of", code))?;
+        self.channel
+            .send(&MountHandler { tmp_mb }, &[code.as_fd()])?;
+        match self.channel.receive(Some(self.timeout))?.0 {
+            Report::Mounted => Ok(()),
+            Report::Failed(what) => Err(SandboxError::Init(what)),
+            Report::Founded(_) | Report::Ready => {
+                Err(SandboxError::Init("a report out of turn".to_owned()))
+            }
+        }
+    }
+
+    /// A zygote has forked `process` (a pidfd) into it. To be called once.
+    pub fn occupy(&self, process: OwnedFd) {
+        if self.process.set(process).is_err() {
+            tracing::error!(
+                sandbox = self.id,
+                "two processes were forked into a sandbox"
+            );
+        }
+    }
+
+    /// The process that a zygote forked into it.
+    #[must_use]
+    pub fn process(&self) -> Option<BorrowedFd<'_>> {
+        self.process.get().map(AsFd::as_fd)
+    }
+
+    /// Kills everything in the sandbox: with its pid 1 the kernel kills all others.
+    pub fn kill(&self) {
+        kill(&self.init);
+    }
+}
+
+impl Drop for Sandbox {
+    /// Kills everything in the sandbox and removes what is left of it. Blocks until all is gone.
+    fn drop(&mut self) {
+        self.kill();
+        self.cgroup.kill();
+        if !end(&self.init, self.process()) {
+            tracing::error!(sandbox = self.id, "a killed sandbox does not end");
+        }
+        if let Err(error) = self.cgroup.remove() {
+            tracing::error!(sandbox = self.id, %error, "a sandbox leaves its cgroup");
+        }
+    }
+}
+
+fn kill(init: &OwnedFd) {
+    if let Err(error) = pidfd_send_signal(init, Signal::KILL) {
+        tracing::trace!(%error, "a sandbox has ended before it was killed");
+    }
+}
+
+/// Waits for the end of a killed init. `process` is reaped as well, should it have become our child: its
+/// zygote may be gone, and a pid namespace does not end before all its processes are reaped.
+fn end(init: &OwnedFd, process: Option<BorrowedFd<'_>>) -> bool {
+    let deadline = Instant::now() + END_TIMEOUT;
+    let step = Timespec {
+        tv_sec: 0,
+        tv_nsec: 20_000_000,
+    };
+    while Instant::now() < deadline {
+        if let Some(process) = process {
+            reap(process);
+        }
+        if matches!(
+            poll(&mut [PollFd::new(init, PollFlags::IN)], Some(&step)),
+            Ok(1..)
+        ) {
+            reap(init.as_fd());
+            return true;
+        }
+    }
+    false
+}
+
+/// Takes the exit status of an ended child, so that it is gone for good.
+fn reap(process: BorrowedFd<'_>) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    if let Err(error) = waitid(WaitId::PidFd(process), options) {
+        // As a rule it is the zygote's child, not ours, and reaped there.
+        tracing::trace!(%error, "not our child");
+    }
+}
+
+/// The host user ids that handlers run as: each live sandbox has its own, so that even outside their
+/// namespaces two handlers would be strangers to one another.
+#[derive(Debug)]
+pub struct Uids {
+    first: u32,
+    count: u32,
+    free: Mutex<Vec<u32>>,
+}
+
+impl Uids {
+    /// `count` ids from `first` on; one more, before them, is for the inits.
+    #[must_use]
+    pub fn new(first: u32, count: u32) -> Arc<Self> {
+        let free = Mutex::new(
+            (0..count)
+                .rev()
+                .map(|n| first.saturating_add(1 + n))
+                .collect(),
+        );
+        Arc::new(Self { first, count, free })
+    }
+
+    const fn count(&self) -> u32 {
+        self.count
+    }
+
+    const fn init_id(&self) -> u32 {
+        self.first
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Uid> {
+        let id = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()?;
+        Some(Uid {
+            id,
+            all: Arc::clone(self),
+        })
+    }
+}
+
+/// One user id, in use.
+#[derive(Debug)]
+struct Uid {
+    id: u32,
+    all: Arc<Uids>,
+}
+
+impl Uid {
+    const fn host_id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for Uid {
+    fn drop(&mut self) {
+        self.all
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_sandboxes_share_a_user_id() {
+        let uids = Uids::new(100, 2);
+        let (a, b) = (uids.take().unwrap(), uids.take().unwrap());
+        assert_eq!((a.host_id(), b.host_id(), uids.init_id()), (101, 102, 100));
+        assert!(uids.take().is_none());
+        drop(a);
+        assert_eq!(uids.take().unwrap().host_id(), 101);
+        drop(b);
+    }
+}

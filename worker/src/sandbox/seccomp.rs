@@ -1,0 +1,398 @@
+//! The system calls a handler may make: an allow-list by name, everything else fails with EPERM.
+//!
+//! The list is what CPython and ordinary libraries need: files, memory, threads, child processes, time,
+//! signals, local sockets. Left out on purpose: everything that mounts, traces, loads code into the kernel,
+//! makes or enters namespaces, watches the machine, or opens a socket that is not `AF_UNIX` (the network
+//! namespace is empty anyway; this keeps the protocol code of the kernel out of reach as well). A call
+//! unknown to this list fails with EPERM rather than kills, so that libraries can fall back.
+
+use seccompiler::{BpfProgram, TargetArch, compile_from_json};
+use serde_json::{Value, json};
+
+/// Calls allowed whatever their arguments, on every architecture.
+const ALLOWED: &[&str] = &[
+    // Files and directories, within what the mounts allow.
+    "read",
+    "write",
+    "readv",
+    "writev",
+    "pread64",
+    "pwrite64",
+    "preadv",
+    "pwritev",
+    "preadv2",
+    "pwritev2",
+    "openat",
+    "close",
+    "close_range",
+    "lseek",
+    "fstat",
+    "newfstatat",
+    "statx",
+    "statfs",
+    "fstatfs",
+    "ftruncate",
+    "truncate",
+    "fallocate",
+    "fsync",
+    "fdatasync",
+    "sync_file_range",
+    "getdents64",
+    "getcwd",
+    "chdir",
+    "fchdir",
+    "mkdirat",
+    "unlinkat",
+    "renameat",
+    "renameat2",
+    "linkat",
+    "symlinkat",
+    "readlinkat",
+    "faccessat",
+    "faccessat2",
+    "fchmod",
+    "fchmodat",
+    "fchown",
+    "fchownat",
+    "utimensat",
+    "umask",
+    "fcntl",
+    "flock",
+    "dup",
+    "dup3",
+    "pipe2",
+    "copy_file_range",
+    "sendfile",
+    "splice",
+    "tee",
+    "fadvise64",
+    "readahead",
+    "getxattr",
+    "lgetxattr",
+    "fgetxattr",
+    "listxattr",
+    "llistxattr",
+    "flistxattr",
+    "inotify_init1",
+    "inotify_add_watch",
+    "inotify_rm_watch",
+    "memfd_create",
+    // Memory.
+    "brk",
+    "mmap",
+    "munmap",
+    "mremap",
+    "mprotect",
+    "madvise",
+    "mincore",
+    "msync",
+    "mlock",
+    "munlock",
+    "membarrier",
+    // Processes and threads; how many is the cgroup's business. clone is below.
+    "clone3",
+    "execve",
+    "execveat",
+    "exit",
+    "exit_group",
+    "wait4",
+    "waitid",
+    "kill",
+    "tgkill",
+    "tkill",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "getpid",
+    "getppid",
+    "gettid",
+    "getpgid",
+    "setpgid",
+    "getsid",
+    "setsid",
+    "getuid",
+    "geteuid",
+    "getgid",
+    "getegid",
+    "getresuid",
+    "getresgid",
+    "getgroups",
+    "capget",
+    "getrlimit",
+    "setrlimit",
+    "prlimit64",
+    "getrusage",
+    "times",
+    "sysinfo",
+    "uname",
+    "getcpu",
+    "getpriority",
+    "setpriority",
+    "sched_yield",
+    "sched_getaffinity",
+    "sched_setaffinity",
+    "sched_getparam",
+    "sched_getscheduler",
+    "sched_get_priority_max",
+    "sched_get_priority_min",
+    "set_tid_address",
+    "set_robust_list",
+    "get_robust_list",
+    "rseq",
+    "futex",
+    "futex_waitv",
+    // Signals and time.
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "rt_sigpending",
+    "rt_sigsuspend",
+    "rt_sigtimedwait",
+    "rt_sigqueueinfo",
+    "sigaltstack",
+    "signalfd4",
+    "restart_syscall",
+    "clock_gettime",
+    "clock_getres",
+    "clock_nanosleep",
+    "gettimeofday",
+    "nanosleep",
+    "getitimer",
+    "setitimer",
+    "timer_create",
+    "timer_settime",
+    "timer_gettime",
+    "timer_getoverrun",
+    "timer_delete",
+    "timerfd_create",
+    "timerfd_settime",
+    "timerfd_gettime",
+    // Waiting, and sockets once they exist. socket and socketpair are below.
+    "ppoll",
+    "pselect6",
+    "epoll_create1",
+    "epoll_ctl",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "eventfd2",
+    "bind",
+    "listen",
+    "accept",
+    "accept4",
+    "connect",
+    "getsockname",
+    "getpeername",
+    "sendto",
+    "recvfrom",
+    "sendmsg",
+    "recvmsg",
+    "sendmmsg",
+    "recvmmsg",
+    "shutdown",
+    "getsockopt",
+    "setsockopt",
+    "getrandom",
+];
+
+/// Older spellings that only x86-64 has.
+const ALLOWED_X86_64: &[&str] = &[
+    "open",
+    "creat",
+    "stat",
+    "lstat",
+    "access",
+    "readlink",
+    "mkdir",
+    "rmdir",
+    "unlink",
+    "rename",
+    "link",
+    "symlink",
+    "chmod",
+    "chown",
+    "lchown",
+    "utime",
+    "utimes",
+    "futimesat",
+    "getdents",
+    "dup2",
+    "pipe",
+    "poll",
+    "select",
+    "epoll_create",
+    "epoll_wait",
+    "eventfd",
+    "signalfd",
+    "inotify_init",
+    "fork",
+    "vfork",
+    "arch_prctl",
+    "time",
+    "alarm",
+    "pause",
+    "getpgrp",
+];
+
+/// The flags of `clone` that make namespaces (`CLONE_NEW*`).
+const CLONE_NEW_FLAGS: u64 = 0x7E02_0000;
+/// `AF_UNIX`.
+const AF_UNIX: u64 = 1;
+/// `prctl` options that only concern the caller: names, death signals, dumpability, memory names.
+const PRCTL_ALLOWED: [u64; 8] = [1, 2, 3, 4, 15, 16, 39, 0x5356_4D41];
+/// `ioctl` requests on descriptors the handler has: terminal size and settings (`isatty`), bytes ready,
+/// blocking and close-on-exec.
+const IOCTL_ALLOWED: [u64; 6] = [0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451];
+const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
+
+/// Why the filter could not be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum SeccompError {
+    /// No list for this processor.
+    #[error("no system call list for the processor architecture {0:?}: use x86_64 or aarch64")]
+    Architecture(&'static str),
+    /// A rule is malformed.
+    #[error("cannot compile the system call filter")]
+    Compile(#[source] seccompiler::Error),
+}
+
+/// The filters to install, in this order, each as the bytes of its `struct sock_filter`s.
+///
+/// The first answers ENOSYS to `clone3`, whose flags a filter cannot see, so that libc falls back to
+/// `clone`; the second is the allow-list. They are two because a filter has one verdict for what it matches.
+///
+/// # Errors
+/// When this processor has no list.
+pub fn programs() -> Result<[Vec<u8>; 2], SeccompError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH)
+        .map_err(|_| SeccompError::Architecture(std::env::consts::ARCH))?;
+    let policy = policy(arch).to_string();
+    let mut compiled = compile_from_json(policy.as_bytes(), arch).map_err(SeccompError::Compile)?;
+    let mut take = |name| {
+        compiled
+            .remove(name)
+            .map(|program| bytes(&program))
+            .unwrap_or_default()
+    };
+    Ok([take("clone3"), take("allowed")])
+}
+
+fn policy(arch: TargetArch) -> Value {
+    let old = if matches!(arch, TargetArch::x86_64) {
+        ALLOWED_X86_64
+    } else {
+        &[]
+    };
+    let mut rules: Vec<Value> = ALLOWED
+        .iter()
+        .chain(old)
+        .map(|name| json!({ "syscall": name }))
+        .collect();
+    rules.push(when(
+        "clone",
+        0,
+        &json!({ "masked_eq": CLONE_NEW_FLAGS }),
+        0,
+    ));
+    rules.push(when("socket", 0, &json!("eq"), AF_UNIX));
+    rules.push(when("socketpair", 0, &json!("eq"), AF_UNIX));
+    rules.extend(PRCTL_ALLOWED.map(|option| when("prctl", 0, &json!("eq"), option)));
+    rules.extend(IOCTL_ALLOWED.map(|request| when("ioctl", 1, &json!("eq"), request)));
+    json!({
+        "clone3": {
+            "mismatch_action": "allow",
+            "match_action": { "errno": ENOSYS },
+            "filter": [{ "syscall": "clone3" }],
+        },
+        "allowed": {
+            "mismatch_action": { "errno": EPERM },
+            "match_action": "allow",
+            "filter": rules,
+        },
+    })
+}
+
+/// `syscall` is allowed when its argument `index` stands in relation `op` to `value`.
+fn when(syscall: &str, index: u8, op: &Value, value: u64) -> Value {
+    let condition = json!({ "index": index, "type": "dword", "op": op, "val": value });
+    json!({ "syscall": syscall, "args": [condition] })
+}
+
+fn bytes(program: &BpfProgram) -> Vec<u8> {
+    program
+        .iter()
+        .flat_map(|one| {
+            let [code_0, code_1] = one.code.to_ne_bytes();
+            let [k_0, k_1, k_2, k_3] = one.k.to_ne_bytes();
+            [code_0, code_1, one.jt, one.jf, k_0, k_1, k_2, k_3]
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compiles_for_both_architectures() {
+        for arch in [TargetArch::x86_64, TargetArch::aarch64] {
+            let compiled = compile_from_json(policy(arch).to_string().as_bytes(), arch).unwrap();
+            // The kernel takes at most 4,096 instructions.
+            assert!((100..4_096).contains(&compiled["allowed"].len()));
+        }
+        let [clone3, allowed] = programs().unwrap();
+        assert_eq!(clone3.len() % 8 + allowed.len() % 8, 0);
+    }
+
+    #[test]
+    fn names_nothing_that_reaches_the_kernel_or_other_processes() {
+        let forbidden = [
+            "mount",
+            "umount2",
+            "pivot_root",
+            "chroot",
+            "unshare",
+            "setns",
+            "ptrace",
+            "bpf",
+            "kexec_load",
+            "init_module",
+            "finit_module",
+            "delete_module",
+            "reboot",
+            "perf_event_open",
+            "keyctl",
+            "add_key",
+            "request_key",
+            "io_uring_setup",
+            "userfaultfd",
+            "process_vm_readv",
+            "process_vm_writev",
+            "open_by_handle_at",
+            "swapon",
+            "acct",
+            "quotactl",
+            "syslog",
+            "iopl",
+            "ioperm",
+            "personality",
+            "setuid",
+            "setgid",
+            "setresuid",
+            "capset",
+            "fsopen",
+            "open_tree",
+            "move_mount",
+            "mknodat",
+            "pidfd_getfd",
+            "seccomp",
+            "socket",
+            "clone",
+        ];
+        for name in forbidden {
+            assert!(
+                !ALLOWED.contains(&name) && !ALLOWED_X86_64.contains(&name),
+                "{name}"
+            );
+        }
+    }
+}
