@@ -1,7 +1,7 @@
 //! The Internet checksum (RFC 1071). The one's complement sum does not depend on byte order: words are
 //! added as they lie in memory, and the result is stored as it comes out.
 
-/// A sum that is not folded yet. A frame's worth of 32-bit words cannot overflow it.
+/// A sum that is not folded yet, of fewer than 65,535 32-bit words: a frame has far fewer.
 #[derive(Clone, Copy)]
 pub(super) struct Sum(u64);
 
@@ -30,10 +30,36 @@ impl Sum {
     /// The checksum's two bytes as they lie in the header.
     #[inline(always)]
     pub(super) const fn finish(self) -> [u8; 2] {
+        // At most 0x1_0000_fffd, then 0x1_fffe, then 0xffff: no carry is left.
         let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
         (!(sum as u16)).to_ne_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn edge_or_any() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(0), Just(u64::MAX), Just(0xffff_ffff), any::<u64>()]
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_etherparse(wide in prop::array::uniform8(edge_or_any()), narrow: [u32; 5]) {
+            let ours = Sum::ZERO.add(narrow).add_wide(wide).finish();
+            let mut peer = etherparse::checksum::Sum16BitWords::new();
+            for word in narrow {
+                peer = peer.add_4bytes(word.to_ne_bytes());
+            }
+            for word in wide {
+                peer = peer.add_8bytes(word.to_ne_bytes());
+            }
+            prop_assert_eq!(u16::from_ne_bytes(ours), peer.ones_complement());
+        }
     }
 }

@@ -128,6 +128,19 @@ fn a_driver_that_cannot_cut_the_frame_drops_it() {
     );
 }
 
+/// In UDP a checksum of 0 means that there is none, so a sum that comes out as 0 is sent as 0xffff.
+#[test]
+fn a_udp_checksum_is_never_zero() {
+    let checksum_of_answer = |request_id| {
+        let header = RpcHeader::request(FunctionId(0xbad), request_id);
+        let (_, after, _) = run(&tables(Affinity::None), Frame::rpc(header, b"").bytes());
+        u16::from_be_bytes([after[40], after[41]])
+    };
+    // Adding the checksum to one of the words summed makes the sum 0xffff, and its complement 0.
+    let request_id = u64::from(checksum_of_answer(0));
+    assert_eq!(checksum_of_answer(request_id), 0xffff);
+}
+
 proptest! {
     #[test]
     fn checksums_of_answers_are_right(request_id: u64, session_id: u64, function: u64, source: [u8; 4], port in 1u16..) {

@@ -57,6 +57,22 @@ fn passes_other_protocols_addresses_and_ports_even_when_broken() {
 }
 
 #[test]
+fn passes_what_is_for_a_vip_of_no_known_kind() {
+    let mut tables = tables(Affinity::None);
+    for vip in tables.vips.values_mut() {
+        vip.kind = 0;
+    }
+    let whole = Frame::rpc(request(), b"payload").bytes();
+    let mut broken = whole.clone();
+    broken[14] = 0x55;
+    for frame in [whole, broken] {
+        let (verdict, _, counters) = run(&tables, frame);
+        assert_eq!(verdict, Verdict::Pass);
+        assert_eq!(counters, counted(Counter::PassNotVip, &[]));
+    }
+}
+
+#[test]
 fn drops_ip_headers_that_contradict_the_frame() {
     assert_dropped(|b| b[14] = 0x55, DropReason::BadIp);
     assert_dropped(|b| b[14] = 0x44, DropReason::BadIp);

@@ -102,6 +102,20 @@ fn a_cookie_is_bound_to_its_session() {
 }
 
 #[test]
+fn a_session_id_without_its_flag_binds_no_cookie() {
+    let tables = tables(Affinity::None);
+    let header = with_cookie(
+        &tables,
+        1,
+        RpcHeader {
+            session_id: 8,
+            ..request()
+        },
+    );
+    assert_eq!(sent(&tables, header, Rule::Cookie, &[]), 1);
+}
+
+#[test]
 fn a_draining_worker_keeps_what_it_has() {
     let mut tables = tables(Affinity::Session);
     tables.add_worker(1, WorkerState::Draining);
@@ -357,6 +371,11 @@ fn home_probes_on_past_workers_that_take_no_new_work() {
     probes[0] = WorkerId(3);
     tables.add_worker(3, WorkerState::Draining);
     tables.set_home(FUNCTION, &probes);
+    assert_eq!(
+        sent(&tables, request(), Rule::Home, &[Counter::HomeProbed]),
+        1
+    );
+    tables.set_home(FUNCTION, &[WorkerId(3), WorkerId(1)]);
     assert_eq!(
         sent(&tables, request(), Rule::Home, &[Counter::HomeProbed]),
         1
