@@ -38,7 +38,9 @@ impl LoadProcess {
                 piped: true,
             },
         )?;
-        let stdout = process.stdout().context("the load generator has no output")?;
+        let stdout = process
+            .stdout()
+            .context("the load generator has no output")?;
         Ok(Self {
             process,
             lines: BufReader::new(stdout).lines(),

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use tokio::task::LocalSet;
 use warmpath_sdk::{Call, CallError, Client, ClientConfig, Response, session_id};
 
-use super::{KeyResult, Message, Plan, Sample, Series, SessionsResult, Summary, series::is_retried};
+use super::{
+    KeyResult, Message, Plan, Sample, Series, SessionsResult, Summary, series::is_retried,
+};
 
 const TICK: Duration = Duration::from_millis(1);
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
@@ -43,7 +45,9 @@ fn say(message: &Message) -> Result<()> {
     let mut line = serde_json::to_vec(message).context("encoding a message")?;
     line.push(b'\n');
     let mut out = std::io::stdout().lock();
-    out.write_all(&line).and_then(|()| out.flush()).context("printing a message")
+    out.write_all(&line)
+        .and_then(|()| out.flush())
+        .context("printing a message")
 }
 
 fn run(plan: &Plan) -> Result<Summary> {
@@ -105,7 +109,11 @@ impl Progress {
     fn step(&self) {
         self.done.set(self.done.get() + 1);
         let now = Instant::now();
-        if self.said.get().is_none_or(|said| now - said > PROGRESS_EVERY) {
+        if self
+            .said
+            .get()
+            .is_none_or(|said| now - said > PROGRESS_EVERY)
+        {
             self.said.set(Some(now));
             if say(&Message::Done(self.done.get())).is_err() {
                 // Whoever asked for this load is gone.
@@ -161,7 +169,10 @@ async fn latency(
         }
     }
     for (series, clients) in series.iter_mut().zip(&clients) {
-        series.packets = clients.iter().map(|client| client.stats().packets_sent).sum();
+        series.packets = clients
+            .iter()
+            .map(|client| client.stats().packets_sent)
+            .sum();
     }
     Ok(Summary {
         series,
@@ -303,7 +314,10 @@ fn note_session(
         worker: reply["worker"].clone(),
         instance: reply["instance"].clone(),
     };
-    ensure!(!met.instance.is_null(), "a session's reply names no instance: {reply}");
+    ensure!(
+        !met.instance.is_null(),
+        "a session's reply names no instance: {reply}"
+    );
     result.requests += 1;
     if first.is_none() {
         result.sessions += 1;
@@ -330,16 +344,18 @@ async fn keys_plan(
             read_back: false,
         })
         .collect();
-    let salt: u32 = rand::random();
+    // Never 0, which is what a key that was never written counts.
+    let base = u64::from(rand::random::<u16>()) + 1;
     for is_write in [true, false] {
         let mut replies = stream::iter(0..all.len())
             .map(|index| {
                 let key = format!("user:{index}");
-                let value = format!("{salt}-{index}");
-                let mut event = json!({ "key": key });
-                if is_write {
-                    event["value"] = json!(value);
-                }
+                let value = base + index as u64;
+                let event = if is_write {
+                    json!({ "key": key, "add": value })
+                } else {
+                    json!({ "key": key })
+                };
                 let call = Call::new(function)
                     .shard_key(&key)
                     .payload(event.to_string())

@@ -68,7 +68,7 @@ pub enum Plan {
     },
     /// Every shard key is written, and then read by another request.
     Keys {
-        /// A function that takes `key` and `value` and replies with `value` and `worker`.
+        /// A function that adds `add` to the counter `key` and replies with its `value` and the `worker`.
         function: String,
         /// Where to.
         target: SocketAddr,

@@ -1,0 +1,52 @@
+//! (g) Every packet is in the books, under one rule or one reason.
+
+use anyhow::Result;
+use ebpf_common::maps::Class;
+
+use super::{Stage, grouped};
+use crate::figures::Counters;
+
+const OUTCOMES: &[Class] = &[Class::Route, Class::Error, Class::Drop, Class::Pass];
+
+pub(crate) fn show(stage: &mut Stage<'_>) -> Result<()> {
+    let counters = stage.cluster.counters()?;
+    stage.figures.counters = Counters {
+        packets: counters.packets(),
+        sum_of_outcomes: counters.outcomes(),
+    };
+    stage.say("\n(g) Counters of the XDP program, read from its map");
+    for class in OUTCOMES {
+        let of_class = counters.values.iter().filter(|it| it.class == class.name());
+        for counter in of_class.filter(|it| it.value > 0) {
+            let (class, label) = (&counter.class, &counter.label);
+            stage.say(&format!(
+                "    {class:<6} {label:<22} {:>12}",
+                grouped(counter.value)
+            ));
+        }
+    }
+    stage.say(&format!(
+        "    all outcomes {:>29}\n    packets seen {:>29}",
+        grouped(counters.outcomes()),
+        grouped(counters.packets()),
+    ));
+    let sent: u64 = stage.books.iter().map(|entry| entry.sent).sum();
+    let counted: u64 = stage.books.iter().map(|entry| entry.counted).sum();
+    stage.say(&format!(
+        "    of these, the clients of (a), (b), (c), (e), (f) sent {}, and {} were counted under a rule or reason",
+        grouped(sent),
+        grouped(counted),
+    ));
+    for entry in stage
+        .books
+        .iter()
+        .filter(|entry| entry.sent != entry.counted)
+    {
+        let complaint = format!(
+            "in {} the client sent {} packets to the VIP and the program counted {}",
+            entry.part, entry.sent, entry.counted
+        );
+        stage.figures.complaints.push(complaint);
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! (e) A worker dies under load: SIGKILL, no goodbye.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use ::tests::load::{Plan, Sample, Summary};
+use anyhow::{Context as _, Result};
+
+use super::{Stage, grouped, shards::failures};
+use crate::{drawing::HandOver, figures::WorkerKill};
+
+const PER_SECOND: u32 = 2_000;
+const REQUESTS: u64 = 8_000;
+/// The worker is killed when this share of them has ended.
+const KILL_AT: f64 = 0.4;
+
+pub(crate) fn show(stage: &mut Stage<'_>) -> Result<()> {
+    stage
+        .screen
+        .during("warming hello on every worker", || stage.warm("hello"))?;
+    let victim = busiest(stage)?;
+    let (summary, killed_at_us) = stage.booked("(e)", |stage| {
+        let (summary, killed_at_us) = kill_under_load(stage, victim)?;
+        let sent = summary.series[0].packets;
+        Ok(((summary, killed_at_us), sent))
+    })?;
+    stage.cluster.wait_worker(victim, "down")?;
+    let back = stage.screen.during("starting the worker again", || {
+        let begin = Instant::now();
+        stage.cluster.start_worker(victim)?;
+        Ok(begin.elapsed())
+    })?;
+    let series = &summary.series[0];
+    stage.figures.worker_kill = WorkerKill {
+        failed: series.sent - series.answered,
+        retried: series.retried,
+        moved_ms: moved_ms(&summary.samples, killed_at_us),
+    };
+    let name = stage.cluster.topology.workers[victim].role.clone();
+    let WorkerKill {
+        failed,
+        retried,
+        moved_ms,
+    } = &stage.figures.worker_kill;
+    stage.say(&format!(
+        "\n(e) Worker {name} killed with SIGKILL under {} requests/s\n\
+         \x20   {} sent, {failed} failed, {retried} answered after being sent again{}\n\
+         \x20   all traffic had moved to the others after {moved_ms:.1} ms\n\
+         \x20   started again, it took work after {} ms",
+        grouped(u64::from(PER_SECOND)),
+        grouped(series.sent),
+        failures(&summary),
+        back.as_millis(),
+    ));
+    stage.pictures.hand_over = Some(HandOver {
+        names: series
+            .workers
+            .keys()
+            .map(|id| (*id, stage.name(*id).to_owned()))
+            .collect(),
+        samples: summary.samples,
+        killed_at_us,
+        victim: name,
+    });
+    Ok(())
+}
+
+/// The index of the worker that most of some requests go to: the death of an idle one shows nothing.
+fn busiest(stage: &mut Stage<'_>) -> Result<usize> {
+    let plan = Plan::Closed {
+        function: "hello".to_owned(),
+        target: stage.vip(),
+        requests: 200,
+        in_flight: 8,
+    };
+    let summary = stage.start_load(&plan)?.finish(&mut |_done| ())?;
+    let workers = &summary.series[0].workers;
+    let (id, _count) = workers
+        .iter()
+        .max_by_key(|(_id, count)| **count)
+        .context("no reply names its worker")?;
+    let name = stage.name(*id);
+    let position = stage
+        .cluster
+        .topology
+        .workers
+        .iter()
+        .position(|host| host.role == name);
+    position.with_context(|| format!("no host is worker {name}"))
+}
+
+fn kill_under_load(stage: &mut Stage<'_>, victim: usize) -> Result<(Summary, u64)> {
+    let requests = stage.scale.requests(REQUESTS).max(u64::from(PER_SECOND));
+    let plan = Plan::Paced {
+        function: "hello".to_owned(),
+        target: stage.vip(),
+        per_second: PER_SECOND,
+        requests,
+    };
+    let bar = stage
+        .screen
+        .bar("(e) killing a worker under load", requests);
+    let mut load = stage.start_load(&plan)?;
+    let mut progress = |done| bar.set(done);
+    load.wait_done((requests as f64 * KILL_AT) as u64, &mut progress)?;
+    let killed_at = SystemTime::now();
+    stage.cluster.kill_worker(victim)?;
+    let summary = load.finish(&mut progress)?;
+    let killed_at = killed_at
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970")?;
+    Ok((summary, u64::try_from(killed_at.as_micros())?))
+}
+
+/// From the kill to the last request, by the time of its sending, that failed or had to be sent again.
+fn moved_ms(samples: &[Sample], killed_at_us: u64) -> f64 {
+    samples
+        .iter()
+        .filter(|sample| sample.at_us >= killed_at_us && (sample.retried || !sample.ok))
+        .map(|sample| (sample.at_us - killed_at_us) as f64 / 1_000.0)
+        .fold(0.0, f64::max)
+}
