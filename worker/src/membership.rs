@@ -142,7 +142,7 @@ mod tests {
         assert!(mac_of("lo").unwrap().starts_with("00:00"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn changes_of_load_are_published_once_a_millisecond_at_most() {
         let load = Arc::new(Load::new(100));
         let (_warm, warm) = watch::channel(Vec::new());

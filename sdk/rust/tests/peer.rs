@@ -1,5 +1,10 @@
 //! The client against a peer that answers by a script: late, twice, in the wrong order, or lies.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
 use std::{
     net::SocketAddr,
     sync::Arc,

@@ -6,7 +6,7 @@ use super::{End, Exchange, GONE_AFTER, Phase};
 use crate::{fragment::Held, rtt::backoff};
 
 /// How long a gap in a reply may last before it is asked for; a reply's fragments arrive together.
-const GAP: Duration = Duration::from_millis(3);
+const GAP: Duration = Duration::from_millis(5);
 
 impl Exchange {
     /// Tells the exchange that its timer is due. Calling it early does nothing.

@@ -1,0 +1,173 @@
+//! A worker without sandboxes: the real RPC server over a scripted invoker.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use balancer_userspace::membership::protocol::Assignment;
+use ebpf_common::{ids::FunctionId, wire::Status};
+use prometheus::Registry;
+use store::{Catalog, CatalogEntry, Digest, Manifest};
+use warmpath_sdk::{Call, Client, ClientConfig};
+use worker::{
+    catalog::Functions,
+    identity::Identity,
+    invoke::Invoker,
+    load::Load,
+    metrics::RpcMetrics,
+    pool::{Invocation, Outcome, Usage},
+    rpc::{Parts, RpcLimits, Server},
+};
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+/// Of every function here.
+pub(crate) const TIMEOUT_MS: u32 = 400;
+
+/// What handlers did.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    by_request: Mutex<HashMap<u64, u32>>,
+    pub(crate) running_most: AtomicU32,
+    running: AtomicU32,
+}
+
+impl Runs {
+    pub(crate) fn requests(&self) -> usize {
+        self.by_request.lock().unwrap().len()
+    }
+
+    pub(crate) fn most_for_one_request(&self) -> u32 {
+        self.by_request
+            .lock()
+            .unwrap()
+            .values()
+            .copied()
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// Does what the function's name says, and keeps deadlines as the pool does.
+#[derive(Debug, Clone)]
+struct Script(Arc<Runs>);
+
+impl Invoker for Script {
+    async fn invoke(&self, invocation: Invocation) -> Outcome {
+        let runs = &self.0;
+        *runs
+            .by_request
+            .lock()
+            .unwrap()
+            .entry(invocation.request_id)
+            .or_default() += 1;
+        let running = runs.running.fetch_add(1, Ordering::Relaxed) + 1;
+        runs.running_most.fetch_max(running, Ordering::Relaxed);
+        let late = match invocation.deadline_is_callers {
+            true => Outcome::failed(Status::BudgetExceeded, "the caller's time is over"),
+            false => Outcome::failed(Status::Timeout, "the function's time is over"),
+        };
+        let outcome = tokio::time::timeout_at(invocation.deadline, perform(&invocation)).await;
+        runs.running.fetch_sub(1, Ordering::Relaxed);
+        outcome.unwrap_or(late)
+    }
+}
+
+async fn perform(invocation: &Invocation) -> Outcome {
+    let name = invocation.function.name.as_str();
+    match name {
+        "slow" => tokio::time::sleep(100 * MS).await,
+        "stuck" => std::future::pending().await,
+        _ => (),
+    }
+    let payload = match name {
+        "session" => format!("{:?}", invocation.session).into(),
+        "raise" => return Outcome::failed(Status::Exception, "ValueError: no"),
+        "panic" => panic!("a panic that the test wants"),
+        "long" => vec![0; 70_000].into(),
+        _ => invocation.payload.clone(),
+    };
+    Outcome {
+        status: Status::Ok,
+        payload,
+        usage: Usage::default(),
+    }
+}
+
+/// One worker.
+pub(crate) struct Bench {
+    pub(crate) address: SocketAddr,
+    pub(crate) runs: Arc<Runs>,
+    pub(crate) load: Arc<Load>,
+    pub(crate) metrics: RpcMetrics,
+}
+
+impl Bench {
+    pub(crate) fn start() -> Self {
+        Self::with(1, 1_000, RpcLimits::default())
+    }
+
+    pub(crate) fn with(worker_id: u16, capacity: u32, limits: RpcLimits) -> Self {
+        let names = ["echo", "slow", "stuck", "session", "raise", "panic", "long"];
+        let catalog = Catalog {
+            revision: 1,
+            entries: names.into_iter().map(entry).collect(),
+        };
+        let identity = Identity::unassigned();
+        identity.assign(&Assignment {
+            worker_id,
+            cookie_epoch: 1,
+            cookie_keys: [[1, 2], [3, 4]],
+            slots_version: 1,
+            slots: Vec::new(),
+            heartbeat_ms: 20,
+        });
+        let runs = Arc::new(Runs::default());
+        let load = Arc::new(Load::new(capacity));
+        let metrics = RpcMetrics::register(&Registry::new()).unwrap();
+        let parts = Parts {
+            invoker: Script(Arc::clone(&runs)),
+            functions: Arc::new(Functions::fixed(catalog)),
+            identity: Arc::new(identity),
+            load: Arc::clone(&load),
+            metrics: metrics.clone(),
+        };
+        let server = Server::new(parts, limits);
+        let (address, _task) = server.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self {
+            address,
+            runs,
+            load,
+            metrics,
+        }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        client_of(self.address)
+    }
+}
+
+pub(crate) fn client_of(vip: SocketAddr) -> Client {
+    Client::connect(vip, ClientConfig::default()).unwrap()
+}
+
+pub(crate) fn call(function: &str) -> Call {
+    Call::new(function).budget(10_000 * MS)
+}
+
+fn entry(name: &str) -> CatalogEntry {
+    let manifest = format!("name = '{name}'\ntimeout_ms = {TIMEOUT_MS}\npayload = 'bytes'");
+    CatalogEntry {
+        id: FunctionId::of(name),
+        name: name.to_owned(),
+        qualified: format!("{name}@latest"),
+        version: 1,
+        digest: Digest::of(name.as_bytes()),
+        manifest: toml::from_str::<Manifest>(&manifest).unwrap(),
+    }
+}
