@@ -1,0 +1,10 @@
+//! Whole platforms as processes: what a user sees of them, and what they leave behind.
+//!
+//! Each test has the machine to itself: a platform takes both cores, and the tests of what is left behind
+//! compare the whole machine.
+
+mod bed;
+mod kill;
+mod leftovers;
+mod refusals;
+mod serve;
