@@ -11,6 +11,8 @@ mod config;
 mod loads;
 #[cfg(feature = "server")]
 mod mac;
+#[cfg(feature = "server")]
+pub mod maps;
 pub mod membership;
 #[cfg(feature = "server")]
 mod object;

@@ -9,4 +9,6 @@ pub mod client;
 pub mod persist;
 pub mod protocol;
 #[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
 pub mod state;

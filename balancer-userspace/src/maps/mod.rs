@@ -1,0 +1,37 @@
+//! The data plane as userspace sees it; aya is used here and nowhere else in this crate.
+//!
+//! Everything is pinned under one directory of a BPF file system, so that it outlives the process:
+//! the maps under their names, the program as `balancer`, each link as `link_<ifindex>_<mode>`.
+//! `LAYOUT` is pinned last: where it is missing, a first load did not get to its end.
+
+mod adopt;
+mod apply;
+mod attach;
+mod bpffs;
+mod explain;
+mod load;
+mod open;
+mod read;
+
+use std::path::Path;
+
+pub use adopt::{DataPlane, DetachError, Detached, detach};
+pub use apply::{KernelMaps, MapStore, WriteError};
+pub use attach::{AttachError, Attachment, XdpMode};
+pub use bpffs::BpffsError;
+pub use explain::{ExplainError, explain};
+pub use load::LoadError;
+pub use open::OpenError;
+pub use read::{Counters, ReadError, counters, dump, list};
+pub(crate) use read::{affinity_name, counter_value};
+
+/// File name of the program under the pin path; the maps have their own names.
+const PROGRAM_PIN: &str = "balancer";
+/// Beginning of the file names of links under the pin path.
+const LINK_PIN: &str = "link_";
+/// Name of the program in the object.
+const PROGRAM: &str = "balancer";
+
+fn program_pin(pin_path: &Path) -> std::path::PathBuf {
+    pin_path.join(PROGRAM_PIN)
+}
