@@ -99,6 +99,26 @@ fn drops_what_is_no_request() {
 }
 
 #[test]
+fn drops_instead_of_answering_a_source_that_is_not_one_host_and_port() {
+    let unknown = |edit: &dyn Fn(&mut [u8])| {
+        edited(|b| {
+            b[RPC_OFFSET + 16] = 0xff;
+            edit(b);
+        })
+    };
+    let bad_source =
+        |name, frame| Case::untouched(name, Action::Drop, Counter::DropBadSource, frame);
+    check_all([
+        bad_source("multicast", unknown(&|b| b[26] = 224)),
+        bad_source("loopback", unknown(&|b| b[26] = 127)),
+        bad_source(
+            "port 0",
+            unknown(&|b| b[UDP_OFFSET..UDP_OFFSET + 2].fill(0)),
+        ),
+    ]);
+}
+
+#[test]
 fn drops_when_a_worker_is_behind_an_interface_that_is_no_port() {
     let mut tables = tables(Affinity::None);
     for worker in tables.workers.values_mut() {

@@ -226,7 +226,7 @@ fn damage(bytes: &mut Vec<u8>, rng: &mut StdRng) {
             2 => step(bytes, 16, rng),
             3 => step(bytes, UDP_OFFSET + 4, rng),
             4 => step(bytes, RPC_OFFSET + 46, rng),
-            5 => poke(bytes, *[12, 14, 20, 23, 33].choose(rng).unwrap(), rng),
+            5 => poke(bytes, *[12, 14, 20, 23, 26, 33].choose(rng).unwrap(), rng),
             6..10 => poke(bytes, RPC_OFFSET + rng.random_range(0..64), rng),
             _ => poke(bytes, rng.random_range(0..120), rng),
         }

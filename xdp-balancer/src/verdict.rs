@@ -149,6 +149,8 @@ counted! {
         UnknownKind => DropUnknownKind,
         /// A kind that a VIP does not take.
         UnexpectedKind => DropUnexpectedKind,
+        /// Would be answered, but nothing can be sent to its source.
+        BadSource => DropBadSource,
         /// A table is missing or shorter than it must be.
         NotConfigured => DropNotConfigured,
         /// The worker's interface is not in `PORTS`.

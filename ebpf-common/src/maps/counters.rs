@@ -99,6 +99,7 @@ counters! {
     DropBadMagic, Drop, "bad_magic", "For a VIP: not our protocol.";
     DropUnknownKind, Drop, "unknown_kind", "For a VIP: a kind that this version does not have.";
     DropUnexpectedKind, Drop, "unexpected_kind", "For a VIP: an answer or a load report, which a VIP does not take.";
+    DropBadSource, Drop, "bad_source", "For a VIP: would be answered, but its source is an address or a port that no answer can be sent to.";
     DropNotConfigured, Drop, "not_configured", "A table that the program needs is shorter than it must be.";
     DropNoPort, Drop, "no_port", "The worker's interface is not in the PORTS map.";
     DropNotRewritten, Drop, "not_rewritten", "The frame could not be rewritten for its way; no driver is known to cause it.";

@@ -36,28 +36,46 @@ const IP_LEN: u16 = ip::HEADER_LEN as u16 + UDP_LEN;
 /// Answers the request in `packet` with why it was refused.
 #[inline(always)]
 pub fn answer<P: Packet>(packet: &mut P, datagram: &Datagram, refusal: Refusal) -> Outcome {
-    let rewritten = rewrite(packet, datagram, refusal);
-    if rewritten.is_some() && packet.cut(ANSWER_LEN).is_ok() {
-        Outcome::Refused(refusal)
-    } else {
-        Outcome::Dropped(DropReason::NotRewritten)
+    match rewrite(packet, datagram, refusal) {
+        Ok(()) => Outcome::Refused(refusal),
+        Err(reason) => Outcome::Dropped(reason),
     }
 }
 
 #[inline(always)]
-fn rewrite<P: Packet>(packet: &mut P, datagram: &Datagram, refusal: Refusal) -> Option<()> {
-    let ethernet: EthernetHeader = packet.read(0)?;
-    let ip: Ipv4Header = packet.read(ethernet::HEADER_LEN)?;
-    let udp: UdpHeader = packet.read(datagram.udp_offset)?;
-    let request: [u64; 8] = packet.read(datagram.udp_offset + udp::HEADER_LEN)?;
+fn rewrite<P: Packet>(
+    packet: &mut P,
+    datagram: &Datagram,
+    refusal: Refusal,
+) -> Result<(), DropReason> {
+    // None of these can be cut off: the request was read from there.
+    let cut_off = DropReason::NotRewritten;
+    let ethernet: EthernetHeader = packet.read(0).ok_or(cut_off)?;
+    let ip: Ipv4Header = packet.read(ethernet::HEADER_LEN).ok_or(cut_off)?;
+    let udp: UdpHeader = packet.read(datagram.udp_offset).ok_or(cut_off)?;
+    let rpc_offset = datagram.udp_offset + udp::HEADER_LEN;
+    let request: [u64; 8] = packet.read(rpc_offset).ok_or(cut_off)?;
+    if !can_be_answered(&ip, &udp) {
+        return Err(DropReason::BadSource);
+    }
 
     let rpc = error_header(request, refusal).to_words();
     let ip = ip_header(&ip);
     let udp = udp_header(&udp, &ip, rpc);
-    packet.write(RPC_OFFSET, rpc)?;
-    packet.write(UDP_OFFSET, udp)?;
-    packet.write(ethernet::HEADER_LEN, ip)?;
-    packet.write(0, [ethernet.source, ethernet.destination])
+    packet.write(RPC_OFFSET, rpc).ok_or(cut_off)?;
+    packet.write(UDP_OFFSET, udp).ok_or(cut_off)?;
+    packet.write(ethernet::HEADER_LEN, ip).ok_or(cut_off)?;
+    let macs = [ethernet.source, ethernet.destination];
+    packet.write(0, macs).ok_or(cut_off)?;
+    packet.cut(ANSWER_LEN).or(Err(cut_off))
+}
+
+/// Whether the source is one host and one port: not 0.0.0.0/8, not loopback, not multicast or broadcast
+/// (RFC 1122, section 3.2.1.3), not port 0, which means "no answer wanted" (RFC 768).
+#[inline(always)]
+fn can_be_answered(ip: &Ipv4Header, udp: &UdpHeader) -> bool {
+    let [network, ..] = ip.source;
+    !matches!(network, 0 | 127 | 224..) && udp.source.get() != 0
 }
 
 /// The RPC header of the answer. Taken from the words and not from a parsed header, because some of the

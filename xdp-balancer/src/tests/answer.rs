@@ -128,6 +128,36 @@ fn a_driver_that_cannot_cut_the_frame_drops_it() {
     );
 }
 
+#[test]
+fn nothing_is_sent_to_a_source_that_is_not_one_host_and_port() {
+    let header = RpcHeader {
+        function: FunctionId(0xbad),
+        ..request()
+    };
+    let whole = Frame::rpc(header, b"").bytes();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut frame = whole.clone();
+        frame[at..at + bytes.len()].copy_from_slice(bytes);
+        frame
+    };
+    for frame in [
+        with(26, &[0, 0, 0, 0]),
+        with(26, &[127, 0, 0, 1]),
+        with(26, &[224, 0, 0, 1]),
+        with(26, &[255, 255, 255, 255]),
+        with(34, &[0, 0]),
+    ] {
+        let (verdict, after, counters) = run(&tables(Affinity::None), frame.clone());
+        assert_eq!(verdict, Verdict::Drop(DropReason::BadSource));
+        assert_eq!(after, frame);
+        assert_eq!(counters, counted(Counter::DropBadSource, &[]));
+    }
+    for source in [[1, 0, 0, 1], [126, 0, 0, 1], [128, 0, 0, 1], [223, 0, 0, 1]] {
+        let (verdict, _, _) = run(&tables(Affinity::None), with(26, &source));
+        assert_eq!(verdict, Verdict::Tx);
+    }
+}
+
 /// In UDP a checksum of 0 means that there is none, so a sum that comes out as 0 is sent as 0xffff.
 #[test]
 fn a_udp_checksum_is_never_zero() {
@@ -143,13 +173,14 @@ fn a_udp_checksum_is_never_zero() {
 
 proptest! {
     #[test]
-    fn checksums_of_answers_are_right(request_id: u64, session_id: u64, function: u64, source: [u8; 4], port in 1u16..) {
+    fn checksums_of_answers_are_right(request_id: u64, session_id: u64, function: u64, network in 1u8..127, host: [u8; 3], port in 1u16..) {
         let header = RpcHeader {
             flags: flags::FIRST | flags::LAST | flags::HAS_SESSION,
             session_id,
             ..RpcHeader::request(FunctionId(function), request_id)
         };
         prop_assume!(function != super::FUNCTION.0);
+        let source = [network, host[0], host[1], host[2]];
         let mut bytes = Frame::rpc(header, b"payload").bytes();
         bytes[26..30].copy_from_slice(&source);
         bytes[34..36].copy_from_slice(&port.to_be_bytes());
