@@ -16,7 +16,10 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
+    extract::{
+        DefaultBodyLimit, Path, State,
+        rejection::{BytesRejection, PathRejection},
+    },
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -78,6 +81,9 @@ pub enum RunError {
     Interrupted {
         /// The folder.
         path: PathBuf,
+        /// Why.
+        #[source]
+        source: tokio::task::JoinError,
     },
     /// Serving failed.
     #[error("the db role stopped serving on {listen}")]
@@ -135,10 +141,9 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
         // Recovery reads whole journals.
         tokio::task::spawn_blocking(move || Embedded::open(&path, options, &metrics))
             .await
-            .or_else(|_| {
-                Err(RunError::Interrupted {
-                    path: config.path.clone(),
-                })
+            .map_err(|source| RunError::Interrupted {
+                path: config.path.clone(),
+                source,
             })?
             .map_err(RunError::Open)?
     };
@@ -228,8 +233,13 @@ async fn status(State(served): State<Served>) -> Json<Status> {
 
 async fn feed_head(
     State(served): State<Served>,
-    Path(slot): Path<u16>,
+    slot: Result<Path<u16>, PathRejection>,
 ) -> Result<Json<FeedHead>, Refusal> {
+    let Path(slot) = slot.map_err(|rejection| {
+        Refusal(DbError::Malformed {
+            reason: rejection.body_text(),
+        })
+    })?;
     if u32::from(slot) >= SLOTS {
         return Err(Refusal(DbError::BadSlot { slot }));
     }

@@ -6,6 +6,10 @@
 //!
 //! A killed process leaves the page cache alive, so this proves the order of acknowledgement and write
 //! and the atomicity of recovery; that the engine syncs before it acknowledges is its code's to show.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed helper should panic where it stands"
+)]
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,8 @@
 //! Two shards as servers on this host: routing between them, refusals, and the role's start and stop.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed helper should panic where it stands"
+)]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

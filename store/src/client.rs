@@ -77,6 +77,8 @@ pub enum ClientError {
         url: String,
         /// Its HTTP status.
         status: u16,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The bytes that came are not what the digest names.
     #[error("the store {url} sent bytes of {got} for the bundle {wanted}")]
@@ -253,7 +255,7 @@ impl StoreClient {
             .map_err(|source| self.unreachable(&action, source))?
         {
             if bytes.len() + chunk.len() > BUNDLE_BYTES_MAX {
-                return Err(self.bad_answer(&action, response.status()));
+                return Err(self.bad_answer(&action, response.status(), "it is too long"));
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -287,7 +289,7 @@ impl StoreClient {
             .bytes()
             .await
             .map_err(|source| self.unreachable(&action, source))?;
-        serde_json::from_slice(&body).or_else(|_| Err(self.bad_answer(&action, status)))
+        serde_json::from_slice(&body).map_err(|error| self.bad_answer(&action, status, error))
     }
 
     /// Sends, and turns every answer but success into an error.
@@ -309,7 +311,7 @@ impl StoreClient {
                 action: action.to_owned(),
                 body,
             }),
-            Err(_) => Err(self.bad_answer(action, status)),
+            Err(error) => Err(self.bad_answer(action, status, error)),
         }
     }
 
@@ -321,11 +323,12 @@ impl StoreClient {
         }
     }
 
-    fn bad_answer(&self, action: &str, status: StatusCode) -> ClientError {
+    fn bad_answer(&self, action: &str, status: StatusCode, reason: impl ToString) -> ClientError {
         ClientError::BadAnswer {
             action: action.to_owned(),
             url: self.base.to_string(),
             status: status.as_u16(),
+            reason: reason.to_string(),
         }
     }
 }

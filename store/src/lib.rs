@@ -14,10 +14,28 @@
 //! Deliberately absent: running code, packets, and any knowledge of who runs what.
 
 pub mod api;
+#[cfg(feature = "server")]
+mod catalog;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
+mod config;
 pub mod digest;
+#[cfg(feature = "server")]
+mod fetch;
+#[cfg(feature = "server")]
+mod gc;
 pub mod manifest;
+#[cfg(feature = "server")]
+mod metrics;
+#[cfg(feature = "server")]
+pub mod publish;
+#[cfg(feature = "server")]
+mod records;
+#[cfg(feature = "server")]
+mod repository;
+#[cfg(feature = "server")]
+mod service;
 #[cfg(feature = "unpack")]
 pub mod unpack;
 
@@ -27,7 +45,15 @@ pub use api::types::{
 };
 #[cfg(feature = "client")]
 pub use client::{ClientError, StoreClient};
+#[cfg(feature = "server")]
+pub use config::{Config, ConfigError, LimitsConfig};
 pub use digest::{Digest, DigestError};
 pub use manifest::{AffinityKind, Manifest, ManifestError, PayloadKind, Runtime};
+#[cfg(feature = "server")]
+pub use publish::PublishError;
+#[cfg(feature = "server")]
+pub use repository::{Repository, RepositoryError};
+#[cfg(feature = "server")]
+pub use service::{RunError, router, run};
 #[cfg(feature = "unpack")]
 pub use unpack::{Limits, UnpackError, Unpacked, unpack};

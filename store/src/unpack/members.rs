@@ -7,7 +7,7 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
-use tar::{Archive, EntryType};
+use tar::{Archive, EntryType, PaxExtensions};
 
 use super::{Limits, Member, UnpackError};
 
@@ -138,12 +138,20 @@ pub(super) fn check_kinds(bundle: &[u8], limits: &Limits) -> Result<(), UnpackEr
     let mut archive = Archive::new(open(bundle, limits));
     let mut members = 0u64;
     for entry in archive.entries().map_err(read_error)?.raw(true) {
-        let entry = entry.map_err(read_error)?;
+        let mut entry = entry.map_err(read_error)?;
         let kind = entry.header().entry_type();
         if is_metadata(kind) {
             if entry.size() > METADATA_BYTES_MAX {
                 return Err(UnpackError::BadPath {
                     path: shown(&entry.path_bytes()),
+                });
+            }
+            let mut records = Vec::new();
+            entry.read_to_end(&mut records).map_err(read_error)?;
+            if sets_size(kind, &records) {
+                return Err(UnpackError::UnsupportedMember {
+                    path: shown(&entry.path_bytes()),
+                    kind: kind.as_byte(),
                 });
             }
             continue;
@@ -167,6 +175,15 @@ const fn is_metadata(kind: EntryType) -> bool {
             | EntryType::XHeader
             | EntryType::XGlobalHeader
     )
+}
+
+/// Whether these PAX records give the next member another size than its header does. Only files of more
+/// than 8 GiB need that; in a small bundle its one use is to make two readers see different members.
+fn sets_size(kind: EntryType, records: &[u8]) -> bool {
+    let is_pax = matches!(kind, EntryType::XHeader | EntryType::XGlobalHeader);
+    is_pax
+        && PaxExtensions::new(records)
+            .any(|record| record.map_or(true, |record| record.key_bytes() == b"size"))
 }
 
 fn check_kind(kind: EntryType, path: &[u8]) -> Result<(), UnpackError> {
@@ -230,7 +247,9 @@ pub(super) fn visit(
 /// The path of a member, if it is relative, stays below the root and is of a reasonable length.
 fn plain_path(bytes: &[u8]) -> Result<PathBuf, UnpackError> {
     let bad = || UnpackError::BadPath { path: shown(bytes) };
-    let text = str::from_utf8(bytes).or_else(|_| Err(bad()))?;
+    let Ok(text) = str::from_utf8(bytes) else {
+        return Err(bad());
+    };
     if text.is_empty() || text.len() > PATH_LEN_MAX || text.contains('\0') {
         return Err(bad());
     }

@@ -139,7 +139,7 @@ impl Writer {
             Err(error) => {
                 for (outcome, done) in outcomes {
                     // What was refused on its own account stays refused; the rest is in doubt.
-                    done(outcome.and(Err(error.clone())));
+                    done(outcome.and_then(|_| Err(error.clone())));
                 }
             }
         }

@@ -1,0 +1,122 @@
+//! Deleting functions, and collecting bundles that no version names any more.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::TryStreamExt;
+use object_store::{ObjectStoreExt, PutMode, path::Path};
+use tracing::{info, warn};
+
+use crate::{
+    api::types::Deleted,
+    digest::Digest,
+    records::{self, DeletedRecord, Key},
+    repository::{Repository, RepositoryError, failed},
+};
+
+/// A bundle without a version is left alone for this long: it may belong to a publisher in another
+/// process that has not written its version record yet.
+const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60 * 60);
+
+impl Repository {
+    /// Deletes all versions and aliases of a function, and the bundles that nothing else names. Writing the
+    /// deletion record is the one step that counts; what a crash leaves behind it is invisible.
+    ///
+    /// # Errors
+    /// [`RepositoryError`].
+    pub async fn delete(&self, name: &str) -> Result<Deleted, RepositoryError> {
+        let _changing = self.changing.lock().await;
+        let function = self.refresh_existing(name).await?;
+        let through = function.latest().unwrap_or(function.deleted_through);
+        let path = records::key_path(name, &Key::Deleted);
+        self.put_json(&path, &DeletedRecord { through }, PutMode::Overwrite)
+            .await
+            .map_err(|source| failed(format!("delete `{name}`"), source))?;
+        self.refresh(name).await?;
+        let versions = function
+            .versions
+            .keys()
+            .map(|version| Key::Version(*version));
+        let aliases = function
+            .aliases
+            .keys()
+            .map(|alias| Key::Alias(alias.clone()));
+        for key in versions.chain(aliases) {
+            self.discard(&records::key_path(name, &key)).await;
+        }
+        let named = self.named_digests();
+        let freed: BTreeSet<&Digest> = function
+            .versions
+            .values()
+            .map(|record| &record.digest)
+            .filter(|digest| !named.contains(*digest))
+            .collect();
+        for digest in &freed {
+            self.discard(&records::bundle_path(digest)).await;
+        }
+        info!(
+            function = name,
+            through,
+            bundles = freed.len(),
+            "function deleted"
+        );
+        Ok(Deleted {
+            name: name.to_owned(),
+            versions: u32::try_from(function.versions.len()).unwrap_or(u32::MAX),
+            bundles: u32::try_from(freed.len()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Removes bundles that no version names and that are older than an hour: what crashes between a
+    /// bundle and its version record left. Says how many.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Storage`] when bundles cannot be listed.
+    pub async fn collect_orphans(&self) -> Result<u32, RepositoryError> {
+        self.collect_older_than(ORPHAN_AGE_MIN).await
+    }
+
+    pub(crate) async fn collect_older_than(&self, age: Duration) -> Result<u32, RepositoryError> {
+        let _changing = self.changing.lock().await;
+        let listed: Vec<_> = self
+            .objects
+            .list(Some(&Path::from(records::BUNDLES)))
+            .try_collect()
+            .await
+            .map_err(|source| failed("list the bundles".to_owned(), source))?;
+        let named: BTreeSet<Path> = self
+            .named_digests()
+            .iter()
+            .map(records::bundle_path)
+            .collect();
+        let mut removed = 0;
+        for meta in listed {
+            let since = SystemTime::now().duration_since(meta.last_modified.into());
+            let is_old = since.is_ok_and(|since| since >= age);
+            if is_old && !named.contains(&meta.location) {
+                self.discard(&meta.location).await;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn named_digests(&self) -> BTreeSet<Digest> {
+        self.state()
+            .functions
+            .values()
+            .flat_map(|function| function.versions.values())
+            .map(|record| record.digest.clone())
+            .collect()
+    }
+
+    /// Removes what no reader sees any more; if that fails, it only takes up space.
+    async fn discard(&self, path: &Path) {
+        match self.objects.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => warn!(%path, %error, "an object that is no longer needed stays"),
+        }
+    }
+}
