@@ -19,7 +19,9 @@ pub(crate) struct Function {
     pub(crate) versions: BTreeMap<u32, VersionRecord>,
     /// Set by hand; `latest` is not among them.
     pub(crate) aliases: BTreeMap<String, u32>,
-    /// Highest version number ever used, as far as a deletion remembers.
+    /// Highest version number that has a record, readable or not.
+    pub(crate) highest: u32,
+    /// Versions up to this one were deleted.
     pub(crate) deleted_through: u32,
 }
 
@@ -47,7 +49,7 @@ impl Function {
 
     /// The number that the next version gets.
     pub(crate) fn next_version(&self) -> u32 {
-        self.latest().unwrap_or(0).max(self.deleted_through) + 1
+        self.highest.max(self.deleted_through) + 1
     }
 
     /// Aliases with their versions, `latest` included.
@@ -163,6 +165,7 @@ mod tests {
         let mut function = Function {
             versions: versions.iter().map(|v| (*v, record("x"))).collect(),
             aliases: aliases.iter().map(|(a, v)| ((*a).to_owned(), *v)).collect(),
+            highest: versions.iter().copied().max().unwrap_or(0),
             deleted_through,
         };
         function.settle();

@@ -29,7 +29,7 @@ impl Repository {
     pub async fn delete(&self, name: &str) -> Result<Deleted, RepositoryError> {
         let _changing = self.changing.lock().await;
         let function = self.refresh_existing(name).await?;
-        let through = function.latest().unwrap_or(function.deleted_through);
+        let through = function.highest;
         let path = records::key_path(name, &Key::Deleted);
         self.put_json(&path, &DeletedRecord { through }, PutMode::Overwrite)
             .await

@@ -139,7 +139,7 @@ impl Repository {
             objects,
             limits,
             changing: Mutex::new(()),
-            state: watch::Sender::new(Arc::default()),
+            state: watch::Sender::new(Arc::new(State::of(BTreeMap::new()))),
         };
         repository.rescan().await?;
         Ok(repository)
@@ -248,7 +248,11 @@ impl Repository {
         let mut found = self.read(&records::function_path(name)).await?;
         let function = found.remove(name).unwrap_or_default();
         let mut functions = self.state().functions.clone();
-        functions.insert(name.to_owned(), function.clone());
+        if function == Function::default() {
+            functions.remove(name);
+        } else {
+            functions.insert(name.to_owned(), function.clone());
+        }
         self.replace(State::of(functions));
         Ok(function)
     }
@@ -310,6 +314,7 @@ impl Repository {
             let function = found.entry(name.clone()).or_default();
             match key {
                 Key::Version(version) => {
+                    function.highest = function.highest.max(version);
                     let known = known
                         .functions
                         .get(&name)
