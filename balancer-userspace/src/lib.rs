@@ -8,12 +8,16 @@ pub mod client;
 #[cfg(feature = "server")]
 mod config;
 #[cfg(feature = "server")]
+mod controller;
+#[cfg(feature = "server")]
 mod loads;
 #[cfg(feature = "server")]
 mod mac;
 #[cfg(feature = "server")]
 pub mod maps;
 pub mod membership;
+#[cfg(feature = "server")]
+mod metrics;
 #[cfg(feature = "server")]
 mod object;
 #[cfg(feature = "server")]
@@ -25,9 +29,13 @@ mod rate_limit;
 #[cfg(feature = "server")]
 mod reconcile;
 #[cfg(feature = "server")]
+mod run;
+#[cfg(feature = "server")]
 mod slots;
 
 #[cfg(feature = "server")]
 pub use config::{Config, ConfigError};
 #[cfg(feature = "server")]
 pub use object::{ObjectError, object};
+#[cfg(feature = "server")]
+pub use run::{RunError, run};

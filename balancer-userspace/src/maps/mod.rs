@@ -16,6 +16,8 @@ mod read;
 use std::path::Path;
 
 pub use adopt::{DataPlane, DetachError, Detached, detach};
+#[cfg(test)]
+pub(crate) use apply::fake;
 pub use apply::{KernelMaps, MapStore, WriteError};
 pub use attach::{AttachError, Attachment, XdpMode};
 pub use bpffs::BpffsError;

@@ -8,6 +8,8 @@
 
 pub mod tables;
 
+use std::collections::BTreeMap;
+
 use ebpf_common::{
     ids::WorkerId,
     limits::{MAGLEV_TABLE_LEN, SLOTS},
@@ -28,10 +30,10 @@ pub fn plan(desired: &DesiredTables, actual: &ActualTables) -> Vec<MapWrite> {
             .map(MapWrite::AddPort),
     );
     // A dead worker answers nobody: the sooner its row says so the better, and the rules pass it over.
-    worker_writes(desired, actual, When::Dead, &mut writes);
+    worker_writes(&desired.workers, actual, When::Dead, &mut writes);
     // Its load before the worker, or the warm rule would take it for full.
     load_writes(desired, actual, false, &mut writes);
-    worker_writes(desired, actual, When::Takes, &mut writes);
+    worker_writes(&desired.workers, actual, When::Takes, &mut writes);
     // Now every worker that the new tables name is there.
     table_writes(desired, actual, &mut writes);
     // Functions after the tables: one that loses its warm workers falls through to its home.
@@ -40,8 +42,18 @@ pub fn plan(desired: &DesiredTables, actual: &ActualTables) -> Vec<MapWrite> {
     load_writes(desired, actual, true, &mut writes);
     vip_writes(desired, actual, &mut writes);
     // No live table names these any more.
-    worker_writes(desired, actual, When::Leaves, &mut writes);
+    worker_writes(&desired.workers, actual, When::Leaves, &mut writes);
     removals(desired, actual, &mut writes);
+    writes
+}
+
+/// The part of the plan that must not wait for new tables to be made: its first writes, up to and
+/// including the workers that take work now.
+#[must_use]
+pub fn urgent(workers: &BTreeMap<WorkerId, WorkerInfo>, actual: &ActualTables) -> Vec<MapWrite> {
+    let mut writes = Vec::new();
+    worker_writes(workers, actual, When::Dead, &mut writes);
+    worker_writes(workers, actual, When::Takes, &mut writes);
     writes
 }
 
@@ -67,14 +79,14 @@ fn when(from: &WorkerInfo, to: &WorkerInfo) -> When {
 }
 
 fn worker_writes(
-    desired: &DesiredTables,
+    workers: &BTreeMap<WorkerId, WorkerInfo>,
     actual: &ActualTables,
     wanted: When,
     writes: &mut Vec<MapWrite>,
 ) {
     let ids = (0..).map(WorkerId);
     for (id, from) in ids.zip(&actual.workers) {
-        let to = desired.workers.get(&id).unwrap_or(&WorkerInfo::ABSENT);
+        let to = workers.get(&id).unwrap_or(&WorkerInfo::ABSENT);
         if from != to && when(from, to) == wanted {
             writes.push(MapWrite::Worker(id, *to));
         }

@@ -48,6 +48,13 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(u64);
 
+#[cfg(test)]
+impl ConnectionId {
+    pub(crate) const fn test(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// What connections tell the controller.
 #[derive(Debug)]
 pub enum ConnectionEvent {

@@ -1,0 +1,158 @@
+//! Carries plans out: in slices, keeping step with what the kernel has taken.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ebpf_common::{ids::WorkerId, maps::WorkerLoad};
+use tracing::error;
+
+use super::RETRY_WRITES;
+use crate::{
+    maps::{MapStore, WriteError},
+    metrics::Metrics,
+    rate_limit::RateLimit,
+    reconcile::{
+        self,
+        tables::{ActualTables, DesiredTables, MapWrite},
+    },
+};
+
+const LOG_EVERY: Duration = Duration::from_secs(10);
+/// How many writes go between two looks at the clock.
+const WRITES_A_LOOK: usize = 32;
+
+#[derive(Debug)]
+pub(super) struct Applier<S> {
+    store: S,
+    actual: ActualTables,
+    pending: VecDeque<MapWrite>,
+    /// Writes that the kernel refused are planned again from here on.
+    retry_at: Option<Instant>,
+    metrics: Arc<Metrics>,
+    log: RateLimit,
+}
+
+impl<S: MapStore> Applier<S> {
+    pub(super) fn new(store: S, actual: ActualTables, metrics: Arc<Metrics>) -> Self {
+        Self {
+            store,
+            actual,
+            pending: VecDeque::new(),
+            retry_at: None,
+            metrics,
+            log: RateLimit::new(LOG_EVERY),
+        }
+    }
+
+    /// What the maps hold now.
+    pub(super) const fn actual(&self) -> &ActualTables {
+        &self.actual
+    }
+
+    /// Replaces the plan by one that leads to `desired` from here.
+    pub(super) fn plan(&mut self, desired: &DesiredTables) {
+        self.retry_at = None;
+        self.pending = reconcile::plan(desired, &self.actual).into();
+    }
+
+    /// Carries the plan on for about `slice`.
+    pub(super) fn apply(&mut self, slice: Duration) {
+        let started = Instant::now();
+        while !self.pending.is_empty() && started.elapsed() < slice {
+            for _ in 0..WRITES_A_LOOK {
+                let Some(write) = self.pending.pop_front() else {
+                    break;
+                };
+                if !self.write(&write) && must_precede_others(&write) {
+                    self.pending.clear();
+                }
+            }
+        }
+    }
+
+    /// Carries out `writes` at once, whatever the plan is.
+    pub(super) fn write_now(&mut self, writes: &[MapWrite]) {
+        for write in writes {
+            self.write(write);
+        }
+    }
+
+    /// Sets a worker's load, past any plan. A later write of the plan to the same row is older, but it is
+    /// replaced at the worker's next heartbeat.
+    pub(super) fn write_load(&mut self, id: WorkerId, load: WorkerLoad) {
+        self.pending
+            .retain(|write| !matches!(write, MapWrite::Load(planned, _) if *planned == id));
+        self.write(&MapWrite::Load(id, load));
+    }
+
+    /// Takes it that the kernel may have removed any port.
+    pub(super) fn forget_ports(&mut self) {
+        self.actual.ports.clear();
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub(super) const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    pub(super) fn wants_retry(&self) -> bool {
+        self.retry_at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    #[cfg(test)]
+    pub(super) const fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    fn write(&mut self, write: &MapWrite) -> bool {
+        self.metrics.count_write(write.map());
+        match self.store.write(write) {
+            Ok(()) => {
+                self.actual.apply(write);
+                true
+            }
+            Err(error) => {
+                self.refused(&error);
+                false
+            }
+        }
+    }
+
+    fn refused(&mut self, error: &WriteError) {
+        self.metrics.write_errors.inc();
+        self.retry_at = Some(Instant::now() + RETRY_WRITES);
+        if let Some(suppressed) = self.log.allow() {
+            error!(
+                error = error as &dyn std::error::Error,
+                suppressed, "the kernel refused a map write; tried again each second"
+            );
+        }
+    }
+}
+
+/// Whether what follows `write` in a plan relies on it. A function too many harms nobody else.
+const fn must_precede_others(write: &MapWrite) -> bool {
+    match write {
+        MapWrite::AddPort(_)
+        | MapWrite::Worker(..)
+        | MapWrite::Slot(..)
+        | MapWrite::Home(..)
+        | MapWrite::Config(_) => true,
+        MapWrite::Load(..)
+        | MapWrite::Function(..)
+        | MapWrite::Vip(..)
+        | MapWrite::RemovePort(_)
+        | MapWrite::RemoveFunction(_)
+        | MapWrite::RemoveVip(_) => false,
+    }
+}

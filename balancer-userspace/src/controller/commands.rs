@@ -1,0 +1,67 @@
+//! What the admin API asks of the controller.
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::Controller;
+use crate::{
+    api::types::{FunctionStatus, SlotsStatus, Status, VipStatus, WorkerStatus},
+    maps::MapStore,
+};
+
+/// A question or an order, with where the answer goes.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Status(oneshot::Sender<Status>),
+    Workers(oneshot::Sender<Vec<WorkerStatus>>),
+    Functions(oneshot::Sender<Vec<FunctionStatus>>),
+    Slots(oneshot::Sender<SlotsStatus>),
+    Vips(oneshot::Sender<Vec<VipStatus>>),
+    Drain {
+        worker: String,
+        is_drained: bool,
+        answer: oneshot::Sender<Result<WorkerStatus, CommandError>>,
+    },
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, Error)]
+pub(crate) enum CommandError {
+    #[error("there is no worker `{name}`; `GET /v1/workers` lists them")]
+    UnknownWorker { name: String },
+}
+
+impl<S: MapStore> Controller<S> {
+    pub(super) fn command(&mut self, command: Command) {
+        // Whoever asked may have gone away: then nobody needs the answer.
+        match command {
+            Command::Status(answer) => drop(answer.send(self.status())),
+            Command::Workers(answer) => drop(answer.send(self.workers())),
+            Command::Functions(answer) => drop(answer.send(self.functions())),
+            Command::Slots(answer) => drop(answer.send(self.slots_status())),
+            Command::Vips(answer) => drop(answer.send(self.vips())),
+            Command::Drain {
+                worker,
+                is_drained,
+                answer,
+            } => drop(answer.send(self.drain(worker, is_drained))),
+        }
+    }
+
+    fn drain(&mut self, name: String, is_drained: bool) -> Result<WorkerStatus, CommandError> {
+        let Some((id, _)) = self.membership.named(&name) else {
+            return Err(CommandError::UnknownWorker { name });
+        };
+        if self.membership.set_drained(id, is_drained) {
+            info!(
+                worker = name,
+                id = id.0,
+                is_drained,
+                "drain set by the operator"
+            );
+            self.is_dirty = true;
+        }
+        self.worker(id).ok_or(CommandError::UnknownWorker { name })
+    }
+}

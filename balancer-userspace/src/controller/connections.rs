@@ -1,0 +1,47 @@
+//! Which connection speaks for which worker; of two, the later one.
+
+use std::collections::HashMap;
+
+use ebpf_common::ids::WorkerId;
+use tokio_util::sync::CancellationToken;
+
+use crate::membership::server::ConnectionId;
+
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    by_connection: HashMap<ConnectionId, WorkerId>,
+    by_worker: HashMap<WorkerId, (ConnectionId, CancellationToken)>,
+}
+
+impl Connections {
+    /// `connection` speaks for `worker` from now on; another one that did is told to close. Returns what
+    /// will tell this one the same.
+    pub(super) fn insert(
+        &mut self,
+        connection: ConnectionId,
+        worker: WorkerId,
+    ) -> CancellationToken {
+        let superseded = CancellationToken::new();
+        self.by_connection.insert(connection, worker);
+        let earlier = self
+            .by_worker
+            .insert(worker, (connection, superseded.clone()));
+        if let Some((earlier, token)) = earlier {
+            self.by_connection.remove(&earlier);
+            token.cancel();
+        }
+        superseded
+    }
+
+    /// The worker that `connection` speaks for.
+    pub(super) fn worker(&self, connection: ConnectionId) -> Option<WorkerId> {
+        self.by_connection.get(&connection).copied()
+    }
+
+    /// Forgets `connection`, and returns the worker that it spoke for until now.
+    pub(super) fn remove(&mut self, connection: ConnectionId) -> Option<WorkerId> {
+        let worker = self.by_connection.remove(&connection)?;
+        self.by_worker.remove(&worker);
+        Some(worker)
+    }
+}

@@ -1,0 +1,251 @@
+//! What Prometheus finds at `/metrics`: our own figures, and the program's counters read at each scrape.
+
+use std::sync::{Mutex, PoisonError};
+
+use ebpf_common::maps::{Class, Counter};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::{
+    api::types::InterfaceStatus,
+    maps::{Counters, ReadError},
+};
+
+/// Buckets of how long a plan takes to make and begin, in seconds.
+const PLAN_BUCKETS: &[f64] = &[0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3];
+
+/// Every metric of the control plane.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) workers: IntGaugeVec,
+    pub(crate) functions: IntGauge,
+    pub(crate) slot_conflicts: IntGauge,
+    pub(crate) heartbeats: IntCounter,
+    pub(crate) joins: IntCounter,
+    pub(crate) losses: IntCounter,
+    pub(crate) write_errors: IntCounter,
+    pub(crate) plan_seconds: Histogram,
+    adopted: IntGauge,
+    map_writes: IntCounterVec,
+    xdp_mode: IntGaugeVec,
+    program: ProgramCounters,
+}
+
+/// The program's own counters under the names that dashboards use. The registry wants counters that are
+/// added to, so a scrape sets them to what the kernel says, one scrape at a time.
+#[derive(Debug)]
+struct ProgramCounters {
+    scrape: Mutex<()>,
+    packets: IntCounter,
+    outcomes: IntCounterVec,
+    drops: IntCounterVec,
+    details: IntCounterVec,
+}
+
+impl Metrics {
+    /// All of them, at zero.
+    ///
+    /// # Errors
+    /// Never in practice: names are constants, and each is registered once.
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let r = &registry;
+        Ok(Self {
+            workers: gauge_vec(r, "balancer_workers", "Workers by state.", &["state"])?,
+            functions: gauge(r, "balancer_functions", "Functions in the data plane.")?,
+            slot_conflicts: gauge(
+                r,
+                "balancer_slot_conflicts",
+                "Ranges of slots that two live workers claim.",
+            )?,
+            adopted: gauge(
+                r,
+                "balancer_adopted",
+                "1 if pinned maps and links of an earlier control plane were taken over.",
+            )?,
+            heartbeats: counter(r, "balancer_heartbeats_total", "Heartbeats taken in.")?,
+            joins: counter(r, "balancer_worker_joins_total", "Workers that connected.")?,
+            losses: counter(r, "balancer_worker_losses_total", "Workers that went down.")?,
+            write_errors: counter(
+                r,
+                "balancer_map_write_errors_total",
+                "Map writes that the kernel refused.",
+            )?,
+            plan_seconds: {
+                let opts = HistogramOpts::new(
+                    "balancer_reconcile_seconds",
+                    "Time from an event to a plan whose urgent writes are done.",
+                )
+                .buckets(PLAN_BUCKETS.to_vec());
+                registered(r, Histogram::with_opts(opts)?)?
+            },
+            map_writes: counter_vec(
+                r,
+                "balancer_map_writes_total",
+                "Map writes by map.",
+                &["map"],
+            )?,
+            xdp_mode: gauge_vec(
+                r,
+                "balancer_xdp_mode",
+                "1 for the mode that the program runs in on an interface; generic is slow.",
+                &["interface", "mode"],
+            )?,
+            program: ProgramCounters::new(r)?,
+            registry,
+        })
+    }
+
+    pub(crate) fn set_adopted(&self, adopted: bool) {
+        self.adopted.set(adopted.into());
+    }
+
+    pub(crate) fn count_write(&self, map: &str) {
+        self.map_writes.with_label_values(&[map]).inc();
+    }
+
+    /// Map writes since the start.
+    pub(crate) fn writes(&self) -> u64 {
+        let maps = ebpf_common::maps::name::ALL;
+        maps.iter()
+            .map(|map| self.map_writes.with_label_values(&[*map]).get())
+            .sum()
+    }
+
+    pub(crate) fn set_interfaces(&self, interfaces: &[InterfaceStatus]) {
+        self.xdp_mode.reset();
+        for interface in interfaces {
+            for mode in ["native", "generic"] {
+                let is_it = interface.mode.as_deref() == Some(mode);
+                let labels = [interface.name.as_str(), mode];
+                self.xdp_mode.with_label_values(&labels).set(is_it.into());
+            }
+        }
+    }
+
+    /// Everything as Prometheus reads it.
+    pub(crate) fn render(&self, counters: &Counters) -> Result<String, ReadError> {
+        let sums = counters.sums()?;
+        let guard = self
+            .program
+            .scrape
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.program.set(&sums);
+        let families = self.registry.gather();
+        drop(guard);
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&families, &mut text)
+            .expect("names and labels are constants, and a Vec takes any write");
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl ProgramCounters {
+    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            scrape: Mutex::new(()),
+            packets: counter(r, "balancer_packets_total", Counter::Packets.help())?,
+            outcomes: counter_vec(
+                r,
+                "balancer_outcomes_total",
+                "Packets by what became of them; the sum is balancer_packets_total.",
+                &["class", "label"],
+            )?,
+            drops: counter_vec(
+                r,
+                "balancer_drops_total",
+                "Packets dropped, by reason.",
+                &["reason"],
+            )?,
+            details: counter_vec(
+                r,
+                "balancer_details_total",
+                "What was noticed about packets that are counted as an outcome already.",
+                &["label"],
+            )?,
+        })
+    }
+
+    fn set(&self, sums: &[(Counter, u64)]) {
+        self.packets.reset();
+        self.outcomes.reset();
+        self.drops.reset();
+        self.details.reset();
+        for (counter, value) in sums {
+            let (class, label) = (counter.class(), counter.label());
+            match class {
+                Class::Packets => self.packets.inc_by(*value),
+                Class::Detail => self.details.with_label_values(&[label]).inc_by(*value),
+                _ => {
+                    let labels = [class.name(), label];
+                    self.outcomes.with_label_values(&labels).inc_by(*value);
+                }
+            }
+            if class == Class::Drop {
+                self.drops.with_label_values(&[label]).inc_by(*value);
+            }
+        }
+    }
+}
+
+fn registered<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counter(r: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    registered(r, IntCounter::new(name, help)?)
+}
+
+fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    registered(r, IntGauge::new(name, help)?)
+}
+
+fn counter_vec(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    registered(r, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauge_vec(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
+    registered(r, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_scrape_does_not_count_twice() {
+        let metrics = Metrics::new().unwrap();
+        for _ in 0..2 {
+            metrics.program.set(&[
+                (Counter::Packets, 3),
+                (Counter::DropBadMagic, 2),
+                (Counter::RouteWarm, 1),
+            ]);
+        }
+        assert_eq!(metrics.program.packets.get(), 3);
+        let drops = metrics.program.drops.with_label_values(&["bad_magic"]);
+        assert_eq!(drops.get(), 2);
+        let outcomes = &metrics.program.outcomes;
+        assert_eq!(outcomes.with_label_values(&["drop", "bad_magic"]).get(), 2);
+        assert_eq!(outcomes.with_label_values(&["route", "warm"]).get(), 1);
+    }
+}
