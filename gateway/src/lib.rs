@@ -1,19 +1,27 @@
 //! The gateway: HTTP in, RPC to the VIP out.
 //!
-//! `POST /run/<function>` becomes one call; the answer's status code says whose fault a failure was.
+//! `POST /run/<function>` becomes one call of the VIP; the answer's status code says whose fault a
+//! failure was: 4xx the caller's, 502 and 504 the function's, 503 the platform's.
+//!
+//! # Layout
+//! - `server` accepts connections and stops gracefully; `handler` is one HTTP request's life;
+//!   `request` reads headers, `answer` writes status codes; `calls` spreads calls over sockets.
+//!
+//! # Invariants
+//! - What a client sends is bounded before it is kept: head, body, time, connections.
+//! - A request is called once: the gateway itself never repeats a call, the SDK does by the wire's rules.
+//!
+//! Deliberately absent: routing, which is the balancer's, and TLS (in this version).
 
+mod answer;
+mod calls;
 mod config;
 mod error;
+mod handler;
+mod metrics;
+mod request;
+mod server;
 
 pub use config::Config;
 pub use error::{ConfigError, RunError};
-use tokio::sync::watch;
-
-/// Serves until `stop` becomes true, then finishes what is in flight.
-///
-/// # Errors
-/// [`RunError`] says what could not be set up.
-pub async fn run(_config: Config, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
-    stop.wait_for(|stopped| *stopped).await.ok();
-    Ok(())
-}
+pub use server::run;

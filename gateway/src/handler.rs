@@ -1,0 +1,159 @@
+//! One HTTP request's life: read, call, answer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Incoming},
+    header::{CONTENT_TYPE, HeaderValue, SET_COOKIE},
+};
+use tokio::time::timeout;
+use warmpath_sdk::{Call, Fault, MAX_MESSAGE, Status};
+
+use crate::{
+    answer::{Answer, Failure, reply},
+    calls::Calls,
+    config::Config,
+    metrics::Metrics,
+    request::{REQUEST_ID, SESSION_COOKIE, Session, Wish, request_id},
+};
+
+/// Where functions are called.
+const RUN: &str = "/run/";
+
+/// What requests are served with.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) config: Config,
+    pub(crate) calls: Calls,
+    pub(crate) metrics: Metrics,
+}
+
+impl Gateway {
+    /// Answers one request on the public address.
+    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+        let begun = Instant::now();
+        let path = request.uri().path();
+        if path == "/healthz" {
+            return plain(StatusCode::OK, "ok\n");
+        }
+        let id = request_id(request.headers());
+        let Some(function) = path.strip_prefix(RUN).map(str::to_owned) else {
+            let message = "there is nothing here: functions are called by POST /run/<function>";
+            return with_id(
+                Failure::of_caller(StatusCode::NOT_FOUND, "no_such_path", message.to_owned())
+                    .answer(&id),
+                &id,
+            );
+        };
+        let outcome = self.run(&function, request).await;
+        let (status, fault) = match &outcome {
+            Ok(_) => (Status::Ok.name(), Fault::Nobody),
+            Err(failure) => (failure.status, failure.fault),
+        };
+        let answer = outcome.unwrap_or_else(|failure| failure.answer(&id));
+        self.metrics
+            .answered(answer.status().as_u16(), status, fault, begun.elapsed());
+        with_id(answer, &id)
+    }
+
+    /// Answers one request on the metrics address.
+    pub(crate) fn serve_metrics(&self, request: &Request<Incoming>) -> Answer {
+        if request.uri().path() != "/metrics" {
+            return plain(StatusCode::NOT_FOUND, "there is only /metrics here\n");
+        }
+        match self.metrics.render() {
+            Ok(text) => {
+                let mut answer = Response::new(Full::new(Bytes::from(text)));
+                let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+                answer.headers_mut().insert(CONTENT_TYPE, kind);
+                answer
+            }
+            Err(_) => plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the metrics cannot be encoded\n",
+            ),
+        }
+    }
+
+    async fn run(&self, function: &str, request: Request<Incoming>) -> Result<Answer, Failure> {
+        if request.method() != Method::POST {
+            let message = "functions are called by POST, with the event as its body".to_owned();
+            return Err(Failure::of_caller(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                message,
+            ));
+        }
+        let wish = Wish::read(function, request.headers())?;
+        let payload = self.payload(request.into_body()).await?;
+        let most = Duration::from_millis(self.config.max_budget_ms.into());
+        let usual = Duration::from_millis(self.config.budget_ms.into());
+        let mut call = Call::new(&wish.function)
+            .payload(payload)
+            .session(wish.session.id())
+            .budget(wish.budget.unwrap_or(usual).min(most))
+            .idempotent(wish.idempotent);
+        call.slot = wish.slot;
+        let response = self.calls.call(call).await?;
+        let mut answer = reply(response.payload);
+        if let Session::New { name, .. } = &wish.session {
+            let cookie = format!("{SESSION_COOKIE}={name}; Path=/; HttpOnly; SameSite=Lax");
+            if let Ok(cookie) = HeaderValue::try_from(cookie) {
+                answer.headers_mut().insert(SET_COOKIE, cookie);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The whole body, within the bounds of a message and of patience.
+    async fn payload(&self, body: Incoming) -> Result<Bytes, Failure> {
+        let too_long = || {
+            let message =
+                format!("the body is longer than the {MAX_MESSAGE} bytes a request may have");
+            Failure::of_caller(StatusCode::PAYLOAD_TOO_LARGE, "bad_payload", message)
+        };
+        if body.size_hint().lower() > MAX_MESSAGE as u64 {
+            return Err(too_long());
+        }
+        let patience = Duration::from_millis(self.config.read_timeout_ms);
+        match timeout(patience, Limited::new(body, MAX_MESSAGE).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+            Ok(Err(error)) => {
+                let message = format!("the body broke off: {error}");
+                Err(Failure::of_caller(
+                    StatusCode::BAD_REQUEST,
+                    "bad_request",
+                    message,
+                ))
+            }
+            Err(_elapsed) => {
+                let message = "the body did not arrive in time".to_owned();
+                Err(Failure::of_caller(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "slow_body",
+                    message,
+                ))
+            }
+        }
+    }
+}
+
+fn with_id(mut answer: Answer, id: &str) -> Answer {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        answer.headers_mut().insert(REQUEST_ID, id);
+    }
+    answer
+}
+
+fn plain(code: StatusCode, text: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *answer.status_mut() = code;
+    answer
+}

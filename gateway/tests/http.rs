@@ -1,0 +1,386 @@
+//! The gateway over real HTTP, with a worker that answers as the function's name says.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
+use std::{net::SocketAddr, time::Duration};
+
+use ebpf_common::{
+    ids::FunctionId,
+    wire::{Kind, RpcHeader, Status, flags},
+};
+use gateway::Config;
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::watch,
+    task::JoinHandle,
+};
+use warmpath_sdk::{MAX_MESSAGE, session_id};
+
+/// A gateway, its worker, and the way to stop it.
+struct Bench {
+    base: String,
+    address: SocketAddr,
+    metrics: String,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), gateway::RunError>>,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let vip = worker().await;
+        let (listen, metrics_listen) = (free_port().await, free_port().await);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!(
+            "listen = '{listen}'\nvip = '{vip}'\nmetrics_listen = '{metrics_listen}'\n\
+             budget_ms = 2000\nread_timeout_ms = 500"
+        );
+        std::fs::write(file.path(), text).unwrap();
+        let config = Config::load(file.path()).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(gateway::run(config, stopped));
+        for _ in 0..200 {
+            if TcpStream::connect(listen).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Self {
+            base: format!("http://{listen}"),
+            address: listen,
+            metrics: format!("http://{metrics_listen}/metrics"),
+            stop,
+            task,
+        }
+    }
+
+    fn post(&self, function: &str) -> RequestBuilder {
+        http().post(format!("{}/run/{function}", self.base))
+    }
+}
+
+fn http() -> Client {
+    Client::builder().no_proxy().build().unwrap()
+}
+
+async fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// Answers a function named like a status with that status, and a few with what they saw.
+async fn worker() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let vip = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2_000];
+        loop {
+            let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let (request, payload) = RpcHeader::parse(&buffer[..len]).unwrap().unwrap();
+            if let Some(packet) = answer(request, payload) {
+                socket.send_to(&packet, from).await.unwrap();
+            }
+        }
+    });
+    vip
+}
+
+fn answer(request: RpcHeader, payload: &[u8]) -> Option<Vec<u8>> {
+    let is = |name: &str| request.function == FunctionId::of(name);
+    let of_name = Status::ALL
+        .iter()
+        .find(|status| is(&status.name().replace('_', "-")));
+    let status = of_name.copied().unwrap_or(Status::Ok);
+    let text = match status {
+        Status::Ok if is("silent") => return None,
+        Status::Ok if is("echo") => payload.to_vec(),
+        Status::Ok if is("bytes") => vec![0xff, 0xfe],
+        Status::Ok => format!(
+            r#"{{"session":"{}","slot":{},"flags":{},"budget":{}}}"#,
+            request.session_id, request.slot.0, request.flags, request.budget_ms
+        )
+        .into_bytes(),
+        _ => b"because".to_vec(),
+    };
+    let header = RpcHeader {
+        kind: if status == Status::Ok {
+            Kind::Response
+        } else {
+            Kind::Error
+        },
+        status: status as u16,
+        flags: flags::FIRST | flags::LAST,
+        // Longer than any budget here: a retryable error is not waited out.
+        budget_ms: if status.is_retryable() { 3_500 } else { 0 },
+        payload_len: text.len() as u32,
+        ..request
+    };
+    Some([&header.emit(), text.as_slice()].concat())
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+    response
+        .headers()
+        .get(name)
+        .map_or("", |value| value.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_reply_comes_back_as_it_is() {
+    let bench = Bench::start().await;
+    let response = bench.post("echo").body(r#"{"a": 1}"#).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(header(&response, "content-type"), "application/json");
+    assert_eq!(header(&response, "x-warmpath-status"), "ok");
+    assert_eq!(response.text().await.unwrap(), r#"{"a": 1}"#);
+    let response = bench.post("bytes").send().await.unwrap();
+    assert_eq!(
+        header(&response, "content-type"),
+        "application/octet-stream"
+    );
+}
+
+#[tokio::test]
+async fn each_status_has_its_code_its_fault_and_a_json_body() {
+    let bench = Bench::start().await;
+    for (function, code, fault) in [
+        ("malformed", 400, "caller"),
+        ("unknown-function", 404, "caller"),
+        ("bad-payload", 400, "caller"),
+        ("budget-exceeded", 408, "caller"),
+        ("exception", 502, "function"),
+        ("timeout", 504, "function"),
+        ("out-of-memory", 502, "function"),
+        ("crashed", 502, "function"),
+        ("bad-reply", 502, "function"),
+        ("no-worker", 503, "platform"),
+        ("no-shard-owner", 503, "platform"),
+        ("overloaded", 503, "platform"),
+        ("code-unavailable", 503, "platform"),
+        ("sandbox-unavailable", 503, "platform"),
+        ("outcome-unknown", 503, "platform"),
+        ("draining", 503, "platform"),
+    ] {
+        let response = bench.post(function).send().await.unwrap();
+        assert_eq!(response.status(), code, "{function}");
+        assert_eq!(header(&response, "x-warmpath-fault"), fault, "{function}");
+        let status = function.replace('-', "_");
+        assert_eq!(header(&response, "x-warmpath-status"), status);
+        let retry_after = header(&response, "retry-after").to_owned();
+        let expected = if code == 503 && function != "outcome-unknown" {
+            "4"
+        } else {
+            ""
+        };
+        assert_eq!(retry_after, expected, "{function}");
+        let request_id = header(&response, "x-request-id").to_owned();
+        let body: Value = response.json().await.unwrap();
+        assert_eq!(body["error"]["status"], status);
+        assert_eq!(body["error"]["message"], "because");
+        assert_eq!(body["error"]["request_id"], request_id);
+        assert_eq!(body["error"]["retryable"], !retry_after.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_never_answers_is_the_platforms_fault() {
+    let bench = Bench::start().await;
+    let request = bench.post("silent").header("x-warmpath-budget-ms", "100");
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(header(&response, "x-warmpath-status"), "no_answer");
+    assert_eq!(header(&response, "x-warmpath-fault"), "platform");
+}
+
+#[tokio::test]
+async fn headers_become_header_fields() {
+    let bench = Bench::start().await;
+    let request = bench
+        .post("fields@3")
+        .header("x-warmpath-session", "ada")
+        .header("x-warmpath-shard-key", "foo")
+        .header("x-warmpath-idempotent", "1")
+        .header("x-warmpath-budget-ms", "700")
+        .header("x-request-id", "mine-1");
+    let response = request.send().await.unwrap();
+    assert_eq!(header(&response, "x-request-id"), "mine-1");
+    assert_eq!(
+        header(&response, "set-cookie"),
+        "",
+        "the caller named the session"
+    );
+    let fields: Value = response.json().await.unwrap();
+    assert_eq!(fields["session"], session_id("ada").to_string());
+    assert_eq!(fields["slot"], 12_182);
+    let wanted = flags::HAS_SESSION | flags::HAS_SLOT | flags::IDEMPOTENT;
+    assert_eq!(fields["flags"].as_u64().unwrap() as u16 & wanted, wanted);
+    assert!(
+        (600..=700).contains(&fields["budget"].as_u64().unwrap()),
+        "{fields}"
+    );
+}
+
+#[tokio::test]
+async fn a_browser_is_given_a_session_and_keeps_it() {
+    let bench = Bench::start().await;
+    let response = bench.post("fields").send().await.unwrap();
+    let cookie = header(&response, "set-cookie").to_owned();
+    assert!(
+        cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax"),
+        "{cookie}"
+    );
+    let first: Value = response.json().await.unwrap();
+    let pair = cookie.split(';').next().unwrap();
+    let response = bench
+        .post("fields")
+        .header("cookie", pair)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(header(&response, "set-cookie"), "");
+    let second: Value = response.json().await.unwrap();
+    assert_eq!(first["session"], second["session"]);
+}
+
+#[tokio::test]
+async fn what_is_too_long_or_no_call_is_refused() {
+    let bench = Bench::start().await;
+    let whole = vec![b'1'; MAX_MESSAGE + 1];
+    let response = bench.post("echo").body(whole.clone()).send().await.unwrap();
+    assert_eq!(response.status(), 413);
+    assert_eq!(header(&response, "x-warmpath-fault"), "caller");
+
+    for (method, path, code) in [
+        (Method::GET, "/run/echo", 405),
+        (Method::POST, "/run/Not%20A%20Name", 400),
+        (Method::POST, "/run/", 400),
+        (Method::POST, "/else", 404),
+    ] {
+        let request = http().request(method, format!("{}{path}", bench.base));
+        assert_eq!(request.send().await.unwrap().status(), code, "{path}");
+    }
+    let response = bench
+        .post("echo")
+        .header("x-warmpath-budget-ms", "never")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 400);
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_bounded_too() {
+    let bench = Bench::start().await;
+    let mut stream = TcpStream::connect(bench.address).await.unwrap();
+    let head = "POST /run/echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = format!("4000\r\n{}\r\n", "1".repeat(0x4000));
+    for _ in 0..5 {
+        stream.write_all(chunk.as_bytes()).await.unwrap();
+    }
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn a_client_that_trickles_is_cut_off() {
+    let bench = Bench::start().await;
+    let mut stream = TcpStream::connect(bench.address).await.unwrap();
+    let head = "POST /run/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n1";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn one_connection_serves_many_requests() {
+    let bench = Bench::start().await;
+    let mut stream = TcpStream::connect(bench.address).await.unwrap();
+    let request = "POST /run/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n42";
+    let mut seen = Vec::new();
+    for number in 1..=20 {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        while count(&seen, b"\r\n\r\n42") < number {
+            let mut buffer = [0; 1_024];
+            let len = stream.read(&mut buffer).await.unwrap();
+            assert!(len > 0, "closed after {number} requests");
+            seen.extend_from_slice(&buffer[..len]);
+        }
+    }
+    assert_eq!(count(&seen, b"HTTP/1.1 200"), 20);
+}
+
+fn count(bytes: &[u8], needle: &[u8]) -> usize {
+    bytes
+        .windows(needle.len())
+        .filter(|window| window == &needle)
+        .count()
+}
+
+#[tokio::test]
+async fn health_and_metrics_can_be_read() {
+    let bench = Bench::start().await;
+    let health = http()
+        .get(format!("{}/healthz", bench.base))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(health.text().await.unwrap(), "ok\n");
+    bench.post("echo").body("1").send().await.unwrap();
+    bench.post("exception").send().await.unwrap();
+    let text = http()
+        .get(&bench.metrics)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    for line in [
+        r#"gateway_requests_total{code="200",fault="nobody",status="ok"} 1"#,
+        r#"gateway_requests_total{code="502",fault="function",status="exception"} 1"#,
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn stopping_lets_what_is_in_flight_finish() {
+    let bench = Bench::start().await;
+    let slow = bench
+        .post("silent")
+        .header("x-warmpath-budget-ms", "300")
+        .send();
+    let slow = tokio::spawn(slow);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    bench.stop.send(true).unwrap();
+    assert_eq!(slow.await.unwrap().unwrap().status(), 503);
+    bench.task.await.unwrap().unwrap();
+    assert!(TcpStream::connect(bench.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_busy_port_is_an_error_that_names_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(
+        file.path(),
+        format!("listen = '{address}'\nvip = '127.0.0.1:9'"),
+    )
+    .unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    let error = gateway::run(Config::load(file.path()).unwrap(), stopped)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
