@@ -1,6 +1,6 @@
 //! The memory that all instances of a worker may be promised together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -10,15 +10,23 @@ use super::policy::{Room, room};
 #[derive(Debug)]
 pub(super) struct Budget {
     limit_mb: u64,
-    used_mb: Mutex<u64>,
-    /// Told when there may be more room than before.
+    promised: Mutex<Promised>,
+    /// Told when there is more room than before.
     pub(super) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Promised {
+    used_mb: u64,
+    /// Of these, what instances that are ending have.
+    leaving_mb: u64,
 }
 
 /// A promise of memory; dropped, it is taken back.
 #[derive(Debug)]
 pub(super) struct Share {
     mb: u64,
+    is_leaving: bool,
     budget: Arc<Budget>,
 }
 
@@ -26,7 +34,7 @@ impl Budget {
     pub(super) fn new(limit_mb: u32) -> Arc<Self> {
         Arc::new(Self {
             limit_mb: u64::from(limit_mb),
-            used_mb: Mutex::new(0),
+            promised: Mutex::default(),
             changed: Notify::new(),
         })
     }
@@ -34,35 +42,52 @@ impl Budget {
     /// Promises `mb`, if that fits.
     pub(super) fn reserve(self: &Arc<Self>, mb: u32) -> Result<Share, Room> {
         let mb = u64::from(mb);
-        let mut used_mb = self.used_mb.lock().unwrap_or_else(PoisonError::into_inner);
-        match room(*used_mb, mb, self.limit_mb) {
+        let mut promised = self.promised();
+        match room(promised.used_mb, promised.leaving_mb, mb, self.limit_mb) {
             Room::Enough => {
-                *used_mb += mb;
+                promised.used_mb += mb;
                 Ok(Share {
                     mb,
+                    is_leaving: false,
                     budget: Arc::clone(self),
                 })
             }
-            full => Err(full),
+            no => Err(no),
         }
     }
 
     pub(super) fn used_mb(&self) -> u64 {
-        *self.used_mb.lock().unwrap_or_else(PoisonError::into_inner)
+        self.promised().used_mb
     }
 
     pub(super) const fn limit_mb(&self) -> u64 {
         self.limit_mb
     }
+
+    fn promised(&self) -> MutexGuard<'_, Promised> {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// It will be taken back soon: whose it is is ending.
+    pub(super) fn leave(mut self) -> Self {
+        if !self.is_leaving {
+            self.is_leaving = true;
+            self.budget.promised().leaving_mb += self.mb;
+        }
+        self
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        *self
-            .budget
-            .used_mb
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) -= self.mb;
+        let mut promised = self.budget.promised();
+        promised.used_mb -= self.mb;
+        if self.is_leaving {
+            promised.leaving_mb -= self.mb;
+        }
+        drop(promised);
         self.budget.changed.notify_one();
     }
 }
@@ -78,7 +103,9 @@ mod tests {
         let _second = budget.reserve(64).unwrap();
         assert_eq!(budget.reserve(1).unwrap_err(), Room::Full);
         assert_eq!(budget.reserve(129).unwrap_err(), Room::Never);
-        drop(first);
+        let leaving = first.leave();
+        assert_eq!(budget.reserve(64).unwrap_err(), Room::Soon);
+        drop(leaving);
         assert_eq!(budget.used_mb(), 64);
         assert!(budget.reserve(64).is_ok());
     }

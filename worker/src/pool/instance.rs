@@ -111,7 +111,7 @@ impl Drop for Instance {
     fn drop(&mut self) {
         self.sandbox.kill();
         if let Some((share, function)) = self.remains.take() {
-            let sandbox = Arc::clone(&self.sandbox);
+            let (sandbox, share) = (Arc::clone(&self.sandbox), share.leave());
             // The undertaker is gone only when the pool is: then dropping here is as good.
             drop(self.undertaker.send(Remains {
                 sandbox,

@@ -78,7 +78,8 @@ async fn reserve(pool: &Weak<Pool>, function: &Arc<FunctionPool>) -> Option<Shar
                 }));
                 return None;
             }
-            Err(_) => evict_one(&pool),
+            Err(Room::Full) => evict_one(&pool),
+            Err(Room::Soon | Room::Enough) => {}
         }
         let changed = pool.budget.changed.notified();
         // Woken early or late, the loop looks again.

@@ -29,18 +29,23 @@ pub(super) const fn is_cold(demand: Demand) -> bool {
 pub(super) enum Room {
     /// It fits.
     Enough,
+    /// It fits once those that are ending have ended.
+    Soon,
     /// It fits once something is evicted, or ends.
     Full,
     /// It will never fit.
     Never,
 }
 
-/// Whether `needed_mb` fit beside `used_mb` under `limit_mb`.
-pub(super) const fn room(used_mb: u64, needed_mb: u64, limit_mb: u64) -> Room {
+/// Whether `needed_mb` fit beside `used_mb`, of which `leaving_mb` belong to instances that are ending,
+/// under `limit_mb`.
+pub(super) const fn room(used_mb: u64, leaving_mb: u64, needed_mb: u64, limit_mb: u64) -> Room {
     if needed_mb > limit_mb {
         Room::Never
     } else if used_mb + needed_mb <= limit_mb {
         Room::Enough
+    } else if used_mb - leaving_mb + needed_mb <= limit_mb {
+        Room::Soon
     } else {
         Room::Full
     }
@@ -89,9 +94,15 @@ mod tests {
 
     #[test]
     fn tells_full_for_now_from_never() {
-        assert_eq!(room(64, 64, 128), Room::Enough);
-        assert_eq!(room(65, 64, 128), Room::Full);
-        assert_eq!(room(0, 129, 128), Room::Never);
+        assert_eq!(room(64, 0, 64, 128), Room::Enough);
+        assert_eq!(room(65, 0, 64, 128), Room::Full);
+        assert_eq!(room(0, 0, 129, 128), Room::Never);
+    }
+
+    #[test]
+    fn evicts_nothing_while_what_was_evicted_is_ending() {
+        assert_eq!(room(128, 64, 64, 128), Room::Soon);
+        assert_eq!(room(128, 32, 64, 128), Room::Full);
     }
 
     #[test]

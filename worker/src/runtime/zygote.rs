@@ -12,7 +12,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -36,6 +36,9 @@ pub enum ZygoteError {
     /// The zygote did not answer.
     #[error("the zygote does not answer")]
     Channel(#[from] ChannelError),
+    /// It was stopped with its worker.
+    #[error("the zygote was stopped with its worker")]
+    Stopped,
     /// The zygote could not fork.
     #[error("the zygote cannot fork into the sandbox: {0}")]
     Fork(String),
@@ -95,6 +98,8 @@ pub struct Zygote {
     seccomp: [String; 2],
     timeout: Duration,
     running: Mutex<Option<Running>>,
+    /// For good: nothing starts it again. Read and written under the lock of `running`.
+    stopped: AtomicBool,
     starts: AtomicU64,
 }
 
@@ -130,6 +135,7 @@ impl Zygote {
             seccomp,
             timeout,
             running,
+            stopped: AtomicBool::new(false),
             starts,
         })
     }
@@ -174,14 +180,11 @@ impl Zygote {
         })
     }
 
-    /// Ends it. It is started again by the next [`Self::fork`].
+    /// Ends it, for good.
     pub fn stop(&self) {
-        *self.lock() = None;
-    }
-
-    /// Its pid, when it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.lock().as_ref().map(|running| running.child.id())
+        let mut running = self.lock();
+        self.stopped.store(true, Ordering::Relaxed);
+        *running = None;
     }
 
     fn ask(
@@ -189,6 +192,9 @@ impl Zygote {
         running: &mut Option<Running>,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(i32, OwnedFd), ZygoteError> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(ZygoteError::Stopped);
+        }
         let zygote = match running {
             Some(zygote) => zygote,
             None => running.insert(self.start()?),

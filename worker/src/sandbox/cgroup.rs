@@ -159,7 +159,10 @@ impl WorkerCgroup {
     pub fn claim(parent: &str, worker: &str) -> Result<Self, CgroupError> {
         let layout = Layout::detect()?;
         let path = format!("{parent}/{worker}");
-        create(&layout, &path)?;
+        // The parent goes with the last worker in it, which may be ending just now.
+        if create(&layout, &path).is_err() {
+            create(&layout, &path)?;
+        }
         let directories = layout.directories(&path);
         let lock = lock(&directories[0])?;
         for directory in &directories {
@@ -189,9 +192,10 @@ impl WorkerCgroup {
         })
     }
 
-    /// Removes the group, and the parent when no other worker uses it.
+    /// Removes the group, and the parent when no other worker uses it. Ends what still runs there.
     pub fn remove(&self) {
-        for directory in self.layout.directories(&self.path) {
+        let directories = self.layout.directories(&self.path).into_iter();
+        for directory in directories.filter(|directory| directory.exists()) {
             if let Err(error) = remove_children(&directory).and_then(|()| remove(&directory)) {
                 tracing::warn!(%error, "a cgroup stays behind");
             }
@@ -200,6 +204,12 @@ impl WorkerCgroup {
                 drop(std::fs::remove_dir(parent));
             }
         }
+    }
+}
+
+impl Drop for WorkerCgroup {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

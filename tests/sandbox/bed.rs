@@ -1,0 +1,185 @@
+//! One pool with a store and a database beside it, and functions written in the test.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use db::{Embedded, Local, SlotSet};
+use ebpf_common::wire::Status;
+use serde_json::Value;
+use store::{CatalogEntry, Repository, StoreClient};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::watch, time::Instant};
+use worker::{
+    code::CodeCache,
+    pool::{Invocation, Outcome, Pool, PoolConfig},
+};
+
+/// Pools of one run must differ in name, and runs side by side in their parent cgroup.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+/// A pool and what it needs. To be stopped by [`Bed::stop`].
+pub struct Bed {
+    pub pool: Arc<Pool>,
+    pub store: StoreClient,
+    pub config: PoolConfig,
+    pub dir: TempDir,
+    requests: AtomicU64,
+    stop: watch::Sender<bool>,
+}
+
+/// The parent cgroup of this run's pools.
+pub fn cgroup_parent() -> String {
+    format!("wp{}", std::process::id())
+}
+
+impl Bed {
+    /// A pool with one prepared sandbox and the defaults otherwise.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A pool whose configuration `change` has had its way with.
+    pub async fn start_with(change: impl FnOnce(&mut PoolConfig)) -> Self {
+        log_when_asked();
+        let dir = tempfile::Builder::new()
+            .prefix("wp-sandbox-")
+            .tempdir()
+            .unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let store = serve_store(&dir.path().join("store"), stopped).await;
+        let name = format!("t{}", NUMBERS.fetch_add(1, Ordering::Relaxed));
+        let mut config = PoolConfig::new(name, dir.path().join("state"));
+        config.executable = PathBuf::from(env!("CARGO_BIN_EXE_sandbox-init"));
+        config.sandbox.cgroup_parent = cgroup_parent();
+        config.limits.prepared = 1;
+        change(&mut config);
+        let code = CodeCache::new(store.clone(), dir.path().join("code"));
+        let router = open_db(dir.path().join("db")).await;
+        let pool = Pool::start(config.clone(), code, router).await.unwrap();
+        Self {
+            pool,
+            store,
+            config,
+            dir,
+            requests: AtomicU64::new(0),
+            stop,
+        }
+    }
+
+    /// Publishes `code` as the function `name`, with `extra` lines in its manifest.
+    pub async fn deploy(&self, name: &str, code: &str, extra: &str) -> Arc<CatalogEntry> {
+        let manifest = format!("name = {name:?}\n{extra}\n");
+        let bundle = bundle(&[("warmpath.toml", &manifest), ("f.py", code)]);
+        self.store.publish(None, bundle).await.unwrap();
+        let qualified = format!("{name}@latest");
+        let catalog = self.store.catalog().await.unwrap();
+        let entry = catalog
+            .entries
+            .into_iter()
+            .find(|entry| entry.qualified == qualified);
+        Arc::new(entry.unwrap())
+    }
+
+    /// What the pool is to do with `event`, in the function's own time.
+    pub fn invocation(&self, function: &Arc<CatalogEntry>, event: &Value) -> Invocation {
+        let timeout = Duration::from_millis(function.manifest.timeout_ms.into());
+        Invocation {
+            function: Arc::clone(function),
+            request_id: self.requests.fetch_add(1, Ordering::Relaxed),
+            session: None,
+            payload: Bytes::from(event.to_string()),
+            deadline: Instant::now() + timeout,
+            deadline_is_callers: false,
+        }
+    }
+
+    /// Runs the function on `event`.
+    pub async fn call(&self, function: &Arc<CatalogEntry>, event: Value) -> Outcome {
+        self.pool.invoke(self.invocation(function, &event)).await
+    }
+
+    /// Runs the function, which has to succeed; its reply.
+    pub async fn reply(&self, function: &Arc<CatalogEntry>, event: Value) -> Value {
+        json(&self.call(function, event).await)
+    }
+
+    /// Stops everything.
+    pub async fn stop(self) {
+        self.pool.stop().await;
+        self.stop.send_replace(true);
+    }
+}
+
+/// The reply of an outcome that has to be a success.
+pub fn json(outcome: &Outcome) -> Value {
+    assert_eq!(outcome.status, Status::Ok, "{}", text(outcome));
+    serde_json::from_slice(&outcome.payload).unwrap()
+}
+
+/// The message of an outcome.
+pub fn text(outcome: &Outcome) -> String {
+    String::from_utf8_lossy(&outcome.payload).into_owned()
+}
+
+/// A gzip-compressed tar archive of `files`.
+pub fn bundle(files: &[(&str, &str)]) -> Bytes {
+    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut archive = tar::Builder::new(gzip);
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive
+            .append_data(&mut header, path, content.as_bytes())
+            .unwrap();
+    }
+    archive.into_inner().unwrap().finish().unwrap().into()
+}
+
+async fn serve_store(path: &Path, stopped: watch::Receiver<bool>) -> StoreClient {
+    let repository = Repository::open(path, store::Limits::default())
+        .await
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let routes = store::router(Arc::new(repository), stopped).unwrap();
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    StoreClient::new(&url).unwrap()
+}
+
+async fn open_db(path: PathBuf) -> Arc<db::Router> {
+    let metrics = db::Metrics::unregistered();
+    let engine = {
+        let metrics = metrics.clone();
+        tokio::task::spawn_blocking(move || Embedded::open(&path, db::Options::default(), &metrics))
+            .await
+            .unwrap()
+            .unwrap()
+    };
+    let slots = SlotSet::new(vec!["0-16383".parse().unwrap()]).unwrap();
+    let local = Local {
+        engine: Arc::new(engine),
+        slots,
+    };
+    Arc::new(db::Router::new(Some(local), metrics))
+}
+
+/// `RUST_LOG=debug` shows what the pool does.
+fn log_when_asked() {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        drop(
+            tracing_subscriber::fmt()
+                .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+                .with_test_writer()
+                .try_init(),
+        );
+    });
+}

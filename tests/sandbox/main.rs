@@ -1,0 +1,11 @@
+//! What a handler can do, and what it can do to others: a pool with real sandboxes, a real store and a real
+//! database engine, in this process. Needs root, as the pool does.
+
+mod bed;
+mod cache;
+mod contained;
+mod isolation;
+mod leftovers;
+mod limits;
+mod measure;
+mod serving;

@@ -1,0 +1,167 @@
+//! Not a test: how long a cold start and a warm request take, and what an idle instance costs.
+//!
+//! `cargo test --release -p tests --features privileged --test sandbox -- --ignored --nocapture measure`
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use super::bed::{Bed, json as reply};
+
+const COLD_STARTS: usize = 40;
+const WARM_REQUESTS: usize = 20_000;
+const INSTANCES: usize = 20;
+const HELLO: &str = "\
+def f(event):
+    name = (event or {}).get('name', 'world')
+    return {'greeting': f'Hello, {name}!'}
+";
+
+fn quantile(sorted: &[Duration], q: f64) -> Duration {
+    let at = (sorted.len() as f64 * q) as usize;
+    sorted[at.min(sorted.len() - 1)]
+}
+
+fn show(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    println!(
+        "{what}: p50 {:?}  p90 {:?}  p99 {:?}  min {:?}  (n = {})",
+        quantile(&times, 0.5),
+        quantile(&times, 0.9),
+        quantile(&times, 0.99),
+        times[0],
+        times.len()
+    );
+}
+
+async fn until_prepared(bed: &Bed) {
+    while bed.pool.snapshot().prepared < bed.config.limits.prepared {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, for a quiet machine and a release build"]
+async fn measure_cold_and_warm() {
+    let bed = Bed::start_with(|config| {
+        config.limits.prepared = 2;
+        config.limits.memory_mb = 16_384;
+    })
+    .await;
+    let mut cold = Vec::new();
+    let mut functions = Vec::new();
+    for number in 0..COLD_STARTS {
+        functions.push(
+            bed.deploy(&format!("hello{number}"), HELLO, "memory_mb = 64")
+                .await,
+        );
+    }
+    for function in &functions {
+        until_prepared(&bed).await;
+        let start = Instant::now();
+        let outcome = bed.call(function, json!({"name": "Ada"})).await;
+        cold.push(start.elapsed());
+        assert!(outcome.usage.cold);
+        reply(&outcome);
+    }
+    show(
+        "cold start to first reply, prepared sandbox, code fetched from the store",
+        cold,
+    );
+    let mut warm = Vec::with_capacity(WARM_REQUESTS);
+    for _ in 0..WARM_REQUESTS {
+        let invocation = bed.invocation(&functions[0], &json!({"name": "Ada"}));
+        let start = Instant::now();
+        let outcome = bed.pool.invoke(invocation).await;
+        warm.push(start.elapsed());
+        assert!(!outcome.payload.is_empty());
+    }
+    show("warm request, one at a time", warm);
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, for a quiet machine and a release build"]
+async fn measure_a_cold_start_with_cached_code_and_a_burst() {
+    let bed = Arc::new(
+        Bed::start_with(|config| {
+            config.limits.idle_timeout_ms = 20;
+            config.limits.prepared = 2;
+        })
+        .await,
+    );
+    let function = bed.deploy("hello", HELLO, "memory_mb = 64").await;
+    let mut warm = bed.pool.warm();
+    let mut cold = Vec::new();
+    for _ in 0..COLD_STARTS {
+        warm.wait_for(Vec::is_empty).await.unwrap();
+        until_prepared(&bed).await;
+        let start = Instant::now();
+        let outcome = bed.call(&function, json!({"name": "Ada"})).await;
+        cold.push(start.elapsed());
+        assert!(outcome.usage.cold);
+    }
+    show(
+        "cold start to first reply, prepared sandbox, cached code",
+        cold,
+    );
+    let code = "import time\ndef f(event):\n    time.sleep(0.5)\n    return 1\n";
+    let slow = bed
+        .deploy("slow", code, "memory_mb = 64\ntimeout_ms = 60000")
+        .await;
+    let start = Instant::now();
+    let calls: Vec<_> = (0..INSTANCES)
+        .map(|_| {
+            let (bed, slow) = (Arc::clone(&bed), Arc::clone(&slow));
+            tokio::spawn(async move { reply(&bed.call(&slow, json!(null)).await) })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+    println!(
+        "burst of {INSTANCES} requests of 500 ms, none warm: {:?}",
+        start.elapsed()
+    );
+    Arc::into_inner(bed).unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, for a quiet machine and a release build"]
+async fn measure_memory() {
+    let bed = Bed::start_with(|config| config.limits.memory_mb = 16_384).await;
+    for number in 0..INSTANCES {
+        let function = bed
+            .deploy(&format!("hello{number}"), HELLO, "memory_mb = 64")
+            .await;
+        bed.reply(&function, json!({"name": "Ada"})).await;
+    }
+    let needle = bed.dir.path().to_string_lossy().into_owned();
+    let (mut python, mut init) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let rollup = std::fs::read_to_string(entry.path().join("smaps_rollup")).unwrap_or_default();
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let pss: Option<u64> = pss.and_then(|kb| kb.trim().trim_end_matches(" kB").parse().ok());
+        match pss {
+            Some(kb) if line.contains(&needle) && line.starts_with("/usr/bin/python3") => {
+                python.push(kb)
+            }
+            Some(kb) if line.contains(&needle) => init.push(kb),
+            _ => {}
+        }
+    }
+    let mean = |kb: &[u64]| kb.iter().sum::<u64>() / kb.len().max(1) as u64;
+    println!(
+        "PSS of an idle hello: python {} kB (of {}), init {} kB (of {})",
+        mean(&python),
+        python.len(),
+        mean(&init),
+        init.len()
+    );
+    bed.stop().await;
+}
