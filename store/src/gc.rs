@@ -113,10 +113,57 @@ impl Repository {
     }
 
     /// Removes what no reader sees any more; if that fails, it only takes up space.
-    async fn discard(&self, path: &Path) {
+    pub(crate) async fn discard(&self, path: &Path) {
         match self.objects.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => warn!(%path, %error, "an object that is no longer needed stays"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::{PutPayload, memory::InMemory};
+
+    use super::*;
+    use crate::{manifest::Manifest, records::VersionRecord, unpack::Limits};
+
+    #[tokio::test]
+    async fn bundles_without_a_version_are_collected_once_they_are_old() {
+        let objects = std::sync::Arc::new(InMemory::new());
+        let (named, orphan) = (Digest::of(b"named"), Digest::of(b"orphan"));
+        for (digest, content) in [(&named, &b"named"[..]), (&orphan, b"orphan")] {
+            let payload = PutPayload::from_static(content);
+            objects
+                .put(&records::bundle_path(digest), payload)
+                .await
+                .unwrap();
+        }
+        let record = VersionRecord {
+            digest: named.clone(),
+            bundle_bytes: 5,
+            published_at_ms: 0,
+            manifest: Manifest::parse(b"name = \"f\"").unwrap(),
+        };
+        let repository = Repository::over(objects, Limits::default()).await.unwrap();
+        let path = records::key_path("f", &Key::Version(1));
+        repository
+            .put_json(&path, &record, PutMode::Create)
+            .await
+            .unwrap();
+        repository.rescan().await.unwrap();
+
+        assert_eq!(
+            repository.collect_orphans().await.unwrap(),
+            0,
+            "both are young"
+        );
+        assert_eq!(
+            repository.collect_older_than(Duration::ZERO).await.unwrap(),
+            1
+        );
+        assert!(repository.bundle(&named).await.is_ok());
+        let gone = repository.bundle(&orphan).await;
+        assert!(matches!(gone, Err(RepositoryError::NoBundle { .. })));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ebpf_common::ids::FunctionId;
-use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStoreExt, PutMode, PutPayload};
 use tracing::{info, warn};
 
 use crate::{
@@ -88,8 +88,7 @@ impl Repository {
         let _changing = self.changing.lock().await;
         self.store_bundle(&digest, &bundle).await?;
         let version = self.create_version(&name, &record).await?;
-        // Another process may have collected the bundle between our finding it and naming it.
-        self.store_bundle(&digest, &bundle).await?;
+        self.keep_bundle(&name, version, &digest, &bundle).await?;
         self.refresh(&name).await?;
         info!(function = name, version, %digest, "version published");
         Ok(Published {
@@ -100,27 +99,48 @@ impl Repository {
         })
     }
 
-    /// Stores a bundle that is not there yet, and mends one that is there but corrupt.
+    /// Stores a bundle that is not there yet, and mends one that is there but corrupt. Looks before it
+    /// writes: `PutMode::Create` writes a whole copy before it finds the name taken.
     async fn store_bundle(&self, digest: &Digest, bundle: &Bytes) -> Result<(), RepositoryError> {
-        let path = records::bundle_path(digest);
-        let put = |mode| {
-            let payload = PutPayload::from(bundle.clone());
-            self.objects
-                .put_opts(&path, payload, PutOptions::from(mode))
-        };
-        let failed = |source| failed(format!("store the bundle {digest}"), source);
-        match put(PutMode::Create).await {
+        match self.bundle(digest).await {
             Ok(_) => return Ok(()),
-            Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(source) => return Err(failed(source)),
+            Err(RepositoryError::NoBundle { .. }) => {}
+            Err(RepositoryError::CorruptBundle { .. }) => {
+                warn!(%digest, "a stored bundle is corrupt and is replaced");
+            }
+            Err(error) => return Err(error),
         }
-        let stored = self.objects.get(&path).await.map_err(failed)?;
-        if digest.is_of(&stored.bytes().await.map_err(failed)?) {
-            return Ok(());
-        }
-        warn!(%digest, "a stored bundle was corrupt and is replaced");
-        put(PutMode::Overwrite).await.map_err(failed)?;
+        let payload = PutPayload::from(bundle.clone());
+        self.objects
+            .put(&records::bundle_path(digest), payload)
+            .await
+            .map_err(|source| failed(format!("store the bundle {digest}"), source))?;
         Ok(())
+    }
+
+    /// Another process may have collected the bundle between our finding it and naming it: if so, stores it
+    /// again; if that fails, takes the version back, for it must not name what is not there.
+    async fn keep_bundle(
+        &self,
+        name: &str,
+        version: u32,
+        digest: &Digest,
+        bundle: &Bytes,
+    ) -> Result<(), RepositoryError> {
+        let error = match self.objects.head(&records::bundle_path(digest)).await {
+            Err(object_store::Error::NotFound { .. }) => {
+                match self.store_bundle(digest, bundle).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                }
+            }
+            // Anything but its absence says nothing against the bundle, which we have just stored.
+            _ => return Ok(()),
+        };
+        self.discard(&records::key_path(name, &Key::Version(version)))
+            .await;
+        self.refresh(name).await?;
+        Err(error)
     }
 
     /// Takes the next free version number for `record`.
