@@ -39,7 +39,7 @@ pub enum CodeError {
         function: String,
         /// What the store's client said.
         #[source]
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// The bundle could not be unpacked: it breaks a rule, or the disk is full.
     #[error("cannot unpack the code of {function}")]
@@ -153,7 +153,7 @@ impl CodeCache {
             .await
             .map_err(|source| CodeError::Fetch {
                 function: function.clone(),
-                source,
+                source: Box::new(source),
             })?;
         let (dir, place) = (self.dir.clone(), place.to_owned());
         blocking(move || {

@@ -100,7 +100,8 @@ impl Default for SandboxConfig {
     fn default() -> Self {
         Self {
             python: PathBuf::from("/usr/bin/python3"),
-            uid_first: 1_878_982_656,
+            // The first id behind those that systemd hands out to containers.
+            uid_first: 1_879_048_192,
             uid_count: 65_536,
             cgroup_parent: "warmpath".to_owned(),
             prepare_timeout_ms: 10_000,

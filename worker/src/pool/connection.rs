@@ -138,7 +138,7 @@ impl Connection {
         if self.output.capacity() > KEEP_BYTES_MAX {
             self.output = BytesMut::new();
         }
-        sent.map_err(|_| Broken::Closed)
+        sent.or(Err(Broken::Closed))
     }
 
     async fn receive(&mut self) -> Result<Frame, Broken> {

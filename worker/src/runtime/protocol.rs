@@ -178,7 +178,7 @@ impl ErrorMeta {
     /// # Errors
     /// When it is something else.
     pub fn parse(meta: &[u8]) -> Result<Self, FrameError> {
-        serde_json::from_slice(meta).map_err(|_| FrameError::Meta)
+        serde_json::from_slice(meta).or(Err(FrameError::Meta))
     }
 }
 
