@@ -1,18 +1,34 @@
-//! The control plane: membership, catalog, slots and loads in; BPF map writes out.
+//! The control plane: who is alive, what can be called, who holds which slots and who is how busy go
+//! in; BPF map writes come out. It can be killed and started again without the data plane noticing.
+//!
+//! ```text
+//! membership/server ─┐                                    ┌─▶ maps/apply ─▶ kernel
+//! catalog (store) ───┼─▶ controller ─▶ policy ─▶ reconcile ┤
+//! ports ─────────────┘   (one task)     (pure)    (pure)   └─▶ membership/server: assignments
+//! api (admin) ◀──▶ controller · maps/read · maps/explain
+//! ```
+//! Features: `client` (the worker's end of membership and [`client::AdminClient`]), `server` (everything).
+//!
+//! Invariants: aya is used in [`maps`] only; [`policy`] and [`reconcile`] have no clock, no socket and no
+//! kernel; no prefix of the writes of a plan leaves a packet without a route; maps of another
+//! `LAYOUT_VERSION` are refused by name; generic XDP is never taken silently; stopping changes nothing
+//! that packets meet.
+//!
+//! Deliberately absent: parsing packets (`xdp-balancer`), running code, storing bundles or data.
 
 pub mod api;
 #[cfg(feature = "server")]
-mod catalog;
+pub mod catalog;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "server")]
-mod config;
+pub mod config;
 #[cfg(feature = "server")]
 mod controller;
 #[cfg(feature = "server")]
-mod loads;
+pub mod loads;
 #[cfg(feature = "server")]
-mod mac;
+pub mod mac;
 #[cfg(feature = "server")]
 pub mod maps;
 pub mod membership;
@@ -21,17 +37,17 @@ mod metrics;
 #[cfg(feature = "server")]
 mod object;
 #[cfg(feature = "server")]
-mod policy;
+pub mod policy;
 #[cfg(feature = "server")]
-mod ports;
+pub mod ports;
 #[cfg(feature = "server")]
 mod rate_limit;
 #[cfg(feature = "server")]
-mod reconcile;
+pub mod reconcile;
 #[cfg(feature = "server")]
 mod run;
 #[cfg(feature = "server")]
-mod slots;
+pub mod slots;
 
 #[cfg(feature = "server")]
 pub use config::{Config, ConfigError};

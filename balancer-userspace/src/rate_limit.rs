@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Lets one event through per interval and counts the others.
 #[derive(Debug)]
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     every: Duration,
     last: Option<Instant>,
     suppressed: u64,
@@ -13,7 +13,7 @@ pub struct RateLimit {
 impl RateLimit {
     /// One event per `every`.
     #[must_use]
-    pub const fn new(every: Duration) -> Self {
+    pub(crate) const fn new(every: Duration) -> Self {
         Self {
             every,
             last: None,
@@ -22,7 +22,7 @@ impl RateLimit {
     }
 
     /// Whether this event may be logged, and then how many were not since the last that was.
-    pub fn allow(&mut self) -> Option<u64> {
+    pub(crate) fn allow(&mut self) -> Option<u64> {
         let now = Instant::now();
         if self.last.is_some_and(|last| now - last < self.every) {
             self.suppressed += 1;

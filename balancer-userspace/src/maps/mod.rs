@@ -24,8 +24,8 @@ pub use bpffs::BpffsError;
 pub use explain::{ExplainError, explain};
 pub use load::LoadError;
 pub use open::OpenError;
+pub(crate) use read::affinity_name;
 pub use read::{Counters, ReadError, counters, dump, list};
-pub(crate) use read::{affinity_name, counter_value};
 
 /// File name of the program under the pin path; the maps have their own names.
 const PROGRAM_PIN: &str = "balancer";

@@ -100,7 +100,7 @@ pub fn counters(pin_path: &Path) -> Result<Vec<CounterValue>, ReadError> {
     Ok(sums.into_iter().map(counter_value).collect())
 }
 
-pub(crate) fn counter_value((counter, value): (Counter, u64)) -> CounterValue {
+fn counter_value((counter, value): (Counter, u64)) -> CounterValue {
     CounterValue {
         class: counter.class().name().to_owned(),
         label: counter.label().to_owned(),

@@ -135,7 +135,7 @@ fn vip_rows(vips: &[VipConfig]) -> HashMap<VipKey, VipInfo> {
     for (number, vip) in (0..).zip(vips) {
         let address = vip.address.octets();
         rows.entry(VipKey::address_mark(address))
-            .or_insert(VipInfo::new(number, VipKind::Address));
+            .or_insert_with(|| VipInfo::new(number, VipKind::Address));
         rows.insert(
             VipKey::new(address, vip.port, UDP),
             VipInfo::new(number, VipKind::Rpc),

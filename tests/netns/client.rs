@@ -1,0 +1,146 @@
+//! A client that sends one request and waits for its answer. It never sends again: a loss shows.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use ebpf_common::{
+    hash::slot_of_key,
+    ids::FunctionId,
+    wire::{RpcHeader, flags},
+};
+use tests::topology::{Host, VIP, VIP_PORT};
+
+/// What is not answered by then is lost: a local network answers in microseconds.
+const LOST_AFTER: Duration = Duration::from_millis(500);
+
+pub(crate) struct Client {
+    socket: UdpSocket,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) header: RpcHeader,
+    /// Name of the worker that answered.
+    pub(crate) worker: String,
+    pub(crate) from: SocketAddr,
+}
+
+impl Client {
+    pub(crate) fn new(host: &Host) -> Self {
+        let socket = host
+            .netns
+            .enter(|| UdpSocket::bind((host.address(), 0)))
+            .unwrap()
+            .unwrap();
+        Self { socket }
+    }
+
+    /// Sends `request` under a new id; none if no answer comes.
+    pub(crate) fn send(&self, request: RpcHeader) -> Option<Answer> {
+        let request = RpcHeader {
+            request_id: rand::random(),
+            ..request
+        };
+        self.socket
+            .send_to(&request.emit(), (VIP, VIP_PORT))
+            .unwrap();
+        let deadline = Instant::now() + LOST_AFTER;
+        let mut buffer = [0; 2048];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            self.socket.set_read_timeout(Some(left)).unwrap();
+            let Ok((len, from)) = self.socket.recv_from(&mut buffer) else {
+                return None;
+            };
+            let (header, payload) = RpcHeader::parse(&buffer[..len]).unwrap().unwrap();
+            if header.request_id == request.request_id {
+                return Some(Answer {
+                    header,
+                    worker: String::from_utf8(payload.to_vec()).unwrap(),
+                    from,
+                });
+            }
+        }
+    }
+
+    pub(crate) fn call(&self, function: &str) -> Option<Answer> {
+        self.send(request(function))
+    }
+
+    pub(crate) fn call_session(&self, function: &str, session: u64) -> Option<Answer> {
+        self.send(RpcHeader {
+            flags: flags::FIRST | flags::LAST | flags::HAS_SESSION,
+            session_id: session,
+            ..request(function)
+        })
+    }
+
+    pub(crate) fn call_key(&self, function: &str, key: &str) -> Option<Answer> {
+        self.send(RpcHeader {
+            flags: flags::FIRST | flags::LAST | flags::HAS_SLOT,
+            slot: slot_of_key(key.as_bytes()),
+            ..request(function)
+        })
+    }
+}
+
+pub(crate) fn request(function: &str) -> RpcHeader {
+    RpcHeader::request(FunctionId::of(function), 0)
+}
+
+/// Requests without pause until it is stopped.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Tally>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) sent: u64,
+    pub(crate) lost: u64,
+    pub(crate) refused: u64,
+    /// When the last request before an answer by another worker than `w0` alone was lost or refused.
+    pub(crate) last_failure: Option<Instant>,
+}
+
+impl Load {
+    pub(crate) fn start(
+        client: Client,
+        mut next: impl FnMut(&Client, u64) -> Option<Answer> + Send + 'static,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut tally = Tally::default();
+            while !stopped.load(Ordering::Relaxed) {
+                let answer = next(&client, tally.sent);
+                tally.sent += 1;
+                let is_refused =
+                    |answer: &Answer| answer.header.kind == ebpf_common::wire::Kind::Error;
+                match answer {
+                    Some(answer) if !is_refused(&answer) => continue,
+                    Some(_) => tally.refused += 1,
+                    None => tally.lost += 1,
+                }
+                tally.last_failure = Some(Instant::now());
+            }
+            tally
+        });
+        Self { stop, thread }
+    }
+
+    pub(crate) fn stop(self) -> Tally {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}

@@ -1,0 +1,184 @@
+//! An echo server that is a member: it answers requests at the VIP with its name and a route cookie.
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use balancer_userspace::membership::{
+    client::MembershipClient,
+    protocol::{Assignment, Heartbeat, Hello},
+};
+use ebpf_common::{
+    cookie::{CookieKeys, CookieScope},
+    hash::SipKey,
+    ids::{FunctionId, WorkerId},
+    wire::{Kind, RpcHeader, flags},
+};
+use tests::topology::{Host, VIP, VIP_PORT};
+use tokio::sync::watch;
+
+use crate::bed::TOKEN;
+
+const LOOK_UP: Duration = Duration::from_millis(20);
+
+pub(crate) struct Echo {
+    pub(crate) name: String,
+    pub(crate) heartbeat: watch::Sender<Heartbeat>,
+    pub(crate) assignment: watch::Receiver<Option<Assignment>>,
+    /// Ends the connection, as the kernel does for a process that was killed.
+    membership: Option<watch::Sender<bool>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Echo {
+    pub(crate) fn start(host: &Host, control_plane: SocketAddr, slots: &str) -> Self {
+        let name = host.role.clone();
+        let hello = Hello {
+            token: TOKEN.to_owned(),
+            name: name.clone(),
+            address: host.address(),
+            mac: host.nic().mac_text(),
+            slots: vec![slots.parse().unwrap()],
+            db_url: None,
+        };
+        let beat = Heartbeat {
+            in_flight: 0,
+            capacity: 16,
+            warm: ["echo", "talk"].map(FunctionId::of).to_vec(),
+            draining: false,
+        };
+        let (heartbeat, beats) = watch::channel(beat);
+        let (assigned, assignment) = watch::channel(None);
+        let (membership, ended) = watch::channel(false);
+        let stop = Arc::new(AtomicBool::new(false));
+        let netns = host.netns.clone();
+        let member = thread::spawn(move || {
+            netns
+                .enter(|| follow(control_plane, hello, beats, &assigned, ended))
+                .unwrap();
+        });
+        let socket = host
+            .netns
+            .enter(|| UdpSocket::bind((VIP, VIP_PORT)))
+            .unwrap()
+            .unwrap();
+        socket.set_read_timeout(Some(LOOK_UP)).unwrap();
+        let answerer = {
+            let (name, stop, assignment) = (name.clone(), Arc::clone(&stop), assignment.clone());
+            thread::spawn(move || answer(&socket, &name, &assignment, &stop))
+        };
+        Self {
+            name,
+            heartbeat,
+            assignment,
+            membership: Some(membership),
+            stop,
+            threads: vec![member, answerer],
+        }
+    }
+
+    /// What SIGKILL does: no more answers, and the connection is closed.
+    pub(crate) fn die(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(membership) = self.membership.take() {
+            membership.send_replace(true);
+        }
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.die();
+    }
+}
+
+fn follow(
+    control_plane: SocketAddr,
+    hello: Hello,
+    beats: watch::Receiver<Heartbeat>,
+    assigned: &watch::Sender<Option<Assignment>>,
+    mut ended: watch::Receiver<bool>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut assignment = MembershipClient::spawn(control_plane, hello, beats);
+        loop {
+            tokio::select! {
+                _ = ended.wait_for(|ended| *ended) => return,
+                changed = assignment.changed() => {
+                    changed.unwrap();
+                    assigned.send_replace(assignment.borrow_and_update().clone());
+                }
+            }
+        }
+    });
+}
+
+fn answer(
+    socket: &UdpSocket,
+    name: &str,
+    assignment: &watch::Receiver<Option<Assignment>>,
+    stop: &AtomicBool,
+) {
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        let (len, from) = match socket.recv_from(&mut buffer) {
+            Ok(received) => received,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let Some(Ok((request, _))) = RpcHeader::parse(&buffer[..len]) else {
+            continue;
+        };
+        let cookie = assignment
+            .borrow()
+            .as_ref()
+            .map(|assignment| seal(assignment, &request));
+        let mut reply = RpcHeader {
+            kind: Kind::Response,
+            flags: flags::FIRST | flags::LAST,
+            payload_len: u32::try_from(name.len()).unwrap(),
+            ..request
+        };
+        if let Some(cookie) = cookie {
+            reply.flags |= flags::HAS_COOKIE;
+            reply.route_cookie = cookie;
+        }
+        let mut datagram = reply.emit().to_vec();
+        datagram.extend_from_slice(name.as_bytes());
+        socket.send_to(&datagram, from).unwrap();
+    }
+}
+
+fn seal(assignment: &Assignment, request: &RpcHeader) -> u64 {
+    let keys = CookieKeys {
+        epoch: assignment.cookie_epoch,
+        keys: assignment.cookie_keys.map(|[k0, k1]| SipKey { k0, k1 }),
+    };
+    let session = if request.has(flags::HAS_SESSION) {
+        request.session_id
+    } else {
+        0
+    };
+    let scope = CookieScope {
+        function: request.function,
+        session,
+    };
+    keys.seal(WorkerId(assignment.worker_id), scope)
+}

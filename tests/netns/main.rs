@@ -1,0 +1,18 @@
+//! The control plane and the XDP program on real networks of veth pairs: what arrives where, and what
+//! happens when workers and control planes come and go.
+//!
+//! Workers are echo servers that speak the membership protocol with the real client; they say who they
+//! are in each reply. Nothing here runs functions: that is the platform's floor.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod adopt;
+mod attach;
+mod bed;
+mod client;
+mod drain;
+mod dsr;
+mod echo;
+mod explain;
+mod failover;
+mod restart;
