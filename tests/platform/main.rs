@@ -3,6 +3,8 @@
 //! Each test has the machine to itself: a platform takes both cores, and the tests of what is left behind
 //! compare the whole machine.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod bed;
 mod kill;
 mod leftovers;

@@ -179,6 +179,31 @@ impl Topology {
         })
     }
 
+    /// Frames that the wires between client and balancer have dropped so far, because a queue was full.
+    ///
+    /// # Errors
+    /// When an interface cannot be asked.
+    pub fn frames_dropped(&self) -> Result<u64> {
+        let (client, balancer) = (self.client.nic(), self.balancer.nic());
+        let interfaces = [
+            (&self.client.netns, &client.name),
+            (&self.switch, &client.port),
+            (&self.switch, &balancer.port),
+            (&self.balancer.netns, &balancer.name),
+        ];
+        let mut dropped = 0;
+        for (netns, interface) in interfaces {
+            let text = netns.ip(&format!("-j -s link show {interface}"))?;
+            let links: serde_json::Value =
+                serde_json::from_str(&text).context("reading the output of ip")?;
+            for direction in ["rx", "tx"] {
+                let count = &links[0]["stats64"][direction]["dropped"];
+                dropped += count.as_u64().context("ip shows no dropped frames")?;
+            }
+        }
+        Ok(dropped)
+    }
+
     /// Every host, in the order in which people list them.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         [&self.client, &self.balancer, &self.gateway]

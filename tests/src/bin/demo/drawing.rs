@@ -14,7 +14,7 @@ const COLOURS: &[&str] = &[
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 ];
 /// The slowest share of requests is left out of the latency plot, or it would be all that one sees.
-const TAIL_SHOWN: f64 = 0.995;
+const TAIL_SHOWN: f64 = 0.99;
 const LATENCY_STEPS: u64 = 120;
 const BUCKET_US: u64 = 50_000;
 
@@ -150,7 +150,8 @@ impl Plot<'_> {
         let fold = |f: fn(f64, f64) -> f64, start: f64, pick: fn(&(f64, f64)) -> f64| {
             points().map(pick).fold(start, f)
         };
-        let x_max = fold(f64::max, 1.0, |point| point.0);
+        let marked = self.mark.as_ref().map_or(0.0, |(x, _text)| *x);
+        let x_max = fold(f64::max, 1.0, |point| point.0).max(marked);
         let x_min = fold(f64::min, x_max, |point| point.0);
         let y_max = fold(f64::max, 1.0, |point| point.1) * 1.05;
         let frame = Frame {

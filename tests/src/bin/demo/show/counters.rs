@@ -3,7 +3,7 @@
 use anyhow::Result;
 use ebpf_common::maps::Class;
 
-use super::{Stage, grouped};
+use super::{Entry, Stage, grouped};
 use crate::figures::Counters;
 
 const OUTCOMES: &[Class] = &[Class::Route, Class::Error, Class::Drop, Class::Pass];
@@ -30,21 +30,18 @@ pub(crate) fn show(stage: &mut Stage<'_>) -> Result<()> {
         grouped(counters.outcomes()),
         grouped(counters.packets()),
     ));
-    let sent: u64 = stage.books.iter().map(|entry| entry.sent).sum();
-    let counted: u64 = stage.books.iter().map(|entry| entry.counted).sum();
+    let sum = |of: fn(&Entry) -> u64| grouped(stage.books.iter().map(of).sum());
     stage.say(&format!(
-        "    of these, the clients of (a), (b), (c), (e), (f) sent {}, and {} were counted under a rule or reason",
-        grouped(sent),
-        grouped(counted),
+        "    of these, the clients of (a), (b), (c), (e), (f) sent {}; {} were counted under a rule or reason,\n\
+         \x20   and full queues on the way dropped {} frames",
+        sum(|entry| entry.sent),
+        sum(|entry| entry.counted),
+        sum(|entry| entry.dropped),
     ));
-    for entry in stage
-        .books
-        .iter()
-        .filter(|entry| entry.sent != entry.counted)
-    {
+    for entry in stage.books.iter().filter(|entry| !entry.adds_up()) {
         let complaint = format!(
-            "in {} the client sent {} packets to the VIP and the program counted {}",
-            entry.part, entry.sent, entry.counted
+            "in {} the client sent {} packets to the VIP, the program counted {}, and {} frames were dropped",
+            entry.part, entry.sent, entry.counted, entry.dropped
         );
         stage.figures.complaints.push(complaint);
     }

@@ -77,6 +77,15 @@ pub(crate) struct Entry {
     part: &'static str,
     sent: u64,
     counted: u64,
+    /// Frames that a full queue dropped on the way, of whatever kind.
+    dropped: u64,
+}
+
+impl Entry {
+    /// Whether each packet sent was counted, or was among the frames dropped on the wire.
+    const fn adds_up(&self) -> bool {
+        self.counted <= self.sent && self.sent <= self.counted + self.dropped
+    }
 }
 
 impl<'a> Stage<'a> {
@@ -124,13 +133,18 @@ impl<'a> Stage<'a> {
         part: &'static str,
         work: impl FnOnce(&mut Self) -> Result<(T, u64)>,
     ) -> Result<T> {
-        let before = self.cluster.counters()?.rpc_outcomes();
+        let read = |stage: &Self| -> Result<(u64, u64)> {
+            let counted = stage.cluster.counters()?.rpc_outcomes();
+            Ok((counted, stage.cluster.topology.frames_dropped()?))
+        };
+        let before = read(self)?;
         let (result, sent) = work(self)?;
-        let counted = self.cluster.counters()?.rpc_outcomes() - before;
+        let after = read(self)?;
         self.books.push(Entry {
             part,
             sent,
-            counted,
+            counted: after.0 - before.0,
+            dropped: after.1 - before.1,
         });
         Ok(result)
     }

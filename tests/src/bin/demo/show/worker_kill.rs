@@ -12,6 +12,8 @@ const PER_SECOND: u32 = 2_000;
 const REQUESTS: u64 = 8_000;
 /// The worker is killed when this share of them has ended.
 const KILL_AT: f64 = 0.4;
+/// So many requests answered at once, one after the other, say that the hand-over is over.
+const CALM: usize = 100;
 
 pub(crate) fn show(stage: &mut Stage<'_>) -> Result<()> {
     stage
@@ -111,11 +113,45 @@ fn kill_under_load(stage: &mut Stage<'_>, victim: usize) -> Result<(Summary, u64
     Ok((summary, u64::try_from(killed_at.as_micros())?))
 }
 
-/// From the kill to the last request, by the time of its sending, that failed or had to be sent again.
+/// From the kill to the last request, by the time of its sending, that failed or had to be sent again before
+/// [`CALM`] requests in a row were answered at once. (Later ones have other reasons: a busy machine.)
 fn moved_ms(samples: &[Sample], killed_at_us: u64) -> f64 {
-    samples
-        .iter()
-        .filter(|sample| sample.at_us >= killed_at_us && (sample.retried || !sample.ok))
-        .map(|sample| (sample.at_us - killed_at_us) as f64 / 1_000.0)
-        .fold(0.0, f64::max)
+    let mut moved_us = 0;
+    let mut calm = 0;
+    for sample in samples.iter().filter(|sample| sample.at_us >= killed_at_us) {
+        if sample.retried || !sample.ok {
+            moved_us = sample.at_us - killed_at_us;
+            calm = 0;
+        } else {
+            calm += 1;
+            if calm == CALM {
+                break;
+            }
+        }
+    }
+    moved_us as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(at_us: u64, retried: bool) -> Sample {
+        Sample {
+            at_us,
+            took_us: 100,
+            worker: Some(1),
+            ok: true,
+            retried,
+        }
+    }
+
+    #[test]
+    fn traffic_has_moved_when_it_stays_calm() {
+        let mut samples = vec![sample(500, true), sample(1_000, false), sample(3_000, true)];
+        samples.extend((0..CALM as u64).map(|index| sample(4_000 + index, false)));
+        samples.push(sample(90_000, true));
+        assert_eq!(moved_ms(&samples, 1_000), 2.0);
+        assert_eq!(moved_ms(&[], 1_000), 0.0);
+    }
 }
