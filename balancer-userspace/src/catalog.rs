@@ -131,7 +131,86 @@ pub async fn follow(store: StoreClient, base: Catalog, catalogs: mpsc::Sender<Ca
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::{
+        Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get,
+    };
+    use serde_json::{Value, json};
+
     use super::*;
+
+    /// A store that gives one answer after another, and then the last one for ever.
+    async fn fake_store(answers: Vec<Option<Value>>) -> String {
+        type Answers = Arc<Mutex<Vec<Option<Value>>>>;
+        let next = |State(answers): State<Answers>| async move {
+            let mut answers = answers.lock().unwrap();
+            let answer = if answers.len() > 1 {
+                answers.remove(0)
+            } else {
+                answers[0].clone()
+            };
+            match answer {
+                Some(catalog) => Json(catalog).into_response(),
+                None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            }
+        };
+        let router = Router::new()
+            .route("/v1/catalog", get(next))
+            .with_state(Arc::new(Mutex::new(answers)));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, router).await });
+        url
+    }
+
+    fn catalog(revision: u64, affinity: &str) -> Value {
+        json!({
+            "revision": revision,
+            "entries": [{
+                "id": FunctionId::of("hello").to_string(),
+                "name": "hello",
+                "qualified": "hello@latest",
+                "version": 1,
+                "digest": format!("sha256:{}", "0".repeat(64)),
+                "manifest": {
+                    "name": "hello", "runtime": "python3", "entry": "f.py", "affinity": affinity,
+                },
+            }],
+        })
+    }
+
+    #[tokio::test]
+    async fn each_change_is_sent_once_and_an_error_keeps_the_last_catalog() {
+        let own = Catalog::of_config(&[StaticFunction {
+            name: "own".to_owned(),
+            affinity: AffinityConfig::None,
+        }]);
+        let url = fake_store(vec![
+            None,
+            Some(catalog(9, "none")),
+            Some(catalog(9, "none")),
+            None,
+            // Revisions are names of contents: a later one may be the smaller number.
+            Some(catalog(5, "shard")),
+        ])
+        .await;
+        let (catalogs, mut received) = mpsc::channel(1);
+        tokio::spawn(follow(StoreClient::new(&url).unwrap(), own, catalogs));
+        let first = received.recv().await.unwrap();
+        assert_eq!(first.revision, Some(9));
+        assert_eq!(
+            first.functions.len(),
+            2,
+            "the configuration's own are there too"
+        );
+        let second = received.recv().await.unwrap();
+        assert_eq!(second.revision, Some(5));
+        assert_eq!(
+            second.functions[&FunctionId::of("hello")].affinity,
+            Affinity::Shard
+        );
+    }
 
     #[test]
     fn a_bare_name_in_the_configuration_means_its_latest_version() {

@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     pub(crate) workers: IntGaugeVec,
     pub(crate) functions: IntGauge,
     pub(crate) slot_conflicts: IntGauge,
+    pub(crate) in_flight: IntGaugeVec,
     pub(crate) heartbeats: IntCounter,
     pub(crate) joins: IntCounter,
     pub(crate) losses: IntCounter,
@@ -55,6 +56,12 @@ impl Metrics {
         let r = &registry;
         Ok(Self {
             workers: gauge_vec(r, "balancer_workers", "Workers by state.", &["state"])?,
+            in_flight: gauge_vec(
+                r,
+                "balancer_in_flight",
+                "Requests that a worker has received and not answered, as it last reported.",
+                &["worker"],
+            )?,
             functions: gauge(r, "balancer_functions", "Functions in the data plane.")?,
             slot_conflicts: gauge(
                 r,
@@ -101,6 +108,12 @@ impl Metrics {
 
     pub(crate) fn set_adopted(&self, adopted: bool) {
         self.adopted.set(adopted.into());
+    }
+
+    /// A worker that went down has nothing in flight that anybody would know of.
+    pub(crate) fn forget_worker(&self, worker: &str) {
+        // It may never have reported.
+        drop(self.in_flight.remove_label_values(&[worker]));
     }
 
     pub(crate) fn count_write(&self, map: &str) {

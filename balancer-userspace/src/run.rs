@@ -61,7 +61,7 @@ pub enum RunError {
         path: PathBuf,
     },
     /// A file or directory of ours cannot be used.
-    #[error("cannot {what} {path}")]
+    #[error("cannot {what} {path}{}", file_mend(.source))]
     File {
         /// What was attempted.
         what: &'static str,
@@ -115,6 +115,14 @@ pub enum RunError {
     /// The metrics cannot be set up.
     #[error("cannot set up the metrics")]
     Metrics(#[from] prometheus::Error),
+}
+
+fn file_mend(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": run as root, or give this user access",
+        io::ErrorKind::NotFound => ": make it, or correct the configuration",
+        _ => "",
+    }
 }
 
 fn bind_mend(error: &io::Error) -> &'static str {

@@ -13,13 +13,15 @@ use crate::{
     client::request,
 };
 
+const CALLS: u64 = 5_000;
+
 #[test]
 fn one_arm_sends_requests_back_out_and_replies_never_touch_it() {
     let bed = Bed::new(Layout::OneArm, 3);
     let _echoes = bed.echoes();
     let client = bed.client();
     let passed_before = bed.counter("pass", "not_vip");
-    for _ in 0..200 {
+    for _ in 0..CALLS {
         let answer = client.call("echo").unwrap();
         assert_eq!(
             answer.from,
@@ -27,21 +29,12 @@ fn one_arm_sends_requests_back_out_and_replies_never_touch_it() {
             "the reply comes from the VIP"
         );
     }
-    // Heartbeats and ARP pass through the program too, replies to the VIP's client would as well, in
-    // hundreds: their source is the VIP, so that they are not for a VIP.
-    assert_eq!(bed.counter("route", "warm"), 200);
+    assert_eq!(bed.counter("route", "warm"), CALLS);
+    // What else the program sees are heartbeats and their acknowledgements, a few hundred a second. Had
+    // the replies come back this way, there would be one for each call.
     let passed = bed.counter("pass", "not_vip") - passed_before;
-    let replies_past = bed
-        .topology
-        .client
-        .netns
-        .run("ip", &["neigh", "show", "dev", "eth0"])
-        .unwrap();
-    assert!(
-        replies_past.contains("10.80.0.2"),
-        "requests leave by the balancer"
-    );
-    assert!(passed < 2_000, "{passed} packets that are not for the VIP");
+    println!("{CALLS} calls, {passed} other packets at the balancer");
+    assert!(passed < CALLS / 2, "{passed} packets besides {CALLS} calls");
     let mode = metric(
         &bed.metrics(),
         "balancer_xdp_mode{interface=\"eth0\",mode=\"native\"}",

@@ -29,9 +29,7 @@ use crate::bed::TOKEN;
 const LOOK_UP: Duration = Duration::from_millis(20);
 
 pub(crate) struct Echo {
-    pub(crate) name: String,
     pub(crate) heartbeat: watch::Sender<Heartbeat>,
-    pub(crate) assignment: watch::Receiver<Option<Assignment>>,
     /// Ends the connection, as the kernel does for a process that was killed.
     membership: Option<watch::Sender<bool>>,
     stop: Arc<AtomicBool>,
@@ -76,9 +74,7 @@ impl Echo {
             thread::spawn(move || answer(&socket, &name, &assignment, &stop))
         };
         Self {
-            name,
             heartbeat,
-            assignment,
             membership: Some(membership),
             stop,
             threads: vec![member, answerer],

@@ -304,6 +304,13 @@ impl<S: MapStore> Controller<S> {
         {
             // Many a second for each worker, and nothing depends on it: no plan.
             self.applier.write_load(id, row);
+            if let Some(member) = self.membership.get(id) {
+                let in_flight = self
+                    .metrics
+                    .in_flight
+                    .with_label_values(&[&member.identity.name]);
+                in_flight.set(row.in_flight.into());
+            }
         }
     }
 
@@ -316,11 +323,11 @@ impl<S: MapStore> Controller<S> {
     fn suspend(&mut self, id: WorkerId, why: &str) {
         self.loads.forget(id);
         if self.membership.suspend(id) {
-            let name = self
-                .membership
-                .get(id)
-                .map(|member| member.identity.name.as_str());
-            warn!(worker = name, id = id.0, why, "worker is down");
+            if let Some(member) = self.membership.get(id) {
+                let name = &member.identity.name;
+                warn!(worker = name, id = id.0, why, "worker is down");
+                self.metrics.forget_worker(name);
+            }
             self.metrics.losses.inc();
             self.is_dirty = true;
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ebpf_common::{
-    ids::{SlotId, WorkerId},
+    ids::WorkerId,
     limits::{GENERATIONS, MAGLEV_TABLE_LEN, MAX_WORKERS, SLOTS},
     maps::{Config, FunctionEntry, VipInfo, VipKey, WorkerInfo, WorkerLoad},
 };
@@ -125,12 +125,6 @@ impl ActualTables {
     #[must_use]
     pub fn home_of(&self, generation: u32) -> &[WorkerId] {
         copy(&self.home, generation, MAGLEV_TABLE_LEN)
-    }
-
-    /// The live owner table's entry for `slot`.
-    #[must_use]
-    pub fn owner(&self, slot: SlotId) -> WorkerId {
-        self.slots_of(self.config.generation)[usize::from(slot.0)]
     }
 
     /// Follows a write that the kernel has taken.

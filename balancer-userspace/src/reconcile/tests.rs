@@ -3,11 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ebpf_common::{
+    cookie::CookieScope,
     ids::{FunctionId, SlotId},
-    limits::HOME_PROBES,
-    maps::{Affinity, FunctionEntry, VipInfo, VipKey, VipKind, WorkerLoad, home_index},
+    maps::{
+        Affinity, Counter, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey, VipKind,
+        WorkerLoad,
+    },
+    wire::{RpcHeader, flags},
 };
 use proptest::prelude::*;
+use xdp_balancer::{SessionError, Tables};
 
 use super::*;
 use crate::policy::maglev;
@@ -122,56 +127,102 @@ fn run(actual: &mut ActualTables, desired: &DesiredTables) {
     }
 }
 
-/// A request, and in `held` the worker that its cookie or session names.
+/// A request, and the workers that its cookie and its session's entry name.
 #[derive(Debug, Clone, Copy)]
 struct Packet {
     function: u64,
-    slot: SlotId,
-    held: Option<u16>,
-    pick: usize,
+    request_id: u64,
+    slot: Option<u16>,
+    cookie: Option<u16>,
+    session: Option<u16>,
 }
 
-/// The rules as the contract has them, written down a second time.
+/// What the data plane's own code does with it.
 fn route(tables: &ActualTables, packet: Packet) -> Option<WorkerId> {
-    let row = |id: u16| tables.workers.get(usize::from(id)).copied();
-    let takes_existing = |id: &u16| row(*id).is_some_and(|info| info.takes_existing_work());
-    let takes_new = |id: &u16| row(*id).is_some_and(|info| info.takes_new_work());
-    if let Some(held) = packet.held.filter(takes_existing) {
-        return Some(WorkerId(held));
+    let mut header = RpcHeader::request(FunctionId(packet.function), packet.request_id);
+    if let Some(slot) = packet.slot {
+        header.flags |= flags::HAS_SLOT;
+        header.slot = SlotId(slot);
     }
-    let entry = tables.functions.get(&packet.function)?;
-    if entry.affinity() == Affinity::Shard {
-        let owner = tables.owner(packet.slot).0;
-        return Some(owner).filter(takes_existing).map(WorkerId);
+    if packet.session.is_some() {
+        header.flags |= flags::HAS_SESSION;
+        header.session_id = 1;
     }
-    let warm = &entry.warm[..usize::from(entry.warm_len)];
-    let two = (0..warm.len().min(2)).map(|n| warm[(packet.pick + n) % warm.len()]);
-    let is_free = |id: &u16| !tables.loads[usize::from(*id)].is_full();
-    if let Some(id) = two.filter(takes_new).find(is_free) {
-        return Some(WorkerId(id));
+    if let Some(worker) = packet.cookie {
+        let scope = CookieScope {
+            function: header.function,
+            session: header.session_id,
+        };
+        header.flags |= flags::HAS_COOKIE;
+        header.route_cookie = tables.config.cookie_keys().seal(WorkerId(worker), scope);
     }
-    (0..HOME_PROBES)
-        .map(|probe| {
-            let index = home_index(tables.config.generation, FunctionId(packet.function), probe);
-            tables.home[index as usize].0
+    let view = View {
+        tables,
+        session: packet.session,
+    };
+    let placement = xdp_balancer::route::route(&header, &view);
+    placement.ok().map(|placement| placement.worker)
+}
+
+/// The tables as the program sees them.
+struct View<'a> {
+    tables: &'a ActualTables,
+    session: Option<u16>,
+}
+
+impl Tables for View<'_> {
+    fn config(&self) -> Option<&Config> {
+        Some(&self.tables.config)
+    }
+    fn vip(&self, key: &VipKey) -> Option<&VipInfo> {
+        self.tables.vips.get(key)
+    }
+    fn worker(&self, worker: WorkerId) -> Option<&WorkerInfo> {
+        self.tables.workers.get(usize::from(worker.0))
+    }
+    fn worker_load(&self, worker: WorkerId) -> Option<&WorkerLoad> {
+        self.tables.loads.get(usize::from(worker.0))
+    }
+    fn function(&self, function: FunctionId) -> Option<&FunctionEntry> {
+        self.tables.functions.get(&function.0)
+    }
+    fn session(&self, _: &SessionKey) -> Option<SessionEntry> {
+        let worker = self.session?;
+        Some(SessionEntry {
+            worker,
+            reserved: 0,
         })
-        .find(takes_new)
-        .map(WorkerId)
+    }
+    fn create_session(&self, _: &SessionKey, _: SessionEntry) -> Result<(), SessionError> {
+        Ok(())
+    }
+    fn move_session(&self, _: &SessionKey, _: SessionEntry) -> Result<(), SessionError> {
+        Ok(())
+    }
+    fn slot(&self, index: u32) -> Option<WorkerId> {
+        self.tables.slots.get(index as usize).copied()
+    }
+    fn home(&self, index: u32) -> Option<WorkerId> {
+        self.tables.home.get(index as usize).copied()
+    }
+    fn redirect(&self, ifindex: u32) -> bool {
+        self.tables.ports.contains(&ifindex)
+    }
+    fn count(&self, _: Counter) {}
 }
 
 fn any_packet() -> impl Strategy<Value = Packet> {
-    (
-        0..FUNCTIONS,
-        0..SLOTS as u16,
-        prop::option::of(0..WORKERS),
-        0usize..8,
-    )
-        .prop_map(|(function, slot, held, pick)| Packet {
+    let worker = || prop::option::of(0..WORKERS);
+    let slot = prop::option::of(0..SLOTS as u16);
+    (0..FUNCTIONS, any::<u64>(), slot, worker(), worker()).prop_map(
+        |(function, request_id, slot, cookie, session)| Packet {
             function,
-            slot: SlotId(slot),
-            held,
-            pick,
-        })
+            request_id,
+            slot,
+            cookie,
+            session,
+        },
+    )
 }
 
 proptest! {

@@ -1,6 +1,6 @@
 //! The control plane alone as a process, for the network tests: `control-plane CONFIG`. SIGTERM stops it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use balancer_userspace::Config;
@@ -10,11 +10,22 @@ use tokio::{
 };
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, as `warmpath` itself says it.
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
     let path = std::env::args()
         .nth(1)
         .context("usage: control-plane CONFIG")?;
