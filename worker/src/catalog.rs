@@ -167,3 +167,82 @@ fn report(error: &ClientError) {
         "no new catalog; going on with the old one"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::{Json, Router, extract::State, routing::get};
+    use store::{Digest, Manifest};
+
+    use super::*;
+
+    fn entry(name: &str) -> CatalogEntry {
+        CatalogEntry {
+            id: FunctionId::of(name),
+            name: name.to_owned(),
+            qualified: format!("{name}@latest"),
+            version: 1,
+            digest: Digest::of(b""),
+            manifest: toml::from_str::<Manifest>(&format!("name = '{name}'")).unwrap(),
+        }
+    }
+
+    /// A store that has `hello`, and counts how often it is asked.
+    async fn store() -> (Functions, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let catalog = async |State(asked): State<Arc<AtomicU32>>| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            Json(Catalog {
+                revision: 1,
+                entries: vec![entry("hello")],
+            })
+        };
+        let routes = Router::new()
+            .route("/v1/catalog", get(catalog))
+            .with_state(Arc::clone(&asked));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        (Functions::of(StoreClient::new(&url).unwrap()), asked)
+    }
+
+    #[tokio::test]
+    async fn a_function_newer_than_the_copy_is_learnt() {
+        let (functions, _) = store().await;
+        let id = FunctionId::of("hello");
+        assert!(functions.get(id).is_none());
+        assert!(functions.may_learn());
+        assert_eq!(functions.get_or_learn(id).await.unwrap().name, "hello");
+        assert!(functions.get(id).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_unknown_functions_asks_the_store_once() {
+        let (functions, asked) = store().await;
+        let functions = Arc::new(functions);
+        let calls: Vec<_> = (0..200)
+            .map(|number| {
+                let functions = Arc::clone(&functions);
+                tokio::spawn(async move { functions.get_or_learn(FunctionId(number)).await })
+            })
+            .collect();
+        for call in calls {
+            assert!(call.await.unwrap().is_none());
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert!(!functions.may_learn());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_costs_no_more_than_a_refusal() {
+        let functions = Functions::of(StoreClient::new("http://127.0.0.1:9").unwrap());
+        assert!(functions.get_or_learn(FunctionId(1)).await.is_none());
+        assert!(
+            Functions::fixed(Catalog::default())
+                .get_or_learn(FunctionId(1))
+                .await
+                .is_none()
+        );
+    }
+}

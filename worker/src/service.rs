@@ -30,14 +30,17 @@ use crate::{
     rpc::{Parts, Server},
 };
 
-/// After the last request has ended its reply is still on its way, or may be asked for once more.
+/// After the last request has ended its reply is still on its way or may be asked for once more, and
+/// packets that the balancer sent before it knew are answered.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// What runs once everything has started.
 struct Running {
     load: Arc<Load>,
     pool: Arc<Pool>,
+    /// The membership lasts as long as these two.
     heartbeats: Arc<watch::Sender<Heartbeat>>,
+    publishing: AbortHandle,
     /// Every task of the role; they end with it.
     tasks: JoinSet<()>,
     sockets: Vec<AbortHandle>,
@@ -63,12 +66,14 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
             "requests are cut short: the time to stop is over"
         );
     }
+    // First the balancer is told that nobody is here, then nobody is.
+    running.publishing.abort();
+    drop(running.heartbeats);
     tokio::time::sleep(LINGER).await;
     for socket in &running.sockets {
         socket.abort();
     }
     running.pool.stop().await;
-    drop(running.heartbeats);
     running.tasks.shutdown().await;
     Ok(())
 }
@@ -162,7 +167,7 @@ async fn serve(
         watch::channel(membership::heartbeat(&load, &pool.warm().borrow()));
     let heartbeats = Arc::new(heartbeats);
     let published = membership::publish(Arc::clone(&load), pool.warm(), Arc::clone(&heartbeats));
-    tasks.spawn(published);
+    let publishing = tasks.spawn(published);
     if let (Some(address), Some(hello)) = (config.control_plane, hello) {
         let assignments = MembershipClient::spawn(address, hello, receiver);
         tasks.spawn(membership::follow(assignments, identity, router));
@@ -173,6 +178,7 @@ async fn serve(
         load,
         pool,
         heartbeats,
+        publishing,
         tasks,
         sockets,
     })

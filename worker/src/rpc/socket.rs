@@ -56,17 +56,19 @@ impl<I: Invoker> Server<I> {
     async fn receive(self: Arc<Self>, socket: Arc<UdpSocket>) {
         // One byte more than any valid packet: a longer datagram is seen as too long, not cut to fit.
         let mut buffer = [0; MAX_PACKET + 1];
+        let mut expiry = tokio::time::interval(EXPIRE_EVERY);
         'wait: loop {
-            match tokio::time::timeout(EXPIRE_EVERY, socket.readable()).await {
-                Ok(Ok(())) => (),
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "the runtime's I/O driver is gone: no more requests are received");
-                    return;
-                }
-                Err(_elapsed) => {
+            let ready = tokio::select! {
+                biased;
+                ready = socket.readable() => ready,
+                _ = expiry.tick() => {
                     self.table.expire(Instant::now());
                     continue;
                 }
+            };
+            if let Err(error) = ready {
+                tracing::error!(%error, "the runtime's I/O driver is gone: no more requests are received");
+                return;
             }
             for _ in 0..RECEIVE_BURST {
                 match socket.try_recv_from(&mut buffer) {
