@@ -167,6 +167,12 @@ impl RpcMetrics {
         self.sends_failed.inc();
     }
 
+    /// Requests acknowledged so far because their handler took its time.
+    #[must_use]
+    pub fn acknowledgements(&self) -> u64 {
+        self.acknowledgements.get()
+    }
+
     /// Repeated requests answered from the reply cache so far.
     #[must_use]
     pub fn replays(&self) -> u64 {

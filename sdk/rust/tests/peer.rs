@@ -197,7 +197,7 @@ async fn the_deadline_is_kept_when_nobody_listens() {
     assert!(matches!(error, CallError::Timeout { .. }), "{error}");
     assert_eq!(error.fault(), Fault::Platform);
     let took = begun.elapsed();
-    assert!(took >= 150 * MS && took < 400 * MS, "{took:?}");
+    assert!(took >= 150 * MS && took < 1_000 * MS, "{took:?}");
 }
 
 #[tokio::test]

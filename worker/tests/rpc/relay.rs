@@ -108,8 +108,9 @@ async fn forward(
     let mut buffer = [0; 2_000];
     loop {
         let (len, client) = front.recv_from(&mut buffer).await.unwrap();
-        forwarded.fetch_add(1, Ordering::Relaxed);
         let to = *target.lock().unwrap();
+        // Counted once it is settled where the packet goes.
+        forwarded.fetch_add(1, Ordering::Relaxed);
         let back = match backs.get(&client) {
             Some(back) => Arc::clone(back),
             None => {
