@@ -248,6 +248,13 @@ impl Bed {
             })
             .collect();
         self.wait_settled(usize::from(n));
+        wait::until("the first heartbeats", PATIENCE, || {
+            let is_heard = |worker: &WorkerStatus| worker.capacity > 0;
+            let workers = self.worker_statuses();
+            Ok(workers.iter().all(is_heard).then_some(()))
+        })
+        .unwrap();
+        self.wait_settled(usize::from(n));
         echoes
     }
 
@@ -295,6 +302,27 @@ impl Bed {
             .iter()
             .find(|counter| counter.class == class && counter.label == label);
         counter.unwrap().value
+    }
+
+    /// Everything that says where a packet may have gone, for a test that is about to fail.
+    pub(crate) fn diagnosis(&self) -> String {
+        let mut text = String::new();
+        for counter in maps::counters(&self.pin_path()).unwrap() {
+            if counter.value > 0 {
+                let (class, label) = (counter.class, counter.label);
+                writeln!(text, "{class} {label} {}", counter.value).unwrap();
+            }
+        }
+        for host in self.topology.hosts() {
+            let snmp = host.netns.run("cat", &["/proc/self/net/snmp"]).unwrap();
+            let udp: Vec<&str> = snmp
+                .lines()
+                .filter(|line| line.starts_with("Udp:"))
+                .collect();
+            let neighbours = host.netns.ip("-s neigh").unwrap();
+            writeln!(text, "{}\n{}\n{neighbours}", host.role, udp.join("\n")).unwrap();
+        }
+        text + &self.control.log_tail()
     }
 
     /// Packets by outcome class and in all.

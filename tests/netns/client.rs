@@ -109,8 +109,8 @@ pub(crate) struct Tally {
     pub(crate) sent: u64,
     pub(crate) lost: u64,
     pub(crate) refused: u64,
-    /// When the last request before an answer by another worker than `w0` alone was lost or refused.
-    pub(crate) last_failure: Option<Instant>,
+    /// Which request was lost, by number, and when.
+    pub(crate) losses: Vec<(u64, Instant)>,
 }
 
 impl Load {
@@ -124,15 +124,18 @@ impl Load {
             let mut tally = Tally::default();
             while !stopped.load(Ordering::Relaxed) {
                 let answer = next(&client, tally.sent);
+                let number = tally.sent;
                 tally.sent += 1;
                 let is_refused =
                     |answer: &Answer| answer.header.kind == ebpf_common::wire::Kind::Error;
                 match answer {
                     Some(answer) if !is_refused(&answer) => continue,
                     Some(_) => tally.refused += 1,
-                    None => tally.lost += 1,
+                    None => {
+                        tally.lost += 1;
+                        tally.losses.push((number, Instant::now()));
+                    }
                 }
-                tally.last_failure = Some(Instant::now());
             }
             tally
         });

@@ -49,7 +49,12 @@ fn a_drained_worker_keeps_its_sessions_and_gets_no_new_ones() {
     })
     .unwrap();
     let tally = load.stop();
-    assert_eq!((tally.lost, tally.refused), (0, 0), "{tally:?}");
+    assert_eq!(
+        (tally.lost, tally.refused),
+        (0, 0),
+        "{tally:?}\n{}",
+        bed.diagnosis()
+    );
 }
 
 #[test]

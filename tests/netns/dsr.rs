@@ -21,8 +21,10 @@ fn one_arm_sends_requests_back_out_and_replies_never_touch_it() {
     let _echoes = bed.echoes();
     let client = bed.client();
     let passed_before = bed.counter("pass", "not_vip");
-    for _ in 0..CALLS {
-        let answer = client.call("echo").unwrap();
+    for number in 0..CALLS {
+        let Some(answer) = client.call("echo") else {
+            panic!("call {number} was not answered\n{}", bed.diagnosis());
+        };
         assert_eq!(
             answer.from,
             Bed::vip().into(),

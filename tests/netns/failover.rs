@@ -59,7 +59,7 @@ fn a_closed_connection_moves_all_traffic_at_once() {
     assert!(dead_in_kernel < MOVED_WITHIN, "{dead_in_kernel:?}");
     assert_eq!(tally.refused, 0);
     // One request may have been on its way to the dead worker: this client has one at a time.
-    assert!(tally.lost <= 1, "{tally:?}");
+    assert!(tally.lost <= 1, "{tally:?}\n{}", bed.diagnosis());
     let client = bed.client();
     for session in 0..64 {
         assert_ne!(client.call_session("talk", session).unwrap().worker, "w0");

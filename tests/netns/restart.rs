@@ -53,7 +53,12 @@ fn killed_and_started_again_under_load_it_loses_nothing() {
     more_packets(&bed, 300);
     let tally = load.stop();
     println!("answering again after {ready:?}; {tally:?}");
-    assert_eq!((tally.lost, tally.refused), (0, 0), "{tally:?}");
+    assert_eq!(
+        (tally.lost, tally.refused),
+        (0, 0),
+        "{tally:?}\n{}",
+        bed.diagnosis()
+    );
 
     let after = bed.status();
     assert!(after.adopted);
@@ -81,7 +86,12 @@ fn stopped_cleanly_the_data_plane_goes_on() {
     assert!(bed.control.wait_end(PATIENCE).unwrap().success());
     more_packets(&bed, 500);
     let tally = load.stop();
-    assert_eq!((tally.lost, tally.refused), (0, 0), "{tally:?}");
+    assert_eq!(
+        (tally.lost, tally.refused),
+        (0, 0),
+        "{tally:?}\n{}",
+        bed.diagnosis()
+    );
     assert!(!bed.topology.run.dir().join("balancer.sock").exists());
 }
 

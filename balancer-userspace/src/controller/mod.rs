@@ -248,7 +248,13 @@ impl<S: MapStore> Controller<S> {
                 self.interfaces = event.interfaces;
                 self.is_dirty = true;
             }
-            Event::Command(command) => self.command(command),
+            Event::Command(command) => {
+                // Whoever asks is told of a state whose plan has begun.
+                if self.is_dirty {
+                    self.replan();
+                }
+                self.command(command);
+            }
         }
     }
 
