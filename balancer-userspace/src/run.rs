@@ -29,7 +29,10 @@ use crate::{
     catalog::{self, Catalog},
     config::{Config, InterfaceConfig},
     controller::{Controller, Events, PortsEvent, ProgramInfo, Start},
-    maps::{AttachError, Attachment, Counters, DataPlane, LoadError, ReadError},
+    maps::{
+        AttachError, Attachment, Counters, DataPlane, LoadError, PrivilegeError, ReadError,
+        check_privilege,
+    },
     membership::{
         persist::{PersistError, Persisted},
         server::{Server, Terms},
@@ -52,6 +55,9 @@ const SOCKET_MODE: u32 = 0o660;
 /// Why the control plane ended.
 #[derive(Debug, Error)]
 pub enum RunError {
+    /// We may not.
+    #[error(transparent)]
+    Privilege(#[from] PrivilegeError),
     /// Another one runs.
     #[error(
         "another control plane holds {path}: stop it first, or use another admin_socket and pin_path"
@@ -143,6 +149,7 @@ fn bind_mend(error: &io::Error) -> &'static str {
 /// # Errors
 /// [`RunError`], at the start only.
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunError> {
+    check_privilege()?;
     let _lock = lock(&config)?;
     let token = config
         .membership

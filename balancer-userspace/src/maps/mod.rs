@@ -11,6 +11,7 @@ mod bpffs;
 mod explain;
 mod load;
 mod open;
+mod privilege;
 mod read;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ pub use bpffs::BpffsError;
 pub use explain::{ExplainError, explain};
 pub use load::LoadError;
 pub use open::OpenError;
+pub use privilege::{PrivilegeError, check_privilege};
 pub(crate) use read::affinity_name;
 pub use read::{Counters, ReadError, counters, dump, list};
 
