@@ -97,7 +97,10 @@ impl Client {
 
     async fn run(&self, call: Call, ping: bool) -> Result<Response, CallError> {
         let link = &*self.inner.link;
-        let scope = call.session.map(|session| (call.function, session));
+        // A slot decides for itself where a request goes. The cookie rule comes before the shard rule, so a
+        // cookie of another key's owner would send the request away from its data.
+        let scope =
+            (call.session.filter(|_| call.slot.is_none())).map(|session| (call.function, session));
         let budget = call.budget;
         let cookie = scope.and_then(|scope| link.sessions.get(scope));
         let timing = Timing {

@@ -275,6 +275,8 @@ async fn a_session_echoes_the_cookie_it_was_given() {
         "new"
     );
     assert_eq!(client.call(hello()).await.unwrap().payload, "new");
+    let sharded = hello().session(1).shard_key("k");
+    assert_eq!(client.call(sharded).await.unwrap().payload, "new");
 }
 
 #[tokio::test]
