@@ -23,7 +23,7 @@ pub enum Plan {
     Latency {
         /// The function.
         function: String,
-        /// Series of targets: the first series has one VIP, the second the workers, one a round.
+        /// Series of targets: the first has one VIP, the second the workers, which take turns.
         targets: Vec<Vec<SocketAddr>>,
         /// How often each series gets its turn.
         rounds: u32,
