@@ -15,7 +15,8 @@ DB_REQUEST = 6
 DB_REPLY = 7
 
 _HEADER = struct.Struct(">BII")
-_RECEIVE_BYTES = 65536
+# A request fits as a rule; of a longer one the rest is read at once.
+_RECEIVE_BYTES = 8192
 
 
 class Closed(Exception):

@@ -153,6 +153,8 @@ pub(super) async fn evict_idle(pool: Weak<Pool>) {
                 .fetch_add(ended.len() as u64, Ordering::Relaxed);
         }
         pool.functions.tidy();
+        // Sandboxes that could not be made a while ago may be possible now.
+        pool.stock.fill();
         pool.running().retain(|sandbox| sandbox.strong_count() > 0);
     }
 }

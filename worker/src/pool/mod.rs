@@ -137,11 +137,8 @@ impl Pool {
                 .unwrap_or_else(|error| Err(PoolError::First(error.to_string())))?
         };
         // Whatever is wrong with this host shows in the first sandbox, and the operator hears it now.
-        let first = stock
-            .take()
-            .await
-            .map_err(|error| PoolError::First(chain(&error)))?;
-        drop(tokio::task::spawn_blocking(move || drop(first)).await);
+        let first = stock.take().await;
+        stock.put_back(first.map_err(|error| PoolError::First(chain(&error)))?);
         let (starts, started) = mpsc::unbounded_channel();
         let (undertaker, ended) = mpsc::unbounded_channel();
         let limits = &config.limits;

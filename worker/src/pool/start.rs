@@ -23,9 +23,10 @@ pub(super) async fn instance(
     share: Share,
 ) -> Result<Instance, Refusal> {
     let entry = &function.entry;
-    // The code may have to be fetched; a sandbox may have to be made.
-    let (code, prepared) = tokio::join!(pool.code.ensure(entry), pool.stock.take());
+    // The code first: a sandbox is not held while it is fetched, nor lost when that fails.
+    let code = pool.code.ensure(entry).await;
     let code = code.map_err(|error| refuse(Status::CodeUnavailable, &error))?;
+    let prepared = pool.stock.take().await;
     let prepared = prepared.map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
     let manifest = &entry.manifest;
     let limits = CgroupLimits {

@@ -96,6 +96,11 @@ impl Stock {
         prepared
     }
 
+    /// Takes back a sandbox that was not used.
+    pub(super) fn put_back(&self, prepared: Prepared) {
+        self.lock().push(prepared);
+    }
+
     /// Makes what is missing, in the background.
     pub(super) fn fill(self: &Arc<Self>) {
         let missing = |stock: &Self| {
@@ -109,7 +114,7 @@ impl Stock {
                 let made = stock.prepare().await;
                 stock.filling.fetch_sub(1, Ordering::Relaxed);
                 match made {
-                    // Whoever asks next tries again, and is told why it fails.
+                    // The keeper tries again; whoever asks for one is told why it fails.
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "no sandbox");
                     }

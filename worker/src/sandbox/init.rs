@@ -58,6 +58,11 @@ pub(super) struct Plan {
     pub(super) init_uid: u32,
 }
 
+/// From the worker to the init: the founder is done, build the root. Not before, because pivoting moves
+/// the founder's root as well, and a process that looks chrooted may not make a user namespace.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Build {}
+
 /// From the worker to the init: the function's code is the descriptor that comes along.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct MountHandler {
@@ -168,6 +173,7 @@ fn init(channel: &Channel, plan: Option<OsString>) -> Result<(), StageError> {
     children.thread_block().map_err(failed("block SIGCHLD"))?;
     let ended = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(failed("watch for SIGCHLD"))?;
+    channel.receive::<Build>(None)?;
     rootfs::enter(&plan.root, &plan.library, plan.handler_uid)?;
     nix::unistd::sethostname("sandbox").map_err(failed("set the host name"))?;
     channel.send(&Report::Ready, &[])?;

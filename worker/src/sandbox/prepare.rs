@@ -20,7 +20,7 @@ use rustix::{
 use super::{
     cgroup::{CgroupError, CgroupLimits, SandboxCgroup, WorkerCgroup},
     channel::{Channel, ChannelError},
-    init::{MountHandler, Plan, Report, VERB},
+    init::{Build, MountHandler, Plan, Report, VERB},
     rootfs,
 };
 
@@ -140,7 +140,7 @@ impl SandboxMaker {
         })
     }
 
-    /// Takes the reports of the founder (which ones come first is chance) until the sandbox stands.
+    /// Follows founder and init until the sandbox stands; its user namespace.
     fn found(
         &self,
         channel: &Channel,
@@ -148,23 +148,25 @@ impl SandboxMaker {
         uid: u32,
         made: &mut Unfinished,
     ) -> Result<File, SandboxError> {
-        let mut ready = false;
-        let mut user = None;
-        loop {
-            if ready && let Some(user) = user.take() {
-                return Ok(user);
-            }
-            match channel.receive::<Report>(Some(self.timeout))?.0 {
-                Report::Founded(pid) => {
-                    made.init = Some(open_process(pid)?);
-                    user = Some(map_user(founder_pid, uid)?);
-                }
-                Report::Ready => ready = true,
-                Report::Failed(what) => return Err(SandboxError::Init(what)),
-                Report::Mounted => {}
-            }
+        let report = || match channel.receive::<Report>(Some(self.timeout))?.0 {
+            Report::Failed(what) => Err(SandboxError::Init(what)),
+            report => Ok(report),
+        };
+        let Report::Founded(init_pid) = report()? else {
+            return Err(out_of_turn());
+        };
+        made.init = Some(open_process(init_pid)?);
+        let user = map_user(founder_pid, uid)?;
+        channel.send(&Build {}, &[])?;
+        match report()? {
+            Report::Ready => Ok(user),
+            _ => Err(out_of_turn()),
         }
     }
+}
+
+fn out_of_turn() -> SandboxError {
+    SandboxError::Init("a report out of turn".to_owned())
 }
 
 /// What exists of a sandbox in the making; dropped, it goes.
@@ -272,9 +274,7 @@ impl Sandbox {
         match self.channel.receive(Some(self.timeout))?.0 {
             Report::Mounted => Ok(()),
             Report::Failed(what) => Err(SandboxError::Init(what)),
-            Report::Founded(_) | Report::Ready => {
-                Err(SandboxError::Init("a report out of turn".to_owned()))
-            }
+            Report::Founded(_) | Report::Ready => Err(out_of_turn()),
         }
     }
 
