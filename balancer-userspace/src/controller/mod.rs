@@ -7,13 +7,14 @@
 mod applier;
 mod commands;
 mod connections;
+mod events;
+mod outputs;
 mod views;
 
 use std::{
-    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use applier::Applier;
@@ -21,15 +22,14 @@ use connections::Connections;
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits::MAX_WARM,
-    maps::{Config as ConfigRow, WorkerState},
+    maps::WorkerState,
 };
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout_at,
-};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub(crate) use commands::{Command, CommandError};
+use events::Event;
+pub(crate) use events::{Events, PortsEvent};
 
 use crate::{
     api::types::InterfaceStatus,
@@ -54,22 +54,6 @@ use crate::{
 const SLICE: Duration = Duration::from_millis(1);
 /// When writes that the kernel refused are tried again.
 const RETRY_WRITES: Duration = Duration::from_secs(1);
-
-/// Our interfaces as they are now, and where the program is attached.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PortsEvent {
-    pub(crate) ports: Ports,
-    pub(crate) interfaces: Vec<InterfaceStatus>,
-}
-
-/// Where events come from. All but connections may be closed from the start.
-#[derive(Debug)]
-pub(crate) struct Events {
-    pub(crate) connections: mpsc::Receiver<ConnectionEvent>,
-    pub(crate) catalogs: mpsc::Receiver<Catalog>,
-    pub(crate) ports: mpsc::Receiver<PortsEvent>,
-    pub(crate) commands: mpsc::Receiver<Command>,
-}
 
 /// What the controller starts from.
 #[derive(Debug)]
@@ -401,86 +385,6 @@ impl<S: MapStore> Controller<S> {
         }
     }
 
-    /// Tells all workers who holds which slots and what cookies are made with.
-    fn share(&self) {
-        let config = self.applier.actual().config;
-        let slots = self.slots.live_owners(&self.membership);
-        self.shared.send_if_modified(|shared| {
-            let slots_version = if shared.slots == slots && shared.slots_version != 0 {
-                shared.slots_version
-            } else {
-                // Grows over a restart even if the state file is lost.
-                unix_ms().max(shared.slots_version + 1)
-            };
-            let new = Shared {
-                cookie_epoch: config.cookie_epoch as u8,
-                cookie_keys: config.cookie_keys,
-                slots_version,
-                slots,
-            };
-            let is_new = **shared != new;
-            if is_new {
-                *shared = Arc::new(new);
-            }
-            is_new
-        });
-    }
-
-    /// The first control plane of a data plane makes the keys; the pinned map keeps them.
-    fn make_cookie_keys(&mut self) {
-        let config = self.applier.actual().config;
-        if config.cookie_keys == [[0; 2]; 2] {
-            let cookie_keys = [rand::random(), rand::random()];
-            self.applier
-                .write_now(&[reconcile::tables::MapWrite::Config(ConfigRow {
-                    cookie_keys,
-                    ..config
-                })]);
-        }
-    }
-
-    fn save(&mut self) {
-        let slots_version = self.shared.borrow().slots_version;
-        let is_saved = slots_version == self.saved_slots_version
-            && !self.membership.differs_lastingly(&self.saved);
-        if is_saved {
-            return;
-        }
-        match Persisted::of(&self.membership, slots_version).write(&self.state_file) {
-            Ok(()) => {
-                self.saved = self.membership.clone();
-                self.saved_slots_version = slots_version;
-            }
-            Err(error) => warn!(error = &error as &dyn std::error::Error, "state not saved"),
-        }
-    }
-
-    /// Brings the gauges up to date.
-    fn publish(&self) {
-        let mut states = BTreeMap::from([("up", 0), ("draining", 0), ("down", 0)]);
-        for (_, member) in self.membership.iter() {
-            *states.entry(member.state().name()).or_default() += 1;
-        }
-        for (state, count) in states {
-            self.metrics.workers.with_label_values(&[state]).set(count);
-        }
-        let functions = self.applier.actual().functions.len();
-        self.metrics
-            .functions
-            .set(i64::try_from(functions).unwrap_or(i64::MAX));
-        let conflicts = self.slots.conflicts.len();
-        if conflicts > 0 && self.metrics.slot_conflicts.get() == 0 {
-            warn!(
-                conflicts,
-                "live workers claim the same slots; `GET /v1/slots` says which"
-            );
-        }
-        self.metrics
-            .slot_conflicts
-            .set(i64::try_from(conflicts).unwrap_or(i64::MAX));
-        self.metrics.set_interfaces(&self.interfaces);
-    }
-
     fn deadline(&self) -> Option<Instant> {
         let grace = self.grace.as_ref().map(|(until, _)| *until);
         let retry = self.applier.retry_at();
@@ -515,57 +419,6 @@ fn suspend_absent(membership: &mut Membership) {
         .collect();
     for id in absent {
         membership.suspend(id);
-    }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Anything that happens to the controller.
-#[derive(Debug)]
-enum Event {
-    Connection(ConnectionEvent),
-    Catalog(Catalog),
-    Ports(PortsEvent),
-    Command(Command),
-}
-
-impl Events {
-    /// An event that is there already.
-    fn ready(&mut self) -> Option<Event> {
-        // Connections first: they carry deaths.
-        if let Ok(event) = self.connections.try_recv() {
-            return Some(Event::Connection(event));
-        }
-        if let Ok(event) = self.ports.try_recv() {
-            return Some(Event::Ports(event));
-        }
-        if let Ok(command) = self.commands.try_recv() {
-            return Some(Event::Command(command));
-        }
-        self.catalogs.try_recv().ok().map(Event::Catalog)
-    }
-
-    /// The next event; none at `deadline`, or when every source is closed and there is no deadline.
-    async fn next(&mut self, deadline: Option<Instant>) -> Option<Event> {
-        let event = async {
-            tokio::select! {
-                biased;
-                Some(event) = self.connections.recv() => Event::Connection(event),
-                Some(event) = self.ports.recv() => Event::Ports(event),
-                Some(command) = self.commands.recv() => Event::Command(command),
-                Some(catalog) = self.catalogs.recv() => Event::Catalog(catalog),
-                else => std::future::pending().await,
-            }
-        };
-        match deadline {
-            Some(deadline) => timeout_at(deadline.into(), event).await.ok(),
-            None => Some(event.await),
-        }
     }
 }
 

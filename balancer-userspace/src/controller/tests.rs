@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ebpf_common::maps::{FunctionEntry, WorkerInfo};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::{

@@ -1,0 +1,157 @@
+//! Whether a configuration makes sense: each check names the key and what would be right.
+
+use std::collections::BTreeSet;
+
+use ebpf_common::limits::{MAX_FUNCTIONS, MAX_VIPS, MAX_WORKERS};
+
+use super::{Config, MembershipConfig};
+use crate::membership::protocol::MAX_NAME;
+
+/// The kernel's limit (IFNAMSIZ), without its final NUL.
+const MAX_INTERFACE_NAME: usize = 15;
+/// A session table larger than this does not fit the memory of a host.
+const MAX_SESSIONS_EVER: u32 = 1 << 28;
+
+impl Config {
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
+        let value = |key: &str, problem: &str| Err((key.to_owned(), problem.to_owned()));
+        if !self.pin_path.is_absolute() {
+            return value("pin_path", "must be an absolute path");
+        }
+        // bpffs reserves names with a dot for itself.
+        if self
+            .pin_path
+            .file_name()
+            .is_none_or(|name| name.to_string_lossy().contains('.'))
+        {
+            return value("pin_path", "must end in a name without a dot");
+        }
+        if !self.admin_socket.is_absolute() {
+            return value("admin_socket", "must be an absolute path");
+        }
+        if self.interfaces.is_empty() {
+            return value("interface", "is missing: at least one interface is needed");
+        }
+        self.check_interfaces()?;
+        self.check_vips()?;
+        self.check_workers()?;
+        self.check_functions()?;
+        if let Some(membership) = &self.membership {
+            membership.check()?;
+        }
+        if !(1..=MAX_FUNCTIONS).contains(&self.limits.functions) {
+            return value("limits.functions", &format!("must be 1 to {MAX_FUNCTIONS}"));
+        }
+        if !(1..=MAX_SESSIONS_EVER).contains(&self.limits.sessions) {
+            return value(
+                "limits.sessions",
+                &format!("must be 1 to {MAX_SESSIONS_EVER}"),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_interfaces(&self) -> Result<(), (String, String)> {
+        let mut names = BTreeSet::new();
+        for interface in &self.interfaces {
+            let name = interface.name.as_str();
+            let problem = if name.is_empty() || name.len() > MAX_INTERFACE_NAME {
+                "must be the name of an interface"
+            } else if !names.insert(name) {
+                "is there twice"
+            } else {
+                continue;
+            };
+            return Err((format!("interface \"{name}\""), problem.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_vips(&self) -> Result<(), (String, String)> {
+        let mut seen = BTreeSet::new();
+        for vip in &self.vips {
+            let key = format!("vip {}:{}", vip.address, vip.port);
+            let is_host = !vip.address.is_multicast()
+                && !vip.address.is_unspecified()
+                && !vip.address.is_broadcast();
+            let problem = if vip.port == 0 || !is_host {
+                "must be the address of a host and a port"
+            } else if !seen.insert((vip.address, vip.port)) {
+                "is there twice"
+            } else {
+                continue;
+            };
+            return Err((key, problem.to_owned()));
+        }
+        // A VIP takes one row for its port, and its address one more.
+        let rows = seen.len() + seen.iter().map(|vip| vip.0).collect::<BTreeSet<_>>().len();
+        if rows > MAX_VIPS as usize {
+            return Err(("vip".to_owned(), format!("needs {rows} rows of {MAX_VIPS}")));
+        }
+        Ok(())
+    }
+
+    fn check_workers(&self) -> Result<(), (String, String)> {
+        let mut names = BTreeSet::new();
+        for worker in &self.workers {
+            let unknown_interface = worker
+                .interface
+                .as_ref()
+                .is_some_and(|name| !self.interfaces.iter().any(|known| known.name == *name));
+            let problem = if !is_name(&worker.name) {
+                "must have a name of letters, digits, `-`, `_` or `.`"
+            } else if !names.insert(&worker.name) {
+                "is there twice"
+            } else if unknown_interface {
+                "names an interface that is in no [[interface]]"
+            } else {
+                continue;
+            };
+            return Err((format!("worker \"{}\"", worker.name), problem.to_owned()));
+        }
+        if names.len() > MAX_WORKERS as usize {
+            return Err(("worker".to_owned(), format!("at most {MAX_WORKERS}")));
+        }
+        Ok(())
+    }
+
+    fn check_functions(&self) -> Result<(), (String, String)> {
+        match self
+            .functions
+            .iter()
+            .find(|function| function.name.is_empty())
+        {
+            Some(_) => Err(("function".to_owned(), "must have a name".to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl MembershipConfig {
+    fn check(&self) -> Result<(), (String, String)> {
+        if !(1..=60_000).contains(&self.heartbeat_ms) {
+            return Err((
+                "membership.heartbeat_ms".to_owned(),
+                "must be 1 to 60000".to_owned(),
+            ));
+        }
+        if self.lease_ms < self.heartbeat_ms.saturating_mul(2) || self.lease_ms > 600_000 {
+            return Err((
+                "membership.lease_ms".to_owned(),
+                "must be at least twice heartbeat_ms, or one late heartbeat takes a worker out"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether `name` can name a worker: it appears in paths, metrics and logs.
+#[must_use]
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= MAX_NAME
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
