@@ -23,8 +23,8 @@ pub enum Plan {
     Latency {
         /// The function.
         function: String,
-        /// Series of targets: the first has one VIP, the second the workers, which take turns.
-        targets: Vec<Vec<SocketAddr>>,
+        /// Where to: each target is a series.
+        targets: Vec<SocketAddr>,
         /// How often each series gets its turn.
         rounds: u32,
         /// Requests in each turn.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use futures_util::stream::{self, StreamExt as _};
 use warmpath_sdk::{Call, Client};
 
@@ -24,15 +24,13 @@ fn hello(function: &str) -> Call {
 pub(super) async fn latency(
     progress: &Progress,
     function: &str,
-    targets: &[Vec<SocketAddr>],
+    targets: &[SocketAddr],
     (rounds, requests): (u32, u32),
 ) -> Result<Summary> {
-    let mut clients = Vec::new();
-    for targets in targets {
-        ensure!(!targets.is_empty(), "a series without a target");
-        let clients_of: Result<Vec<Client>> = targets.iter().map(|it| connect(*it)).collect();
-        clients.push(clients_of?);
-    }
+    let clients: Vec<Client> = targets
+        .iter()
+        .map(|it| connect(*it))
+        .collect::<Result<_>>()?;
     let call = hello(function);
     let mut series = vec![Series::default(); targets.len()];
     for round in 0..rounds as usize {
@@ -43,21 +41,16 @@ pub(super) async fn latency(
         }
         for index in order {
             let begin = Instant::now();
-            for request in 0..requests as usize {
-                // The balancer spreads requests over the workers: so does who goes past it.
-                let client = &clients[index][request % clients[index].len()];
-                let (result, took) = timed(client, call.clone()).await;
+            for _request in 0..requests {
+                let (result, took) = timed(&clients[index], call.clone()).await;
                 series[index].add(&result, took);
                 progress.step();
             }
             series[index].elapsed_us += micros(begin.elapsed());
         }
     }
-    for (series, clients) in series.iter_mut().zip(&clients) {
-        series.packets = clients
-            .iter()
-            .map(|client| client.stats().packets_sent)
-            .sum();
+    for (series, client) in series.iter_mut().zip(&clients) {
+        series.packets = client.stats().packets_sent;
     }
     Ok(Summary {
         series,

@@ -36,6 +36,7 @@ const FUNCTIONS: &[&str] = &[
 /// Requests that each worker gets before anything is measured, so that it has a warm instance.
 const WARM_UP: u64 = 20;
 const WARM_UP_IN_FLIGHT: usize = 2;
+const FEW_CALLS: u64 = 200;
 
 /// How much to send.
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +167,30 @@ impl<'a> Stage<'a> {
             );
         }
         Ok(())
+    }
+
+    /// A few calls through the VIP, to see where they go.
+    pub(crate) fn few_calls(&self, function: &str) -> Result<Summary> {
+        let plan = Plan::Closed {
+            function: function.to_owned(),
+            target: self.vip(),
+            requests: FEW_CALLS,
+            in_flight: WARM_UP_IN_FLIGHT,
+        };
+        self.start_load(&plan)?.finish(&mut |_done| ())
+    }
+
+    /// The index of the worker that answered most.
+    pub(crate) fn busiest(&self, summary: &Summary) -> Result<usize> {
+        let workers = summary.series.iter().flat_map(|series| &series.workers);
+        let (id, _count) = workers
+            .max_by_key(|(_id, count)| **count)
+            .context("no reply names its worker")?;
+        let name = self.name(*id);
+        let mut hosts = self.cluster.topology.workers.iter();
+        hosts
+            .position(|host| host.role == name)
+            .with_context(|| format!("no host is worker {name}"))
     }
 
     pub(crate) fn vip(&self) -> SocketAddr {

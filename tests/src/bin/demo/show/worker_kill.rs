@@ -20,7 +20,8 @@ pub(crate) fn show(stage: &mut Stage<'_>) -> Result<()> {
     stage
         .screen
         .during("warming hello on every worker", || stage.warm("hello"))?;
-    let victim = busiest(stage)?;
+    // The death of an idle worker would show nothing.
+    let victim = stage.busiest(&stage.few_calls("hello")?)?;
     let (summary, killed_at_us, noticed) = stage.booked("(e)", |stage| {
         let result = kill_under_load(stage, victim)?;
         let sent = result.0.series[0].packets;
@@ -65,30 +66,6 @@ pub(crate) fn show(stage: &mut Stage<'_>) -> Result<()> {
         victim: name,
     });
     Ok(())
-}
-
-/// The index of the worker that most of some requests go to: the death of an idle one shows nothing.
-fn busiest(stage: &mut Stage<'_>) -> Result<usize> {
-    let plan = Plan::Closed {
-        function: "hello".to_owned(),
-        target: stage.vip(),
-        requests: 200,
-        in_flight: 8,
-    };
-    let summary = stage.start_load(&plan)?.finish(&mut |_done| ())?;
-    let workers = &summary.series[0].workers;
-    let (id, _count) = workers
-        .iter()
-        .max_by_key(|(_id, count)| **count)
-        .context("no reply names its worker")?;
-    let name = stage.name(*id);
-    let position = stage
-        .cluster
-        .topology
-        .workers
-        .iter()
-        .position(|host| host.role == name);
-    position.with_context(|| format!("no host is worker {name}"))
 }
 
 /// Returns the load's figures, the time of the kill in microseconds since 1970, and how long after it the control
