@@ -25,28 +25,28 @@ use worker::{
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// A pool and what it needs. To be stopped by [`Bed::stop`].
-pub struct Bed {
-    pub pool: Arc<Pool>,
-    pub store: StoreClient,
-    pub config: PoolConfig,
-    pub dir: TempDir,
+pub(crate) struct Bed {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) store: StoreClient,
+    pub(crate) config: PoolConfig,
+    pub(crate) dir: TempDir,
     requests: AtomicU64,
     stop: watch::Sender<bool>,
 }
 
 /// The parent cgroup of this run's pools.
-pub fn cgroup_parent() -> String {
+pub(crate) fn cgroup_parent() -> String {
     format!("wp{}", std::process::id())
 }
 
 impl Bed {
     /// A pool with one prepared sandbox and the defaults otherwise.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
     /// A pool whose configuration `change` has had its way with.
-    pub async fn start_with(change: impl FnOnce(&mut PoolConfig)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut PoolConfig)) -> Self {
         log_when_asked();
         let dir = tempfile::Builder::new()
             .prefix("wp-sandbox-")
@@ -74,7 +74,7 @@ impl Bed {
     }
 
     /// Publishes `code` as the function `name`, with `extra` lines in its manifest.
-    pub async fn deploy(&self, name: &str, code: &str, extra: &str) -> Arc<CatalogEntry> {
+    pub(crate) async fn deploy(&self, name: &str, code: &str, extra: &str) -> Arc<CatalogEntry> {
         let manifest = format!("name = {name:?}\n{extra}\n");
         let bundle = bundle(&[("warmpath.toml", &manifest), ("f.py", code)]);
         self.store.publish(None, bundle).await.unwrap();
@@ -88,7 +88,7 @@ impl Bed {
     }
 
     /// What the pool is to do with `event`, in the function's own time.
-    pub fn invocation(&self, function: &Arc<CatalogEntry>, event: &Value) -> Invocation {
+    pub(crate) fn invocation(&self, function: &Arc<CatalogEntry>, event: &Value) -> Invocation {
         let timeout = Duration::from_millis(function.manifest.timeout_ms.into());
         Invocation {
             function: Arc::clone(function),
@@ -101,35 +101,35 @@ impl Bed {
     }
 
     /// Runs the function on `event`.
-    pub async fn call(&self, function: &Arc<CatalogEntry>, event: Value) -> Outcome {
+    pub(crate) async fn call(&self, function: &Arc<CatalogEntry>, event: Value) -> Outcome {
         self.pool.invoke(self.invocation(function, &event)).await
     }
 
     /// Runs the function, which has to succeed; its reply.
-    pub async fn reply(&self, function: &Arc<CatalogEntry>, event: Value) -> Value {
+    pub(crate) async fn reply(&self, function: &Arc<CatalogEntry>, event: Value) -> Value {
         json(&self.call(function, event).await)
     }
 
     /// Stops everything.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.pool.stop().await;
         self.stop.send_replace(true);
     }
 }
 
 /// The reply of an outcome that has to be a success.
-pub fn json(outcome: &Outcome) -> Value {
+pub(crate) fn json(outcome: &Outcome) -> Value {
     assert_eq!(outcome.status, Status::Ok, "{}", text(outcome));
     serde_json::from_slice(&outcome.payload).unwrap()
 }
 
 /// The message of an outcome.
-pub fn text(outcome: &Outcome) -> String {
+pub(crate) fn text(outcome: &Outcome) -> String {
     String::from_utf8_lossy(&outcome.payload).into_owned()
 }
 
 /// A gzip-compressed tar archive of `files`.
-pub fn bundle(files: &[(&str, &str)]) -> Bytes {
+pub(crate) fn bundle(files: &[(&str, &str)]) -> Bytes {
     let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let mut archive = tar::Builder::new(gzip);
     for (path, content) in files {

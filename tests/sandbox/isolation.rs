@@ -105,7 +105,7 @@ def f(event):
     )
     .await;
     assert!(
-        found["seen"].as_u64().unwrap() > 100,
+        found["seen"].as_u64().unwrap() > 50,
         "it looked nowhere: {found}"
     );
     assert_eq!(found["made"], json!(["/tmp"]));
@@ -326,7 +326,7 @@ import os, random, time, uuid
 def f(event):
     before = os.listdir("/tmp")
     open("/tmp/mine", "w").close()
-    time.sleep(0.3)
+    time.sleep(1)
     return [before, random.random(), str(uuid.uuid4()), os.stat("/tmp").st_uid]
 "#;
     let function = bed.deploy("random", code, "").await;

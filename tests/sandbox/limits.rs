@@ -156,7 +156,7 @@ async fn time_is_bounded_and_the_fault_is_whose_limit_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loading_is_bounded_too() {
-    let bed = Bed::start_with(|config| config.limits.start_timeout_ms = 300).await;
+    let bed = Bed::start_with(|config| config.limits.start_timeout_ms = 1_500).await;
     let function = bed.deploy("never", "while True: pass\n", "").await;
     assert_eq!(
         bed.call(&function, json!(null)).await.status,

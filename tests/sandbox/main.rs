@@ -1,6 +1,12 @@
 //! What a handler can do, and what it can do to others: a pool with real sandboxes, a real store and a real
 //! database engine, in this process. Needs root, as the pool does.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "all of this binary is a test: helpers panic where they stand, measurements are printed"
+)]
+
 mod bed;
 mod cache;
 mod contained;

@@ -38,7 +38,7 @@ async fn a_function_is_cold_once_and_warm_after_that() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_at_the_same_time_get_instances_of_their_own() {
     let bed = Bed::start().await;
-    let code = "import time\ndef f(event):\n    time.sleep(0.3)\n    return 1\n";
+    let code = "import time\ndef f(event):\n    time.sleep(1)\n    return 1\n";
     let function = bed.deploy("slow", code, "").await;
     let bed = Arc::new(bed);
     let calls: Vec<_> = (0..8)
