@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, OnceLock,
+        Arc, Once,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,9 @@ use worker::{
     pool::{Invocation, Outcome, Pool, PoolConfig},
 };
 
+/// Followed by the pid of the run.
+const RUN_PREFIX: &str = "wp-sandbox-";
+
 /// Pools of one run must differ in name, and runs side by side in their parent cgroup.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
@@ -34,9 +37,47 @@ pub(crate) struct Bed {
     stop: watch::Sender<bool>,
 }
 
-/// The parent cgroup of this run's pools.
-pub(crate) fn cgroup_parent() -> String {
-    format!("wp{}", std::process::id())
+/// What everything of this run is called: the parent cgroup of its pools, and its directories.
+pub(crate) fn run_name() -> String {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(remove_dead_runs);
+    format!("{RUN_PREFIX}{}", std::process::id())
+}
+
+/// Removes what runs that were killed left behind: nothing lives in it any more, for sandboxes end with
+/// the process that made them.
+fn remove_dead_runs() {
+    let roots = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    let roots = roots.map(|entry| entry.path());
+    let places = roots.chain([PathBuf::from("/sys/fs/cgroup"), std::env::temp_dir()]);
+    let entries = places.filter_map(|place| std::fs::read_dir(place).ok());
+    for entry in entries.flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name
+            .strip_prefix(RUN_PREFIX)
+            .and_then(|rest| rest.split('.').next());
+        if is_dir(&entry) && pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove_tree(&entry.path());
+        }
+    }
+}
+
+/// Not so for a link to a directory.
+fn is_dir(entry: &std::fs::DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+}
+
+/// As `rm -r`, but leaves files that cannot be removed to the `rmdir` of their directory: in a cgroup
+/// they go with it. Another run may be doing the same, so that nothing here has to succeed.
+fn remove_tree(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if is_dir(&entry) {
+            remove_tree(&entry.path());
+        } else {
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
+    drop(std::fs::remove_dir(dir));
 }
 
 impl Bed {
@@ -49,7 +90,7 @@ impl Bed {
     pub(crate) async fn start_with(change: impl FnOnce(&mut PoolConfig)) -> Self {
         log_when_asked();
         let dir = tempfile::Builder::new()
-            .prefix("wp-sandbox-")
+            .prefix(&format!("{}.", run_name()))
             .tempdir()
             .unwrap();
         let (stop, stopped) = watch::channel(false);
@@ -57,7 +98,7 @@ impl Bed {
         let name = format!("t{}", NUMBERS.fetch_add(1, Ordering::Relaxed));
         let mut config = PoolConfig::new(name, dir.path().join("state"));
         config.executable = PathBuf::from(env!("CARGO_BIN_EXE_sandbox-init"));
-        config.sandbox.cgroup_parent = cgroup_parent();
+        config.sandbox.cgroup_parent = run_name();
         config.limits.prepared = 1;
         change(&mut config);
         let code = CodeCache::new(store.clone(), dir.path().join("code"));
@@ -173,8 +214,8 @@ async fn open_db(path: PathBuf) -> Arc<db::Router> {
 
 /// `RUST_LOG=debug` shows what the pool does.
 fn log_when_asked() {
-    static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(|| {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
         drop(
             tracing_subscriber::fmt()
                 .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())

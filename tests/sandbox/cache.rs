@@ -57,7 +57,7 @@ async fn code_that_is_not_to_be_had_is_the_platforms_fault() {
 async fn a_full_disk_is_an_error_that_leaves_nothing_broken() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     let small = tempfile::Builder::new()
-        .prefix("wp-full-")
+        .prefix(&format!("{}.", super::bed::run_name()))
         .tempdir()
         .unwrap();
     mount(

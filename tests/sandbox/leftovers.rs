@@ -10,11 +10,11 @@ use worker::{
     sandbox::CgroupError,
 };
 
-use super::bed::{Bed, cgroup_parent};
+use super::bed::{Bed, run_name};
 
 /// The cgroup directories of the worker `name`, in every hierarchy.
 fn cgroups(name: &str) -> Vec<PathBuf> {
-    let tail = PathBuf::from(cgroup_parent()).join(name);
+    let tail = PathBuf::from(run_name()).join(name);
     let mounted = std::fs::read_dir("/sys/fs/cgroup")
         .unwrap()
         .flatten()
@@ -158,7 +158,7 @@ async fn a_killed_worker_leaves_nothing_that_its_successor_does_not_remove() {
             "--nocapture",
             "leftovers::hosts_a_pool_until_killed",
         ])
-        .env("WP_CGROUP_PARENT", cgroup_parent())
+        .env("WP_CGROUP_PARENT", run_name())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
