@@ -6,7 +6,12 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 /// A serverless platform whose load balancer lives in the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "warmpath", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "warmpath",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -219,7 +224,11 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct AdminArgs {
     /// The control plane's admin socket
-    #[arg(long, env = "WARMPATH_ADMIN", default_value = "/run/warmpath/balancer.sock")]
+    #[arg(
+        long,
+        env = "WARMPATH_ADMIN",
+        default_value = "/run/warmpath/balancer.sock"
+    )]
     pub(crate) admin: PathBuf,
 }
 
@@ -227,7 +236,11 @@ pub(crate) struct AdminArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PinArgs {
     /// Directory on a bpffs that holds the pinned program and maps
-    #[arg(long, env = "WARMPATH_PIN_PATH", default_value = "/sys/fs/bpf/warmpath")]
+    #[arg(
+        long,
+        env = "WARMPATH_PIN_PATH",
+        default_value = "/sys/fs/bpf/warmpath"
+    )]
     pub(crate) pin_path: PathBuf,
 }
 

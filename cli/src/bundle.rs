@@ -24,7 +24,8 @@ pub(crate) fn pack(dir: &Path) -> Result<Vec<u8>> {
     files.sort();
     let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     for file in &files {
-        append(&mut archive, dir, file).with_context(|| format!("pack {}", dir.join(file).display()))?;
+        append(&mut archive, dir, file)
+            .with_context(|| format!("pack {}", dir.join(file).display()))?;
     }
     Ok(archive.into_inner()?.finish()?)
 }
@@ -56,7 +57,10 @@ fn collect(dir: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         } else if kind.is_file() {
             files.push(name);
         } else {
-            bail!("{} is not a regular file: copy what it points to into the function", dir.join(name).display());
+            bail!(
+                "{} is not a regular file: copy what it points to into the function",
+                dir.join(name).display()
+            );
         }
     }
     Ok(())
@@ -76,7 +80,10 @@ mod tests {
 
     #[test]
     fn the_same_files_give_the_same_bytes() {
-        assert_eq!(pack(function().path()).unwrap(), pack(function().path()).unwrap());
+        assert_eq!(
+            pack(function().path()).unwrap(),
+            pack(function().path()).unwrap()
+        );
     }
 
     #[test]
@@ -89,6 +96,11 @@ mod tests {
     #[test]
     fn a_directory_without_a_manifest_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(pack(dir.path()).unwrap_err().to_string().contains("warmpath.toml"));
+        assert!(
+            pack(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("warmpath.toml")
+        );
     }
 }

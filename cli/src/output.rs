@@ -66,7 +66,14 @@ pub(crate) struct Table {
 impl Table {
     /// A table with these headings.
     pub(crate) fn new(headings: &[&str]) -> Self {
-        Self { rows: vec![headings.iter().map(|heading| heading.to_uppercase()).collect()] }
+        Self {
+            rows: vec![
+                headings
+                    .iter()
+                    .map(|heading| heading.to_uppercase())
+                    .collect(),
+            ],
+        }
     }
 
     /// Adds a row.
@@ -80,11 +87,16 @@ impl Table {
     }
 
     fn width(&self, column: usize) -> usize {
-        self.cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        self.cells(column)
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
     }
 
     fn is_numeric(&self, column: usize) -> bool {
-        self.cells(column).skip(1).all(|cell| cell.parse::<f64>().is_ok() || cell == "-")
+        self.cells(column)
+            .skip(1)
+            .all(|cell| cell.parse::<f64>().is_ok() || cell == "-")
     }
 
     fn cells(&self, column: usize) -> impl Iterator<Item = &String> {
@@ -95,8 +107,9 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let shape: Vec<(usize, bool)> =
-            (0..columns).map(|column| (self.width(column), self.is_numeric(column))).collect();
+        let shape: Vec<(usize, bool)> = (0..columns)
+            .map(|column| (self.width(column), self.is_numeric(column)))
+            .collect();
         for row in &self.rows {
             let mut text = String::new();
             for (cell, (width, numeric)) in row.iter().zip(&shape) {
@@ -125,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_reader_that_went_away_is_recognised_behind_context() {
-        let error = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("print");
+        let error =
+            anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("print");
         assert!(is_broken_pipe(&error));
     }
 }

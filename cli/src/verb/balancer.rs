@@ -10,6 +10,9 @@ use crate::{
 
 pub(super) fn detach(pins: &PinArgs) -> Result<Exit> {
     maps::detach(&pins.pin_path)?;
-    output::line(format_args!("detached; {} is gone", pins.pin_path.display()))?;
+    output::line(format_args!(
+        "detached; {} is gone",
+        pins.pin_path.display()
+    ))?;
     Ok(Exit::Ok)
 }

@@ -39,7 +39,10 @@ fn request(args: &ExplainArgs) -> Result<ExplainRequest> {
 }
 
 fn print(explanation: &Explanation) -> Result<()> {
-    output::line(format_args!("outcome  {} {}", explanation.outcome, explanation.rule))?;
+    output::line(format_args!(
+        "outcome  {} {}",
+        explanation.outcome, explanation.rule
+    ))?;
     output::line(format_args!("verdict  {}", explanation.verdict))?;
     if let Some(worker) = &explanation.worker {
         let name = worker.name.as_deref().unwrap_or("");
@@ -51,7 +54,10 @@ fn print(explanation: &Explanation) -> Result<()> {
     if let Some(out) = &explanation.packet_out {
         let status = out.status.as_deref().unwrap_or("");
         output::line(format_args!("leaves   {} → {}", out.src_mac, out.dst_mac))?;
-        output::line(format_args!("         {} → {}", out.source, out.destination))?;
+        output::line(format_args!(
+            "         {} → {}",
+            out.source, out.destination
+        ))?;
         output::line(format_args!("         {} {status}", out.kind))?;
     }
     Ok(())

@@ -13,12 +13,26 @@ use crate::{
 
 pub(super) async fn run(verb: &FnVerb) -> Result<Exit> {
     match verb {
-        FnVerb::Deploy { dir, name, store, output } => {
+        FnVerb::Deploy {
+            dir,
+            name,
+            store,
+            output,
+        } => {
             deploy(dir, name.as_deref(), store, output).await?;
         }
         FnVerb::List { store, output } => list(store, output).await?,
-        FnVerb::Show { name, store, output } => show(name, store, output).await?,
-        FnVerb::Alias { name, alias, version, store } => {
+        FnVerb::Show {
+            name,
+            store,
+            output,
+        } => show(name, store, output).await?,
+        FnVerb::Alias {
+            name,
+            alias,
+            version,
+            store,
+        } => {
             client(store)?.set_alias(name, alias, *version).await?;
             output::line(format_args!("{name}@{alias} is version {version}"))?;
         }
@@ -72,8 +86,15 @@ async fn show(name: &str, store: &StoreArgs, output: &OutputArgs) -> Result<()> 
     if output.json {
         return output::json(&detail);
     }
-    let mut table =
-        Table::new(&["version", "aliases", "affinity", "timeout_ms", "memory_mb", "bytes", "digest"]);
+    let mut table = Table::new(&[
+        "version",
+        "aliases",
+        "affinity",
+        "timeout_ms",
+        "memory_mb",
+        "bytes",
+        "digest",
+    ]);
     for version in &detail.versions {
         table.row(vec![
             version.version.to_string(),
@@ -96,7 +117,11 @@ fn aliases_of(detail: &FunctionDetail, version: u32) -> String {
         .filter(|(_, aliased)| **aliased == version)
         .map(|(alias, _)| alias.as_str())
         .collect();
-    if aliases.is_empty() { "-".into() } else { aliases.join(",") }
+    if aliases.is_empty() {
+        "-".into()
+    } else {
+        aliases.join(",")
+    }
 }
 
 async fn rm(name: &str, store: &StoreArgs) -> Result<()> {

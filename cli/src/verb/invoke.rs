@@ -61,7 +61,10 @@ fn payload(argument: &str) -> Result<Vec<u8>> {
         return Ok(argument.as_bytes().to_vec());
     }
     let mut bytes = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut bytes).context("read the payload from standard input")?;
+    std::io::stdin()
+        .lock()
+        .read_to_end(&mut bytes)
+        .context("read the payload from standard input")?;
     Ok(bytes)
 }
 

@@ -44,7 +44,11 @@ fn print(dump: &MapDump, output: &OutputArgs) -> Result<()> {
         return output::json(dump);
     }
     let rows: Vec<BTreeMap<String, String>> = dump.entries.iter().map(fields).collect();
-    let mut headings: Vec<&str> = rows.iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
+    let mut headings: Vec<&str> = rows
+        .iter()
+        .flat_map(BTreeMap::keys)
+        .map(String::as_str)
+        .collect();
     headings.sort_unstable();
     headings.dedup();
     let mut table = Table::new(&headings);
@@ -61,14 +65,17 @@ fn print(dump: &MapDump, output: &OutputArgs) -> Result<()> {
 
 fn fields(entry: &Value) -> BTreeMap<String, String> {
     match entry {
-        Value::Object(fields) => {
-            fields.iter().map(|(name, value)| (name.clone(), text(value))).collect()
-        }
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect(),
         other => BTreeMap::from([("value".to_owned(), text(other))]),
     }
 }
 
 /// Strings without their quotes, all else as JSON.
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -27,21 +27,30 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 
 async fn dispatch(verb: Verb) -> Result<Exit> {
     match verb {
-        Verb::Balancer { verb: Some(BalancerVerb::Detach { pins }), .. } => balancer::detach(&pins),
+        Verb::Balancer {
+            verb: Some(BalancerVerb::Detach { pins }),
+            ..
+        } => balancer::detach(&pins),
         Verb::Balancer { role, verb: None } => role::balancer(&role).await,
-        Verb::Worker { verb: Some(WorkerVerb::Drain { name, admin }), .. } => {
-            worker::drain(&name, &admin).await
-        }
-        Verb::Worker { verb: Some(WorkerVerb::Undrain { name, admin }), .. } => {
-            worker::undrain(&name, &admin).await
-        }
+        Verb::Worker {
+            verb: Some(WorkerVerb::Drain { name, admin }),
+            ..
+        } => worker::drain(&name, &admin).await,
+        Verb::Worker {
+            verb: Some(WorkerVerb::Undrain { name, admin }),
+            ..
+        } => worker::undrain(&name, &admin).await,
         Verb::Worker { role, verb: None } => role::worker(&role).await,
         Verb::Gateway(role) => role::gateway(&role).await,
         Verb::Store(role) => role::store(&role).await,
         Verb::Db(role) => role::db(&role).await,
         Verb::Fn(FnVerb::Invoke(args)) => invoke::invoke(&args).await,
         Verb::Fn(verb) => function::run(&verb).await,
-        Verb::Status { admin, pins, output } => status::status(&admin, &pins, &output).await,
+        Verb::Status {
+            admin,
+            pins,
+            output,
+        } => status::status(&admin, &pins, &output).await,
         Verb::Map(MapVerb::Dump { name, pins, output }) => {
             map::dump(name.as_deref(), &pins, &output)
         }

@@ -36,7 +36,9 @@ roles! {
 }
 
 fn config_path(args: &RoleArgs) -> Result<&Path> {
-    args.config.as_deref().context("--config FILE is needed to run the role")
+    args.config
+        .as_deref()
+        .context("--config FILE is needed to run the role")
 }
 
 /// Becomes true on the first SIGTERM or SIGINT. The second one ends the process at once, for whoever

@@ -28,8 +28,17 @@ pub(super) async fn status(admin: &AdminArgs, pins: &PinArgs, output: &OutputArg
         Ok(report) => (report, Exit::Ok),
         Err(error) => {
             let counters = maps::counters(&pins.pin_path)?;
-            output::talk(format_args!("warmpath: {error}; the counters below are the kernel's own"));
-            (Report { control_plane: None, workers: Vec::new(), counters }, Exit::Failed)
+            output::talk(format_args!(
+                "warmpath: {error}; the counters below are the kernel's own"
+            ));
+            (
+                Report {
+                    control_plane: None,
+                    workers: Vec::new(),
+                    counters,
+                },
+                Exit::Failed,
+            )
         }
     };
     if output.json {
@@ -80,7 +89,16 @@ fn print_control_plane(status: &Status) -> Result<()> {
 }
 
 fn print_workers(workers: &[WorkerStatus]) -> Result<()> {
-    let mut table = Table::new(&["id", "worker", "state", "address", "in_flight", "capacity", "slots", "warm"]);
+    let mut table = Table::new(&[
+        "id",
+        "worker",
+        "state",
+        "address",
+        "in_flight",
+        "capacity",
+        "slots",
+        "warm",
+    ]);
     for worker in workers {
         table.row(vec![
             worker.id.to_string(),
@@ -100,11 +118,19 @@ fn print_workers(workers: &[WorkerStatus]) -> Result<()> {
 fn print_counters(counters: &[CounterValue]) -> Result<()> {
     let mut table = Table::new(&["class", "counter", "packets"]);
     for counter in counters.iter().filter(|counter| counter.value > 0) {
-        table.row(vec![counter.class.clone(), counter.label.clone(), counter.value.to_string()]);
+        table.row(vec![
+            counter.class.clone(),
+            counter.label.clone(),
+            counter.value.to_string(),
+        ]);
     }
     table.print()
 }
 
 fn joined(words: &[String]) -> String {
-    if words.is_empty() { "-".into() } else { words.join(",") }
+    if words.is_empty() {
+        "-".into()
+    } else {
+        words.join(",")
+    }
 }
