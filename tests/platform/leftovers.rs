@@ -56,7 +56,7 @@ fn expect_as_before(before: &MachineState) {
 #[test]
 fn the_demo_keeps_its_promises_and_leaves_the_machine_as_it_found_it() {
     let _machine = machine();
-    let before = MachineState::take().unwrap();
+    let before = MachineState::take_at_rest().unwrap();
     let report = tempfile::tempdir().unwrap();
     let file = report.path().join("report.json");
     let output = demo().arg("--report").arg(&file).output().unwrap();
@@ -78,7 +78,7 @@ fn the_demo_keeps_its_promises_and_leaves_the_machine_as_it_found_it() {
 #[test]
 fn ctrl_c_removes_everything() {
     let _machine = machine();
-    let before = MachineState::take().unwrap();
+    let before = MachineState::take_at_rest().unwrap();
     let mut child = busy_demo();
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     let status = wait::until("the demo to end", TIMEOUT, || Ok(child.try_wait()?)).unwrap();
@@ -89,7 +89,7 @@ fn ctrl_c_removes_everything() {
 #[test]
 fn what_a_killed_demo_leaves_is_removed_by_the_next() {
     let _machine = machine();
-    let before = MachineState::take().unwrap();
+    let before = MachineState::take_at_rest().unwrap();
     let mut child = busy_demo();
     child.kill().unwrap();
     child.wait().unwrap();

@@ -1,10 +1,19 @@
 //! What there is on the machine, to compare before and after a run.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 
-use crate::run::cgroups;
+use crate::{run::cgroups, wait};
+
+/// Nothing changes for so long when the kernel is done with freeing.
+const REST: Duration = Duration::from_millis(500);
+const REST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Folders in which we make files.
 const OUR_PLACES: &[&str] = &["/run", "/run/netns", "/run/warmpath", "/sys/fs/bpf", "/tmp"];
@@ -63,6 +72,23 @@ impl MachineState {
                 .iter()
                 .flat_map(|place| entries(Path::new(place)))
                 .collect(),
+        })
+    }
+
+    /// Looks until nothing has changed for a while: the kernel frees what an earlier run used a moment after it.
+    ///
+    /// # Errors
+    /// As [`Self::take`], or the machine does not come to rest.
+    pub fn take_at_rest() -> Result<Self> {
+        let mut last = Self::take()?;
+        let mut since = Instant::now();
+        wait::until("the machine to come to rest", REST_TIMEOUT, || {
+            let now = Self::take()?;
+            if now != last {
+                last = now;
+                since = Instant::now();
+            }
+            Ok((since.elapsed() >= REST).then(|| last.clone()))
         })
     }
 
