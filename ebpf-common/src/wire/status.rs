@@ -1,12 +1,13 @@
 //! The status of an answer: what happened, whose fault it is, and whether to try again.
 
-/// Declares the statuses once: number, name, fault, retryable, and the sentence a user reads.
+/// Declares the statuses once: number, name, fault, whether to try again, and the sentence that is both
+/// documentation and what a user reads.
 macro_rules! statuses {
-    ($($(#[$meta:meta])* $variant:ident = $code:literal, $name:literal, $fault:ident, $retryable:literal;)+) => {
+    ($($variant:ident = $code:literal, $name:literal, $fault:ident, $retryable:literal, $summary:literal;)+) => {
         /// Status of a RESPONSE or ERROR packet.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u16)]
-        pub enum Status { $($(#[$meta])* $variant = $code,)+ }
+        pub enum Status { $(#[doc = $summary] $variant = $code,)+ }
 
         impl Status {
             /// Every status, in the order of its number.
@@ -22,6 +23,12 @@ macro_rules! statuses {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What happened, in one sentence for people.
+            #[must_use]
+            pub const fn summary(self) -> &'static str {
+                match self { $(Self::$variant => $summary,)+ }
             }
 
             /// Whose fault it is.
@@ -66,47 +73,27 @@ impl Fault {
 }
 
 statuses! {
-    /// The handler's reply is in the payload.
-    Ok = 0, "ok", Nobody, false;
-    /// Fragments or a long-running request were taken in; payload: 8-byte bitmap of fragments held.
-    Continue = 1, "continue", Nobody, false;
+    Ok = 0, "ok", Nobody, false, "the handler's reply is in the payload";
+    Continue = 1, "continue", Nobody, false, "fragments or a long-running request were taken in; payload: 8-byte bitmap of fragments held";
 
-    /// A header field contradicts another or the datagram.
-    Malformed = 100, "malformed", Caller, false;
-    /// The header's version is not ours.
-    UnsupportedVersion = 101, "unsupported_version", Caller, false;
-    /// No such function, version or alias is deployed.
-    UnknownFunction = 102, "unknown_function", Caller, false;
-    /// The request is longer than the platform or the function allows, or the payload is not what the manifest says.
-    BadPayload = 103, "bad_payload", Caller, false;
-    /// The caller's own time budget ran out before the handler answered.
-    BudgetExceeded = 104, "budget_exceeded", Caller, false;
-    /// A RESUME for a request that this worker has not got: send it again, whole.
-    UnknownRequest = 105, "unknown_request", Caller, true;
+    Malformed = 100, "malformed", Caller, false, "a header field contradicts another or the datagram";
+    UnsupportedVersion = 101, "unsupported_version", Caller, false, "the header's version is not ours";
+    UnknownFunction = 102, "unknown_function", Caller, false, "no such function, version or alias is deployed";
+    BadPayload = 103, "bad_payload", Caller, false, "the request is longer than the platform or the function allows, or the payload is not what the manifest says";
+    BudgetExceeded = 104, "budget_exceeded", Caller, false, "the caller's own time budget ran out before the handler answered";
+    UnknownRequest = 105, "unknown_request", Caller, true, "a RESUME for a request that this worker has not got: send it again, whole";
 
-    /// The handler raised an exception.
-    Exception = 200, "exception", Function, false;
-    /// The handler ran longer than its manifest's timeout and was killed.
-    Timeout = 201, "timeout", Function, false;
-    /// The handler exceeded its memory limit and was killed.
-    OutOfMemory = 202, "out_of_memory", Function, false;
-    /// The handler's process ended, or closed its socket, without a reply.
-    Crashed = 203, "crashed", Function, false;
-    /// The handler's reply breaks the runtime protocol or is too long.
-    BadReply = 204, "bad_reply", Function, false;
+    Exception = 200, "exception", Function, false, "the handler raised an exception";
+    Timeout = 201, "timeout", Function, false, "the handler ran longer than its manifest's timeout and was killed";
+    OutOfMemory = 202, "out_of_memory", Function, false, "the handler exceeded its memory limit and was killed";
+    Crashed = 203, "crashed", Function, false, "the handler's process ended, or closed its socket, without a reply";
+    BadReply = 204, "bad_reply", Function, false, "the handler's reply breaks the runtime protocol or is too long";
 
-    /// No worker takes new work for this function.
-    NoWorker = 300, "no_worker", Platform, true;
-    /// No live worker owns the slot.
-    NoShardOwner = 301, "no_shard_owner", Platform, true;
-    /// The worker's queue or memory budget is full; `budget_ms` says when to try again.
-    Overloaded = 302, "overloaded", Platform, true;
-    /// The function's code could not be fetched or verified.
-    CodeUnavailable = 303, "code_unavailable", Platform, true;
-    /// A sandbox could not be made.
-    SandboxUnavailable = 304, "sandbox_unavailable", Platform, true;
-    /// The request may have run on a worker that is gone, and is not IDEMPOTENT.
-    OutcomeUnknown = 305, "outcome_unknown", Platform, false;
-    /// The worker is stopping.
-    Draining = 306, "draining", Platform, true;
+    NoWorker = 300, "no_worker", Platform, true, "no worker takes new work for this function";
+    NoShardOwner = 301, "no_shard_owner", Platform, true, "no live worker owns the slot";
+    Overloaded = 302, "overloaded", Platform, true, "the worker's queue or memory budget is full; `budget_ms` says when to try again";
+    CodeUnavailable = 303, "code_unavailable", Platform, true, "the function's code could not be fetched or verified";
+    SandboxUnavailable = 304, "sandbox_unavailable", Platform, true, "a sandbox could not be made";
+    OutcomeUnknown = 305, "outcome_unknown", Platform, false, "the request may have run on a worker that is gone, and is not IDEMPOTENT";
+    Draining = 306, "draining", Platform, true, "the worker is stopping";
 }

@@ -50,11 +50,11 @@ pub enum CallError {
         acknowledged: bool,
     },
     /// Balancer or worker answered, but not with a reply.
-    #[error("{}: {message}", .status.name())]
+    #[error("{}: {}", .status.name(), if message.is_empty() { status.summary() } else { message.as_str() })]
     Status {
         /// What happened.
         status: Status,
-        /// In words; may be empty.
+        /// In the answerer's words; empty from the balancer, whose answers carry no payload.
         message: String,
         /// When to try again, if the answer said so.
         retry_after: Option<Duration>,
