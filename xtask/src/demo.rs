@@ -13,7 +13,7 @@ use crate::{build_ebpf, setup, shell};
 /// What the demo takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Also write the figures as JSON to this file, and a drawing beside it.
+    /// Write the figures as JSON to this file, and a drawing beside it [default: target/demo.json].
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Leave the platform running afterwards, until Ctrl-C.
@@ -39,9 +39,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
         .arg(binary(root, "warmpath"))
         .arg("--examples")
         .arg(root.join("examples"));
-    if let Some(file) = &args.report {
-        command.arg("--report").arg(file);
-    }
+    let report = args
+        .report
+        .clone()
+        .unwrap_or_else(|| root.join("target/demo.json"));
+    command.arg("--report").arg(report);
     if args.keep {
         command.arg("--keep");
     }
