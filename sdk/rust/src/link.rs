@@ -56,24 +56,34 @@ impl Link {
                 return Ok(true);
             };
             let bytes = buffer.get(..written.bytes).unwrap_or_default();
-            if let Err(error) = self.try_send(bytes) {
-                exchange.put_back(written);
-                return Err(error);
-            }
-            self.counters.packets_sent.add(1);
+            let has_left = match self.try_send(bytes) {
+                Ok(has_left) => has_left,
+                Err(error) => {
+                    exchange.put_back(written);
+                    return Err(error);
+                }
+            };
+            self.counters.packets_sent.add(u64::from(has_left));
             if written.again {
-                self.counters.packets_retransmitted.add(1);
+                self.counters.packets_retransmitted.add(u64::from(has_left));
             }
         }
         Ok(!exchange.has_packets())
     }
 
-    /// Sends one packet. What the network says about an earlier one (nobody listens, no route just
-    /// now) is no error of this one: the retransmission timer deals with loss of any cause.
-    fn try_send(&self, bytes: &[u8]) -> io::Result<()> {
-        match self.socket.try_send(bytes) {
-            Ok(_) => Ok(()),
-            Err(error) if is_about_the_network(&error) => Ok(()),
+    /// Sends one packet; `false` when the network would not have it (no route just now, a full queue),
+    /// which is no error: the retransmission timer deals with loss of any cause.
+    ///
+    /// Linux reports an ICMP error about an earlier packet instead of sending this one
+    /// (udp(7), "Error handling"), once: so the second attempt is about this one.
+    fn try_send(&self, bytes: &[u8]) -> io::Result<bool> {
+        let mut sent = self.socket.try_send(bytes);
+        if sent.as_ref().is_err_and(is_about_the_network) {
+            sent = self.socket.try_send(bytes);
+        }
+        match sent {
+            Ok(_) => Ok(true),
+            Err(error) if is_about_the_network(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -6,8 +6,11 @@
 )]
 
 use std::{
+    future::Future,
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
@@ -369,4 +372,24 @@ fn connecting_needs_a_runtime() {
     let error =
         Client::connect("127.0.0.1:9".parse().unwrap(), ClientConfig::default()).unwrap_err();
     assert!(error.to_string().contains("tokio"), "{error}");
+}
+
+#[tokio::test]
+async fn an_icmp_error_about_one_packet_does_not_swallow_the_next() {
+    let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let vip = closed.local_addr().unwrap();
+    drop(closed);
+    let client = client_of(vip);
+    // Makes the runtime learn that the socket takes packets, so that a first poll sends.
+    client.call(hello().budget(30 * MS)).await.unwrap_err();
+
+    // Nothing is awaited from here on: the error that loopback reports at once stays pending.
+    let mut context = Context::from_waker(Waker::noop());
+    let mut refused = pin!(client.call(hello()));
+    assert!(refused.as_mut().poll(&mut context).is_pending());
+    let peer = std::net::UdpSocket::bind(vip).unwrap();
+    peer.set_read_timeout(Some(1_000 * MS)).unwrap();
+    let mut next = pin!(client.call(hello()));
+    assert!(next.as_mut().poll(&mut context).is_pending());
+    assert!(peer.recv(&mut [0; 2_000]).is_ok());
 }
