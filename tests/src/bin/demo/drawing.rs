@@ -160,6 +160,7 @@ impl Plot<'_> {
             y_max,
         };
         let mut out = frame.axes(self);
+        let mut legend = String::new();
         for (index, line) in self.lines.iter().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
             let path: Vec<String> = line
@@ -167,15 +168,21 @@ impl Plot<'_> {
                 .iter()
                 .map(|(x, y)| format!("{:.1},{:.1}", frame.x_at(*x), frame.y_at(*y)))
                 .collect();
-            let y = self.top + 16.0 + 16.0 * index as f64;
             out += &format!(
-                "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\" points=\"{}\"/>\n\
-                 <text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"{colour}\">{}</text>\n",
+                "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\" points=\"{}\"/>\n",
                 path.join(" "),
-                WIDTH - RIGHT - 6.0,
-                escape(&line.name),
+            );
+            legend += &format!(
+                "<tspan dx=\"16\" fill=\"{colour}\">{}</tspan>",
+                escape(&line.name)
             );
         }
+        // Above the box, where no line can run through it.
+        out += &format!(
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{legend}</text>\n",
+            WIDTH - RIGHT,
+            self.top - 7.0,
+        );
         if let Some((x, text)) = &self.mark {
             let (x, bottom) = (frame.x_at(*x), self.top + PLOT_HEIGHT);
             out += &format!(
