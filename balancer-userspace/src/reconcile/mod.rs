@@ -47,13 +47,12 @@ pub fn plan(desired: &DesiredTables, actual: &ActualTables) -> Vec<MapWrite> {
     writes
 }
 
-/// The part of the plan that must not wait for new tables to be made: its first writes, up to and
-/// including the workers that take work now.
+/// The part of the plan that must not wait for new tables to be made: the workers that went down. A
+/// worker that came back waits for its port and its load, which the plan writes before it.
 #[must_use]
 pub fn urgent(workers: &BTreeMap<WorkerId, WorkerInfo>, actual: &ActualTables) -> Vec<MapWrite> {
     let mut writes = Vec::new();
     worker_writes(workers, actual, When::Dead, &mut writes);
-    worker_writes(workers, actual, When::Takes, &mut writes);
     writes
 }
 

@@ -62,11 +62,14 @@ impl Run {
         let (dir, data_dir) = (record.dir(), record.data_dir());
         {
             let _lock = exclusive()?;
-            for dir in [&dir, &data_dir] {
+            let create = |dir: &Path| {
                 fs::create_dir_all(dir)
-                    .with_context(|| format!("creating {} (this needs root)", dir.display()))?;
-            }
+                    .with_context(|| format!("creating {} (this needs root)", dir.display()))
+            };
+            create(Path::new(ROOT))?;
             record.save()?;
+            create(&dir)?;
+            create(&data_dir)?;
         }
         let state = Arc::new(State {
             record: Mutex::new(Some(record)),

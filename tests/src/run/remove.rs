@@ -63,8 +63,22 @@ fn records() -> Result<Vec<PathBuf>> {
     Ok(entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
+        .filter(|path| is_record(path))
         .collect())
+}
+
+/// Whether `path` is named as a run's record, `wp<hex>n<number>.json`: a balancer that is installed on this
+/// machine keeps its own files in the same directory.
+fn is_record(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return false;
+    };
+    name.strip_prefix("wp")
+        .and_then(|rest| rest.strip_suffix(".json"))
+        .and_then(|id| id.split_once('n'))
+        .is_some_and(|(process, number)| {
+            u32::from_str_radix(process, 16).is_ok() && number.parse::<u32>().is_ok()
+        })
 }
 
 /// Removes what `record` lists: processes first, because they hold everything else.
@@ -130,4 +144,18 @@ fn unmount_below(dirs: &[&Path]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_installed_balancers_state_is_no_record() {
+        let is_record = |name: &str| is_record(&Path::new(ROOT).join(name));
+        assert!(is_record("wp2af2n0.json"));
+        assert!(!is_record("balancer.state.json"));
+        assert!(!is_record("wp2af2n0"));
+        assert!(!is_record("wpn.json"));
+    }
 }
