@@ -102,7 +102,7 @@ impl FunctionPool {
         let mut roster = self.roster();
         roster.lost(number);
         let demand = roster.demand();
-        let starts = demand.waiting > 0 && is_cold(demand);
+        let starts = wants_instance(demand, self.instances_max);
         if starts {
             roster.starts();
         }

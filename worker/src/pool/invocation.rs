@@ -18,7 +18,8 @@ pub struct Invocation {
     pub session: Option<u64>,
     /// The event: JSON, or bytes as they are, as the manifest says.
     pub payload: Bytes,
-    /// When the answer is of no use any more.
+    /// Until when it waits for an instance; until when the handler may run, too, if it is the caller's.
+    /// Otherwise the handler has its manifest's timeout from the moment it starts.
     pub deadline: Instant,
     /// Whether [`Self::deadline`] comes from the caller's time budget, not from the function's timeout.
     pub deadline_is_callers: bool,

@@ -52,7 +52,7 @@ pub(super) struct Roster<I, E> {
     tickets: u64,
 }
 
-impl<I: Numbered, E> Roster<I, E> {
+impl<I: Numbered, E: Clone> Roster<I, E> {
     /// An empty one, which remembers `sessions_max` sessions.
     pub(super) fn new(sessions_max: usize) -> Self {
         Self {
@@ -95,17 +95,20 @@ impl<I: Numbered, E> Roster<I, E> {
         self.offer(instance, own);
     }
 
-    /// A new instance is there, or could not be started: then the request that waited longest hears of it.
+    /// A new instance is there, or could not be started: then the request that waited longest hears of it,
+    /// and all of them when nothing else is there or on its way that could serve them.
     pub(super) fn started(&mut self, instance: Granted<I, E>) {
         self.starting = self.starting.saturating_sub(1);
         match instance {
             Ok(instance) => self.offer(instance, VecDeque::new()),
-            Err(mut error) => {
+            Err(error) => {
+                let is_hopeless =
+                    self.starting == 0 && self.idle.is_empty() && self.busy.is_empty();
                 while let Some(waiter) = self.waiting.pop_front() {
-                    match waiter.grant.send(Err(error)) {
-                        // It gave up: the next one is told.
-                        Err(Err(unheard)) => error = unheard,
-                        _ => return,
+                    // One that gave up does not hear it: the next one is told.
+                    let is_heard = waiter.grant.send(Err(error.clone())).is_ok();
+                    if is_heard && !is_hopeless {
+                        return;
                     }
                 }
             }
@@ -122,7 +125,7 @@ impl<I: Numbered, E> Roster<I, E> {
         self.starting = self.starting.saturating_sub(1);
     }
 
-    /// A busy instance has ended: who waited for just that one now waits for any.
+    /// A busy instance has ended: who waited for just that one now takes any.
     pub(super) fn lost(&mut self, number: u64) {
         let Some(own) = self.busy.remove(&number) else {
             return;
@@ -131,6 +134,15 @@ impl<I: Numbered, E> Roster<I, E> {
         self.waiting
             .make_contiguous()
             .sort_by_key(|waiter| waiter.ticket);
+        while !self.waiting.is_empty()
+            && let Some(instance) = self.idle.pop()
+        {
+            let number = instance.number();
+            self.offer(instance, VecDeque::new());
+            if self.idle.last().is_some_and(|idle| idle.number() == number) {
+                return;
+            }
+        }
     }
 
     /// Takes an idle instance out, to end it.
@@ -382,11 +394,37 @@ mod tests {
         let mut first = waits(roster.seat(None));
         let mut second = waits(roster.seat(None));
         roster.starts();
+        roster.starts();
         roster.started(Err("no"));
         assert_eq!(first.try_recv(), Ok(Err("no")));
-        assert!(second.try_recv().is_err());
+        assert!(second.try_recv().is_err(), "another start is under way");
         roster.dismiss();
         assert_eq!(second.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    }
+
+    #[test]
+    fn all_who_wait_hear_of_a_failed_start_when_nothing_else_can_serve_them() {
+        let mut roster = roster(&[]);
+        let mut first = waits(roster.seat(None));
+        let mut second = waits(roster.seat(None));
+        roster.starts();
+        roster.started(Err("no"));
+        assert_eq!(first.try_recv(), Ok(Err("no")));
+        assert_eq!(second.try_recv(), Ok(Err("no")));
+    }
+
+    #[test]
+    fn a_session_whose_instance_ended_meets_one_that_idles() {
+        let mut roster = roster(&[1, 2]);
+        assert_eq!(taken(roster.seat(Some(7))), 2);
+        let mut orphan = waits_for_one(roster.seat(Some(7)));
+        let mut next = waits_for_one(roster.seat(Some(7)));
+        roster.lost(2);
+        assert_eq!(orphan.try_recv(), Ok(Ok(1)));
+        roster.release(1);
+        assert_eq!(next.try_recv(), Ok(Ok(1)));
+        roster.release(1);
+        assert_eq!(roster.idle(), [1]);
     }
 
     #[test]

@@ -115,9 +115,19 @@ impl Pool {
         mut instance: Instance,
         invocation: &Invocation,
     ) -> Outcome {
-        let left = invocation
-            .deadline
-            .saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        // The manifest's timeout is the handler's own: time spent in the queue is not charged to it.
+        let deadline = if invocation.deadline_is_callers {
+            invocation.deadline
+        } else {
+            now + Duration::from_millis(function.entry.manifest.timeout_ms.into())
+        };
+        let left = deadline.saturating_duration_since(now);
+        if left.is_zero() {
+            function.release(instance);
+            let refusal = waited_too_long(invocation);
+            return Outcome::failed(refusal.status, refusal.message);
+        }
         let meta = InvokeMeta {
             request_id: invocation.request_id,
             session: invocation.session,
@@ -128,7 +138,7 @@ impl Pool {
             let invoked = instance
                 .connection
                 .invoke(&meta, &invocation.payload, &self.db);
-            tokio::time::timeout_at(invocation.deadline, invoked).await
+            tokio::time::timeout_at(deadline, invoked).await
         };
         let usage = Usage {
             wall_us: 0,

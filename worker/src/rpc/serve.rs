@@ -58,7 +58,7 @@ impl<I: Invoker> Server<I> {
             Status::Overloaded => reply.with_retry_after(self.parts.load.retry_after_ms()),
             _ => reply,
         });
-        if has_run(status) {
+        if has_run(status) || status == Status::OutcomeUnknown {
             entry.is_kept = true;
             self.table.finish(job.key, &reply, Instant::now());
         }
@@ -76,7 +76,9 @@ impl<I: Invoker> Server<I> {
             Ok(invocation) => invocation,
             Err(outcome) => return outcome,
         };
-        let give_up = invocation.deadline + self.limits.grace();
+        // It may wait until its deadline, and the handler then has its own timeout.
+        let timeout = Duration::from_millis(invocation.function.manifest.timeout_ms.into());
+        let give_up = invocation.deadline + timeout + self.limits.grace();
         let running = self.parts.invoker.invoke(invocation);
         pin!(running);
         select! {

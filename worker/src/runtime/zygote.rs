@@ -25,7 +25,9 @@ use crate::sandbox::{CgroupError, Channel, ChannelError, HANDLER_ID, Sandbox, se
 #[derive(Debug, thiserror::Error)]
 pub enum ZygoteError {
     /// The interpreter could not be started.
-    #[error("cannot start the zygote {python}: install Python 3.9 or later, or set sandbox.python")]
+    #[error(
+        "cannot start the zygote {python}: install Python 3.10 or later, or set sandbox.python"
+    )]
     Start {
         /// The interpreter.
         python: PathBuf,
@@ -170,6 +172,10 @@ impl Zygote {
             }
             other => other,
         };
+        if matches!(spawned, Err(ZygoteError::Channel(_))) {
+            // Its answer may still come, and would be taken for the next one's.
+            *running = None;
+        }
         drop(running);
         let (pid, pidfd) = spawned?;
         Ok(Forked {
