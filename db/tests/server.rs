@@ -4,7 +4,14 @@
     reason = "a failed helper should panic where it stands"
 )]
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use db::{
     Config, Cursor, DbClient, DbError, Embedded, Local, Locality, Metrics, Op, Options, Reply,
@@ -236,8 +243,12 @@ fn start(dir: &TempDir, listen: SocketAddr) -> Role {
     (stop, tokio::spawn(db::run(config, stopped)))
 }
 
+/// A free port on a loopback address that no other call gives away: a port that was free a moment ago may
+/// by now be another test's.
 async fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let address = Ipv4Addr::new(127, 77, 0, NEXT.fetch_add(1, Ordering::Relaxed));
+    let listener = TcpListener::bind((address, 0)).await.unwrap();
     listener.local_addr().unwrap()
 }
 

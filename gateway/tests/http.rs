@@ -4,7 +4,11 @@
     reason = "a test that cannot be set up has failed"
 )]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
 
 use ebpf_common::{
     ids::FunctionId,
@@ -43,12 +47,15 @@ impl Bench {
         let config = Config::load(file.path()).unwrap();
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(gateway::run(config, stopped));
-        for _ in 0..200 {
-            if TcpStream::connect(listen).await.is_ok() {
-                break;
+        let listening = async {
+            while TcpStream::connect(listen).await.is_err() {
+                assert!(!task.is_finished(), "the gateway did not start");
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(10), listening)
+            .await
+            .expect("the gateway listens");
         Self {
             base: format!("http://{listen}"),
             address: listen,
@@ -67,8 +74,12 @@ fn http() -> Client {
     Client::builder().no_proxy().build().unwrap()
 }
 
+/// A free port on a loopback address that no other call gives away: a port that was free a moment ago may
+/// by now be another test's.
 async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let address = Ipv4Addr::new(127, 77, 0, NEXT.fetch_add(1, Ordering::Relaxed));
+    TcpListener::bind((address, 0))
         .await
         .unwrap()
         .local_addr()
