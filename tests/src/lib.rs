@@ -7,7 +7,6 @@
 //! - [`cluster`]: a whole platform as processes in a test bed
 //! - [`load`]: the load generator, a process in the client's namespace
 //! - [`machine`]: what there is on the machine, to compare before and after
-//! - [`prog_run`]: the eBPF object run on single frames by BPF_PROG_TEST_RUN
 //! - [`wait`]: conditions with deadlines
 //! - [`pass`]: the XDP program that a veth peer needs before native XDP_TX works
 //!
@@ -20,7 +19,6 @@ pub mod machine;
 pub mod netns;
 pub mod pass;
 pub mod process;
-pub mod prog_run;
 pub mod run;
 pub mod topology;
 pub mod wait;

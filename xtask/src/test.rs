@@ -35,7 +35,7 @@ pub(crate) fn run(root: &Path, floors: Floors) -> Result<ExitCode> {
         setup::run(setup::Mode::Install)?;
         build_ebpf::build_ebpf(root)?;
         demo::build(root)?;
-        args.extend(["--features", "tests/privileged"]);
+        args.extend(["--features", "tests/privileged,prog-tests/privileged"]);
     }
     let tally = run_cargo(root, &args, floors)?;
     let mut out = std::io::stdout().lock();

@@ -7,7 +7,7 @@ use ebpf_common::{
     maps::{Affinity, Counter, FunctionEntry, WorkerState},
     wire::RpcHeader,
 };
-use tests::prog_run::{Action, Program};
+use prog_tests::program::{Action, Program};
 use xdp_balancer::{
     Verdict, balance,
     testing::{
@@ -83,7 +83,7 @@ impl Case {
 
     /// Loads the program with fresh maps and checks the row, then checks that the host library agrees.
     pub(crate) fn check(&self) {
-        let mut program = Program::load(crate::object(), &[]).unwrap();
+        let mut program = Program::load(prog_tests::object(), &[]).unwrap();
         program.apply(&self.tables).unwrap();
         self.check_in(&mut program);
     }

@@ -6,7 +6,7 @@ use ebpf_common::{
     maps::{Affinity, Counter},
     wire::{HEADER_LEN, Kind, RpcHeader, flags},
 };
-use tests::prog_run::{Action, Program};
+use prog_tests::program::{Action, Program};
 use xdp_balancer::testing::frame::Frame;
 
 use crate::case::{counted, request, tables};
@@ -42,7 +42,7 @@ fn valid_frames() -> Vec<Frame> {
 fn a_frame_cut_by_the_network_is_dropped() {
     for frame in valid_frames() {
         let tables = tables(Affinity::None);
-        let mut program = Program::load(crate::object(), &[]).unwrap();
+        let mut program = Program::load(prog_tests::object(), &[]).unwrap();
         program.apply(&tables).unwrap();
         let whole = frame.bytes();
         for len in 14..whole.len() {
@@ -70,7 +70,7 @@ fn a_frame_cut_by_the_network_is_dropped() {
 fn a_datagram_cut_by_its_sender_is_dropped_or_answered() {
     for frame in valid_frames() {
         let tables = tables(Affinity::None);
-        let mut program = Program::load(crate::object(), &[]).unwrap();
+        let mut program = Program::load(prog_tests::object(), &[]).unwrap();
         program.apply(&tables).unwrap();
         let whole = frame.datagram.len();
         for len in 0..whole {

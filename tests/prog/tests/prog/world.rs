@@ -8,12 +8,12 @@ use ebpf_common::{
     maps::{Affinity, Config, FunctionEntry, SessionEntry, SessionKey, VipKey, WorkerState},
     wire::{Kind, RpcHeader, flags},
 };
+use prog_tests::program::WORKERS_LEN;
 use rand::{
     Rng as _,
     rngs::StdRng,
     seq::{IndexedRandom as _, SliceRandom as _},
 };
-use tests::prog_run::WORKERS_LEN;
 use xdp_balancer::testing::{
     FakeTables,
     frame::{Frame, RPC_OFFSET, UDP_OFFSET, VIP, VIP_PORT},

@@ -8,8 +8,8 @@ use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
 };
+use prog_tests::program::{Action, Program};
 use rand::{SeedableRng as _, rngs::StdRng};
-use tests::prog_run::{Action, Program};
 use xdp_balancer::{balance, testing::HostPacket};
 
 use crate::{case::action_of, world::World};
@@ -31,7 +31,7 @@ fn host_library_and_loaded_program_agree_on_a_million_frames() {
     for index in 0..WORLDS {
         let mut rng = StdRng::seed_from_u64(seed.wrapping_add(index));
         let world = World::random(&mut rng, port);
-        let mut program = Program::load(crate::object(), &[]).unwrap();
+        let mut program = Program::load(prog_tests::object(), &[]).unwrap();
         program.apply(&world.tables).unwrap();
         for frame in 0..FRAMES_PER_WORLD {
             let bytes = world.frame(&mut rng);

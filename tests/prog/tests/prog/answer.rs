@@ -5,7 +5,7 @@ use ebpf_common::{
     maps::{Affinity, Counter, WorkerState},
     wire::{Kind, RpcHeader, Status, flags},
 };
-use tests::prog_run::Action;
+use prog_tests::program::Action;
 use xdp_balancer::{
     RETRY_AFTER_MS,
     testing::{

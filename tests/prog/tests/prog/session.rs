@@ -4,7 +4,7 @@ use ebpf_common::{
     maps::{Affinity, Counter, SessionEntry, SessionKey, WorkerState},
     wire::{RpcHeader, flags},
 };
-use tests::prog_run::Program;
+use prog_tests::program::Program;
 
 use crate::case::{Case, FUNCTION, request, tables, warm_on};
 
@@ -31,7 +31,7 @@ const fn on(worker: u16) -> SessionEntry {
 #[test]
 fn the_first_request_is_placed_and_the_next_one_follows_it() {
     let tables = tables(Affinity::Session);
-    let mut program = Program::load(crate::object(), &[]).unwrap();
+    let mut program = Program::load(prog_tests::object(), &[]).unwrap();
     program.apply(&tables).unwrap();
     let created = [Counter::RouteWarm, Counter::SessionCreated];
     Case::sent("first", tables.clone(), in_session(), 1, &created).check_in(&mut program);
@@ -65,7 +65,7 @@ fn a_session_outlives_draining_but_not_death() {
         warm_on(&mut tables, Affinity::Session, &[2]);
         tables.add_worker(1, state);
         tables.sessions.get_mut().insert(KEY, on(1));
-        let mut program = Program::load(crate::object(), &[]).unwrap();
+        let mut program = Program::load(prog_tests::object(), &[]).unwrap();
         program.apply(&tables).unwrap();
         Case::sent(state.name(), tables, in_session(), worker, &counters).check_in(&mut program);
         assert_eq!(program.sessions().unwrap()[&KEY], on(worker), "{state:?}");
@@ -80,7 +80,7 @@ fn nothing_is_remembered_without_session_affinity_or_session() {
         (Affinity::Session, request()),
     ] {
         let tables = tables(affinity);
-        let mut program = Program::load(crate::object(), &[]).unwrap();
+        let mut program = Program::load(prog_tests::object(), &[]).unwrap();
         program.apply(&tables).unwrap();
         Case::sent("forgotten", tables, header, 1, &[Counter::RouteWarm]).check_in(&mut program);
         assert!(program.sessions().unwrap().is_empty());

@@ -8,14 +8,14 @@ use aya::{
 };
 use ebpf_common::maps::name;
 
-const BUDGET: &str = include_str!("../../xdp-balancer/verifier-budget.txt");
+const BUDGET: &str = include_str!("../../../../xdp-balancer/verifier-budget.txt");
 /// Bytes of an instruction.
 const INSTRUCTION_LEN: u32 = 8;
 
 fn load() -> Ebpf {
     EbpfLoader::new()
         .map_max_entries(name::SESSIONS, 1_024)
-        .load(crate::object())
+        .load(prog_tests::object())
         .unwrap()
 }
 

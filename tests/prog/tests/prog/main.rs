@@ -17,8 +17,3 @@ mod route;
 mod session;
 mod truncate;
 mod world;
-
-/// The object under test, as the `warmpath` binary carries it.
-fn object() -> &'static [u8] {
-    balancer_userspace::object().expect("`cargo xtask build` comes first")
-}

@@ -5,7 +5,7 @@ use ebpf_common::{
     maps::{Affinity, Counter, name},
     wire::{RpcHeader, flags},
 };
-use tests::prog_run::{Action, Program};
+use prog_tests::program::{Action, Program};
 use xdp_balancer::testing::frame::{Frame, RPC_OFFSET, UDP_OFFSET};
 
 use crate::case::{Case, check_all, edited, frame, request, tables, warm_on};
@@ -153,7 +153,7 @@ fn drops_when_a_table_is_too_short() {
             tables,
             ..Case::untouched(map, Action::Drop, Counter::DropNotConfigured, frame)
         };
-        let mut program = Program::load(crate::object(), &[(map, entries)]).unwrap();
+        let mut program = Program::load(prog_tests::object(), &[(map, entries)]).unwrap();
         program.apply(&case.tables).unwrap();
         case.check_in(&mut program);
     }

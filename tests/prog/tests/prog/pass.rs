@@ -1,7 +1,7 @@
 //! What is not for a VIP is passed, untouched.
 
 use ebpf_common::maps::Counter;
-use tests::prog_run::Action;
+use prog_tests::program::Action;
 use xdp_balancer::testing::frame::{Frame, UDP_OFFSET};
 
 use crate::case::{Case, check_all, edited, request};
