@@ -2,6 +2,8 @@
 //! ("power of two choices", Mitzenmacher 2001). Two and not the best of all: loads are reports of a
 //! moment ago, and everybody's best would be swamped before its next report.
 
+use core::hint::black_box;
+
 use ebpf_common::{
     hash::mix64,
     ids::WorkerId,
@@ -77,7 +79,9 @@ fn candidate<'t, T: Tables>(
     place: u32,
     tables: &'t T,
 ) -> Option<Candidate<'t>> {
-    let place = place as usize & (MAX_WARM - 1);
+    // VERIFIER (Linux 6.1; LLVM 22): LLVM proves that a scaled hash is below MAX_WARM and drops both the mask and
+    // the bounds check, but 6.1 loses the bound at `mix64`'s xor ("unbounded memory access"). So LLVM must not see it.
+    let place = black_box(place) as usize & (MAX_WARM - 1);
     let worker = WorkerId(*function.warm.get(place)?);
     let info = for_new_work(worker, tables)?;
     let load = tables.worker_load(worker).filter(|load| !load.is_full())?;
