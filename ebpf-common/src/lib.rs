@@ -14,6 +14,7 @@ pub mod cookie;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod load;
 mod map_type;
 #[expect(
     missing_debug_implementations,
@@ -24,4 +25,4 @@ pub mod wire;
 
 /// Version of every map type in [`maps`] taken together. The control plane stores it in the `LAYOUT`
 /// map when it loads the program, and refuses, by name, to adopt pinned maps of another version.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

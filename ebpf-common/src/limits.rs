@@ -5,12 +5,20 @@
 pub const SLOTS: u32 = 16_384;
 /// Rows of the `WORKERS` and `WORKER_LOAD` maps.
 pub const MAX_WORKERS: u32 = 4_096;
-/// Entries of the `VIPS` map (a VIP takes one for its port; its address takes one more).
+/// Entries of the `VIPS` and of the `VIPS6` map (a VIP takes one for its port; its address takes one more),
+/// and rows of `VIP_COUNTERS`.
 pub const MAX_VIPS: u32 = 4_096;
+/// Bits of the filter over the addresses that have a VIP: with 4,096 of them, one address in seventeen that has
+/// none is looked up in vain.
+pub const VIP_FILTER_BITS: u32 = 1 << 16;
 /// Entries of the `FUNCTIONS` map.
 pub const MAX_FUNCTIONS: u32 = 1 << 20;
-/// Entries of the `SESSIONS` LRU map.
+/// Places of the `SESSIONS` table: 32 MiB.
 pub const MAX_SESSIONS: u32 = 4 << 20;
+/// Places of the `FLOWS` table: 32 MiB.
+pub const MAX_FLOWS: u32 = 4 << 20;
+/// Places in one row of `SESSIONS` or `FLOWS`: a cache line of eight bytes each.
+pub const PLACES_PER_ROW: u32 = 8;
 /// Ports (network interfaces) that packets can leave by.
 pub const MAX_PORTS: u32 = 64;
 /// Warm workers that the balancer knows of for one function.
@@ -19,6 +27,14 @@ pub const MAX_WARM: usize = 16;
 pub const MAGLEV_TABLE_LEN: u32 = 65_537;
 /// Entries tried in the Maglev table before a function counts as having no worker.
 pub const HOME_PROBES: u32 = 8;
+/// Sets of workers that have a Maglev table of their own; pool 0 is all workers.
+pub const MAX_POOLS: u32 = 16;
+/// Rows of `PKTGEN`: VIPs of that kind.
+pub const MAX_PKTGEN: u32 = 16;
+/// Functions that one VIP of kind `pktgen` calls; a power of two.
+pub const PKTGEN_FUNCTIONS: usize = 16;
+/// Rows of `FUNCTION_COUNTERS`; a power of two.
+pub const TOP_FUNCTIONS: u32 = 1_024;
 /// Double-buffered tables (`SLOTS`, `HOME`) hold this many copies; `Config::generation` says which is live.
 pub const GENERATIONS: u32 = 2;
 
@@ -34,5 +50,7 @@ const _: () = assert!(
     MAX_WORKERS <= u16::MAX as u32,
     "WorkerId::NONE must not name a worker"
 );
+const _: () = assert!(MAX_SESSIONS.is_power_of_two() && MAX_FLOWS.is_power_of_two());
+const _: () = assert!(PKTGEN_FUNCTIONS.is_power_of_two());
 const _: () = assert!(MAX_FRAGMENT_PAYLOAD * MAX_FRAGMENTS as usize >= MAX_MESSAGE);
 const _: () = assert!(MAX_FRAGMENT_PAYLOAD + crate::wire::HEADER_LEN + 40 + 8 + 40 + 16 <= 1_500);

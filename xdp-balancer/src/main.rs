@@ -3,6 +3,8 @@
 //! All it does is lend the pipeline of the library its packet and its maps. Build it with `cargo xtask build`.
 #![no_std]
 #![no_main]
+// For the atomic add in `maps`; the build sets RUSTC_BOOTSTRAP.
+#![feature(asm_experimental_arch)]
 
 mod maps;
 mod packet;
@@ -17,7 +19,7 @@ use crate::{maps::KernelTables, packet::XdpPacket};
 fn balancer(ctx: XdpContext) -> u32 {
     match balance(&mut XdpPacket::new(ctx), &KernelTables) {
         Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Drop(_) | Verdict::Consumed => xdp_action::XDP_DROP,
         Verdict::Tx => xdp_action::XDP_TX,
         Verdict::Redirect { .. } => xdp_action::XDP_REDIRECT,
     }

@@ -6,23 +6,24 @@
     reason = "maps are memory shared with other CPUs and with userspace"
 )]
 
+use core::arch::asm;
+
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, PerCpuArray},
 };
 use ebpf_common::{
+    hash::mix64,
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
-        Config, Counter, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey, WorkerInfo,
-        WorkerLoad,
+        Config, Counter, FunctionEntry, PktgenInfo, PlaceRow, TopFunction, Traffic, Vip6Key,
+        VipInfo, VipKey, WorkerInfo, WorkerLoad,
     },
 };
-use xdp_balancer::{SessionError, Tables};
-
-/// errno of an entry that is there already, as the kernel's helpers return it.
-const MINUS_EEXIST: i32 = -17;
+use xdp_balancer::{Row, Tables};
 
 /// Written by userspace, read by userspace; the program only carries it.
 #[map]
@@ -32,26 +33,50 @@ static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
 static VIPS: HashMap<VipKey, VipInfo> = HashMap::with_max_entries(limits::MAX_VIPS, 0);
 #[map]
-static WORKERS: Array<WorkerInfo> = Array::with_max_entries(limits::MAX_WORKERS, 0);
+static VIPS6: HashMap<Vip6Key, VipInfo> = HashMap::with_max_entries(limits::MAX_VIPS, 0);
 #[map]
-static WORKER_LOAD: Array<WorkerLoad> = Array::with_max_entries(limits::MAX_WORKERS, 0);
+static VIP_FILTER: Array<u64> = Array::with_max_entries(limits::VIP_FILTER_BITS / 64, 0);
+#[map]
+static WORKERS: Array<WorkerInfo> = Array::with_max_entries(limits::MAX_WORKERS, BPF_F_MMAPABLE);
+#[map]
+static WORKER_LOAD: Array<WorkerLoad> =
+    Array::with_max_entries(limits::MAX_WORKERS, BPF_F_MMAPABLE);
 /// Not preallocated: a million entries would take 100 MB before the first function is deployed, and only
 /// userspace writes here, so allocation is never on a packet's way.
 #[map]
 static FUNCTIONS: HashMap<u64, FunctionEntry> =
     HashMap::with_max_entries(limits::MAX_FUNCTIONS, BPF_F_NO_PREALLOC);
+/// Mappable like `FLOWS`, `WORKERS` and `WORKER_LOAD`, because the kernel then lets the rows begin at a page: each is one
+/// cache line and not parts of two.
 #[map]
-static SESSIONS: LruHashMap<SessionKey, SessionEntry> =
-    LruHashMap::with_max_entries(limits::MAX_SESSIONS, 0);
+static SESSIONS: Array<PlaceRow> = Array::with_max_entries(
+    limits::MAX_SESSIONS / limits::PLACES_PER_ROW,
+    BPF_F_MMAPABLE,
+);
+#[map]
+static FLOWS: Array<PlaceRow> =
+    Array::with_max_entries(limits::MAX_FLOWS / limits::PLACES_PER_ROW, BPF_F_MMAPABLE);
 #[map]
 static SLOTS: Array<u16> = Array::with_max_entries(limits::GENERATIONS * limits::SLOTS, 0);
 #[map]
-static HOME: Array<u16> =
-    Array::with_max_entries(limits::GENERATIONS * limits::MAGLEV_TABLE_LEN, 0);
+static HOME: Array<u16> = Array::with_max_entries(
+    limits::GENERATIONS * limits::MAX_POOLS * limits::MAGLEV_TABLE_LEN,
+    0,
+);
+#[map]
+static PKTGEN: Array<PktgenInfo> = Array::with_max_entries(limits::MAX_PKTGEN, 0);
 #[map]
 static PORTS: DevMapHash = DevMapHash::with_max_entries(limits::MAX_PORTS, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
+#[map]
+static VIP_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(limits::MAX_VIPS, 0);
+#[map]
+static WORKER_COUNTERS: PerCpuArray<Traffic> =
+    PerCpuArray::with_max_entries(limits::MAX_WORKERS, 0);
+#[map]
+static FUNCTION_COUNTERS: PerCpuArray<TopFunction> =
+    PerCpuArray::with_max_entries(limits::TOP_FUNCTIONS, 0);
 
 /// The maps of the loaded program.
 pub(crate) struct KernelTables;
@@ -63,10 +88,21 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn vip_filter(&self, index: u32) -> Option<u64> {
+        VIP_FILTER.get(index).copied()
+    }
+
+    #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<&VipInfo> {
         // SAFETY: a row that is deleted and reused while it is read may be torn: it is then another VIP's, of
         // the same type, and any bytes are valid. The same holds for every `get` below.
         unsafe { VIPS.get(key) }
+    }
+
+    #[inline(always)]
+    fn vip6(&self, key: &Vip6Key) -> Option<&VipInfo> {
+        // SAFETY: see `vip`.
+        unsafe { VIPS6.get(key) }
     }
 
     #[inline(always)]
@@ -75,8 +111,34 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn worker_load(&self, worker: WorkerId) -> Option<&WorkerLoad> {
-        WORKER_LOAD.get(u32::from(worker.0))
+    fn worker_load(&self, worker: WorkerId) -> Option<WorkerLoad> {
+        let load = WORKER_LOAD.get_ptr(u32::from(worker.0))?;
+        // SAFETY: the pointer is to a row of the map; any bytes are valid, whoever writes them meanwhile.
+        Some(unsafe { load.read() })
+    }
+
+    #[inline(always)]
+    fn change_load<R>(
+        &self,
+        worker: WorkerId,
+        change: impl FnOnce(&mut WorkerLoad) -> R,
+    ) -> Option<R> {
+        let load = WORKER_LOAD.get_ptr_mut(u32::from(worker.0))?;
+        // SAFETY: the pointer is to a row of the map, and any bytes are valid. Another CPU may write the row too: by
+        // `count_sent`, whose field `change` does not write, or by a LOAD packet of the same worker, which its sequence
+        // number decides and the next one repairs.
+        Some(change(unsafe { &mut *load }))
+    }
+
+    #[inline(always)]
+    fn count_sent(&self, worker: WorkerId) {
+        if let Some(load) = WORKER_LOAD.get_ptr_mut(u32::from(worker.0)) {
+            // SAFETY: the pointer is to a row of the map.
+            let sent = unsafe { &raw mut (*load).sent };
+            // SAFETY: the instruction adds to the eight bytes at `sent`, which lie in the row, aligned. Written as
+            // assembly because core's atomics have no `fetch_add` for this target.
+            unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) sent, in(reg) 1_u64) };
+        }
     }
 
     #[inline(always)]
@@ -86,26 +148,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn session(&self, key: &SessionKey) -> Option<SessionEntry> {
-        // SAFETY: see `vip`. An LRU may give the row to another session at any moment; four bytes are read at once.
-        unsafe { SESSIONS.get(key) }.copied()
+    fn session_row(&self, index: u32) -> Option<&Row> {
+        row(&SESSIONS, index)
     }
 
     #[inline(always)]
-    fn create_session(&self, key: &SessionKey, entry: SessionEntry) -> Result<(), SessionError> {
-        match SESSIONS.insert(key, entry, u64::from(BPF_NOEXIST)) {
-            Ok(()) => Ok(()),
-            Err(MINUS_EEXIST) => Err(SessionError::Exists),
-            Err(_) => Err(SessionError::Refused),
-        }
-    }
-
-    #[inline(always)]
-    fn move_session(&self, key: &SessionKey, entry: SessionEntry) -> Result<(), SessionError> {
-        match SESSIONS.insert(key, entry, u64::from(BPF_ANY)) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(SessionError::Refused),
-        }
+    fn flow_row(&self, index: u32) -> Option<&Row> {
+        row(&FLOWS, index)
     }
 
     #[inline(always)]
@@ -119,6 +168,17 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn pktgen(&self, index: u32) -> Option<&PktgenInfo> {
+        PKTGEN.get(index)
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
     fn redirect(&self, ifindex: u32) -> bool {
         PORTS.redirect(ifindex, 0).is_ok()
     }
@@ -129,5 +189,42 @@ impl Tables for KernelTables {
             // SAFETY: the row is this CPU's own, and XDP programs of one CPU do not interrupt each other.
             unsafe { *count += 1 };
         }
+    }
+
+    #[inline(always)]
+    fn count_vip(&self, vip_id: u32, bytes: u32) {
+        count_traffic(&VIP_COUNTERS, vip_id, bytes);
+    }
+
+    #[inline(always)]
+    fn count_worker(&self, worker: WorkerId, bytes: u32) {
+        count_traffic(&WORKER_COUNTERS, u32::from(worker.0), bytes);
+    }
+
+    #[inline(always)]
+    fn count_function(&self, function: FunctionId) {
+        let index = mix64(function.0) as u32 & (limits::TOP_FUNCTIONS - 1);
+        if let Some(row) = FUNCTION_COUNTERS.get_ptr_mut(index) {
+            // SAFETY: as in `count`.
+            unsafe { &mut *row }.vote(function);
+        }
+    }
+}
+
+#[inline(always)]
+fn row(map: &Array<PlaceRow>, index: u32) -> Option<&Row> {
+    let row = map.get_ptr(index)?.cast::<Row>();
+    // SAFETY: the pointer is to a row of the map, of the same size and alignment as eight words; other CPUs write it by
+    // whole words only, and any bytes are valid.
+    Some(unsafe { &*row })
+}
+
+#[inline(always)]
+fn count_traffic(map: &PerCpuArray<Traffic>, index: u32, bytes: u32) {
+    if let Some(traffic) = map.get_ptr_mut(index) {
+        // SAFETY: as in `count`.
+        let traffic = unsafe { &mut *traffic };
+        traffic.packets += 1;
+        traffic.bytes += u64::from(bytes);
     }
 }

@@ -1,21 +1,19 @@
 //! What the pipeline asks of the BPF maps.
 
+use core::cell::Cell;
+
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
+    limits::PLACES_PER_ROW,
     maps::{
-        Config, Counter, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey, WorkerInfo,
+        Config, Counter, FunctionEntry, PktgenInfo, Vip6Key, VipInfo, VipKey, WorkerInfo,
         WorkerLoad,
     },
 };
 
-/// Why a session's entry was not written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionError {
-    /// Another CPU placed the session a moment ago.
-    Exists,
-    /// The table took no entry.
-    Refused,
-}
+/// A row of `SESSIONS` or `FLOWS` (see [`ebpf_common::maps::Place`]). Other CPUs read and write it too: aligned words, which
+/// the machine loads and stores whole; and not atomics, whose loads LLVM compiles from instruction set v4 on only.
+pub type Row = [Cell<u64>; PLACES_PER_ROW as usize];
 
 /// The BPF maps as the pipeline sees them. A `None` where a map is an array means an index beyond its end.
 ///
@@ -24,32 +22,47 @@ pub enum SessionError {
 pub trait Tables {
     /// The row of `CONFIG`.
     fn config(&self) -> Option<&Config>;
+    /// Word `index` of `VIP_FILTER`.
+    fn vip_filter(&self, index: u32) -> Option<u64>;
     /// A row of `VIPS`.
     fn vip(&self, key: &VipKey) -> Option<&VipInfo>;
+    /// A row of `VIPS6`.
+    fn vip6(&self, key: &Vip6Key) -> Option<&VipInfo>;
     /// A row of `WORKERS`.
     fn worker(&self, worker: WorkerId) -> Option<&WorkerInfo>;
-    /// A row of `WORKER_LOAD`.
-    fn worker_load(&self, worker: WorkerId) -> Option<&WorkerLoad>;
+    /// A copy of a row of `WORKER_LOAD`; fields may be of different moments.
+    fn worker_load(&self, worker: WorkerId) -> Option<WorkerLoad>;
+    /// Changes a row of `WORKER_LOAD` by a LOAD packet. `sent` goes on being counted by other CPUs meanwhile, so
+    /// `change` must not write it.
+    fn change_load<R>(
+        &self,
+        worker: WorkerId,
+        change: impl FnOnce(&mut WorkerLoad) -> R,
+    ) -> Option<R>;
+    /// Adds one to [`WorkerLoad::sent`], whatever other CPUs do.
+    fn count_sent(&self, worker: WorkerId);
     /// A row of `FUNCTIONS`.
     fn function(&self, function: FunctionId) -> Option<&FunctionEntry>;
     /// A row of `SESSIONS`.
-    fn session(&self, key: &SessionKey) -> Option<SessionEntry>;
-    /// Writes a row of `SESSIONS` that must not be there yet.
-    ///
-    /// # Errors
-    /// [`SessionError::Exists`] if it is.
-    fn create_session(&self, key: &SessionKey, entry: SessionEntry) -> Result<(), SessionError>;
-    /// Writes a row of `SESSIONS`, whether it is there or not.
-    ///
-    /// # Errors
-    /// [`SessionError::Refused`] if the table takes no entry.
-    fn move_session(&self, key: &SessionKey, entry: SessionEntry) -> Result<(), SessionError>;
+    fn session_row(&self, index: u32) -> Option<&Row>;
+    /// A row of `FLOWS`.
+    fn flow_row(&self, index: u32) -> Option<&Row>;
     /// The entry of `SLOTS` at `index` (see [`ebpf_common::maps::slot_index`]).
     fn slot(&self, index: u32) -> Option<WorkerId>;
     /// The entry of `HOME` at `index` (see [`ebpf_common::maps::home_index`]).
     fn home(&self, index: u32) -> Option<WorkerId>;
+    /// A row of `PKTGEN`.
+    fn pktgen(&self, index: u32) -> Option<&PktgenInfo>;
+    /// The kernel's coarse monotonic clock, in nanoseconds: moves with the timer tick (1 to 10 ms) and costs a load.
+    fn now_ns(&self) -> u64;
     /// Makes [`crate::Verdict::Redirect`] send the packet out of `ifindex`; false if it is not in `PORTS`.
     fn redirect(&self, ifindex: u32) -> bool;
     /// Adds one to `counter`.
     fn count(&self, counter: Counter);
+    /// Adds a packet of `bytes` to VIP number `vip_id`.
+    fn count_vip(&self, vip_id: u32, bytes: u32);
+    /// Adds a packet of `bytes` to `worker`.
+    fn count_worker(&self, worker: WorkerId, bytes: u32);
+    /// Adds a packet to `function`, as [`ebpf_common::maps::TopFunction`] says.
+    fn count_function(&self, function: FunctionId);
 }

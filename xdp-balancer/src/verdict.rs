@@ -14,6 +14,8 @@ pub enum Verdict {
     Pass,
     /// Drop it.
     Drop(DropReason),
+    /// Drop it, for it has done its work.
+    Consumed,
     /// Send it out of the interface it came in by.
     Tx,
     /// Send it out of another interface, which [`crate::Tables::redirect`] has already chosen.
@@ -33,6 +35,10 @@ pub enum Outcome {
     Dropped(DropReason),
     /// Turned into an ERROR packet to its sender.
     Refused(Refusal),
+    /// Turned into another packet to its sender.
+    Answered(Answer),
+    /// Taken in by the program itself, and gone.
+    Consumed,
     /// Sent to a worker.
     Routed {
         /// The rule that chose the worker.
@@ -49,7 +55,11 @@ impl Outcome {
         match self {
             Self::Passed(_) => Verdict::Pass,
             Self::Dropped(reason) => Verdict::Drop(reason),
-            Self::Refused(_) | Self::Routed { redirect: None, .. } => Verdict::Tx,
+            // The driver is told to drop it; no packet was lost.
+            Self::Consumed => Verdict::Consumed,
+            Self::Refused(_) | Self::Answered(_) | Self::Routed { redirect: None, .. } => {
+                Verdict::Tx
+            }
             Self::Routed {
                 redirect: Some(ifindex),
                 ..
@@ -65,6 +75,8 @@ impl Outcome {
             Self::Passed(why) => why.counter(),
             Self::Dropped(reason) => reason.counter(),
             Self::Refused(refusal) => refusal.counter(),
+            Self::Answered(answer) => answer.counter(),
+            Self::Consumed => Counter::ConsumeLoad,
             Self::Routed { rule, .. } => rule.counter(),
         }
     }
@@ -77,6 +89,8 @@ pub enum Stop {
     Drop(DropReason),
     /// Its sender is told.
     Refuse(Refusal),
+    /// Its sender is to prove its address by this token, and send again.
+    Retry(u64),
 }
 
 /// Declares an enum whose variants are counters of one class.
@@ -103,10 +117,14 @@ macro_rules! counted {
 counted! {
     /// Why a packet is left to the kernel.
     NotOurs {
-        /// Another protocol than IPv4.
-        NotIpv4 => PassNotIpv4,
+        /// Another protocol than IPv4 or IPv6.
+        NotIp => PassNotIp,
         /// No VIP.
         NotVip => PassNotVip,
+        /// The kernel is to find the next hop's MAC address.
+        NoNeighbour => PassNoNeighbour,
+        /// On a worker: its encapsulation is off.
+        Decapsulated => PassDecapsulated,
     }
 }
 
@@ -123,6 +141,16 @@ counted! {
         Warm => RouteWarm,
         /// The function's home in the Maglev table.
         Home => RouteHome,
+        /// The entry of the message's first fragment names the worker.
+        Fragment => RouteFragment,
+        /// The flow's entry names the worker.
+        Flow => RouteFlow,
+        /// A new flow, by the Maglev table.
+        Maglev => RouteMaglev,
+        /// The QUIC connection id names the worker.
+        Quic => RouteQuic,
+        /// The ICMP error is about a packet of this worker.
+        Icmp => RouteIcmp,
     }
 }
 
@@ -131,11 +159,11 @@ counted! {
     DropReason {
         /// Too short for an Ethernet header.
         TruncatedEthernet => DropTruncatedEthernet,
-        /// Too short for an IPv4 header.
+        /// Too short for its IP header.
         TruncatedIp => DropTruncatedIp,
         /// Version, header length or total length contradict the frame.
         BadIp => DropBadIp,
-        /// An IP fragment.
+        /// An IP fragment without all headers.
         IpFragment => DropIpFragment,
         /// Too short for a UDP header.
         TruncatedUdp => DropTruncatedUdp,
@@ -157,6 +185,58 @@ counted! {
         NoPort => DropNoPort,
         /// The frame could not be rewritten.
         NotRewritten => DropNotRewritten,
+        /// More IPv6 extension headers than are read.
+        TooManyHeaders => DropTooManyHeaders,
+        /// Its hop limit is used up.
+        HopLimit => DropHopLimit,
+        /// An ICMP error too short for, or not about, a packet of the VIP.
+        BadIcmp => DropBadIcmp,
+        /// An ICMP error about a packet of which no worker is known.
+        IcmpUnplaced => DropIcmpUnplaced,
+        /// The source is in a block list.
+        Blocked => DropBlocked,
+        /// The source sends more than its rate.
+        SourceRate => DropSourceRate,
+        /// Answers have used up their rate.
+        AnswerRate => DropAnswerRate,
+        /// A LOAD packet that was not made with our key.
+        LoadForged => DropLoadForged,
+        /// A LOAD packet that a later one has overtaken.
+        LoadStale => DropLoadStale,
+        /// A LOAD packet of a worker that is not known.
+        LoadUnknown => DropLoadUnknown,
+        /// No worker takes new work.
+        NoWorker => DropNoWorker,
+        /// The worker has too much in flight.
+        Overloaded => DropOverloaded,
+        /// The function is called more than its rate.
+        FunctionRate => DropFunctionRate,
+        /// No such function.
+        UnknownFunction => DropUnknownFunction,
+        /// Not a packet of pktgen.
+        NotPktgen => DropNotPktgen,
+        /// The kernel's FIB knows no way to the worker.
+        NoRoute => DropNoRoute,
+        /// Too long for the way to its worker.
+        TooBig => DropTooBig,
+        /// No address to encapsulate with.
+        NoTunnelAddress => DropNoTunnelAddress,
+        /// On a worker: encapsulated by somebody else.
+        DecapSource => DropDecapSource,
+        /// On a worker: encapsulated twice.
+        DecapNested => DropDecapNested,
+        /// On a worker: the inner packet contradicts its frame.
+        DecapBad => DropDecapBad,
+    }
+}
+
+counted! {
+    /// The packets that are answered with other packets than ERROR.
+    Answer {
+        /// RETRY: prove your address.
+        Retry => AnswerRetry,
+        /// ICMP: too long for the way to its worker.
+        TooBig => AnswerTooBig,
     }
 }
 
@@ -181,10 +261,26 @@ counted! {
         NoWorker => ErrorNoWorker,
         /// No live worker owns the slot.
         NoShardOwner => ErrorNoShardOwner,
+        /// The worker has too much in flight.
+        Overloaded => ErrorOverloaded,
+        /// The function is called more than its rate.
+        FunctionRate => ErrorFunctionRate,
     }
 }
 
 impl Refusal {
+    /// What a packet that carries no RPC header, and so cannot be answered with one, is dropped for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn silent(self) -> DropReason {
+        match self {
+            Self::Overloaded => DropReason::Overloaded,
+            Self::FunctionRate => DropReason::FunctionRate,
+            Self::UnknownFunction => DropReason::UnknownFunction,
+            _ => DropReason::NoWorker,
+        }
+    }
+
     /// The status in the ERROR packet.
     #[inline(always)]
     #[must_use]
@@ -197,6 +293,8 @@ impl Refusal {
             Self::UnknownFunction => Status::UnknownFunction,
             Self::NoWorker => Status::NoWorker,
             Self::NoShardOwner => Status::NoShardOwner,
+            Self::Overloaded => Status::Overloaded,
+            Self::FunctionRate => Status::RateLimited,
         }
     }
 
@@ -205,7 +303,9 @@ impl Refusal {
     #[must_use]
     pub const fn retry_after_ms(self) -> u32 {
         match self {
-            Self::NoWorker | Self::NoShardOwner => RETRY_AFTER_MS,
+            Self::NoWorker | Self::NoShardOwner | Self::Overloaded | Self::FunctionRate => {
+                RETRY_AFTER_MS
+            }
             _ => 0,
         }
     }

@@ -21,8 +21,8 @@ map_type! {
         affinity: u8,
         /// How many entries of `warm` are set.
         warm_len: u8,
-        /// Unused; zero.
-        reserved: u16,
+        /// Row in `SCHEMAS` of the extractor of its session or shard key, plus one; 0 for none.
+        schema: u16,
         /// Ids of workers with a warm sandbox; entries from `warm_len` on are [`WorkerId::NONE`].
         warm: [u16; MAX_WARM],
     }
@@ -35,7 +35,7 @@ impl FunctionEntry {
         let mut entry = Self {
             affinity: affinity as u8,
             warm_len: warm.len().min(MAX_WARM) as u8,
-            reserved: 0,
+            schema: 0,
             warm: [WorkerId::NONE.0; MAX_WARM],
         };
         for (place, worker) in entry.warm.iter_mut().zip(warm) {

@@ -3,20 +3,24 @@
 mod config;
 mod counters;
 mod function;
-mod session;
+mod pktgen;
+mod place;
+mod traffic;
 mod vip;
 mod worker;
 
-pub use config::Config;
+pub use config::{Config, Rate, features};
 pub use counters::{Class, Counter};
 pub use function::{Affinity, FunctionEntry};
-pub use session::{SessionEntry, SessionKey};
-pub use vip::{VipInfo, VipKey, VipKind};
-pub use worker::{WorkerInfo, WorkerLoad, WorkerState};
+pub use pktgen::PktgenInfo;
+pub use place::{Place, PlaceRow, row_index};
+pub use traffic::{TopFunction, Traffic};
+pub use vip::{ForwardMode, Vip6Key, VipInfo, VipKey, VipKind, vip_filter_bit, vip6_filter_bit};
+pub use worker::{NORMAL_WEIGHT, WorkerInfo, WorkerLoad, WorkerState, worker_flags};
 
 use crate::{
     ids::{FunctionId, SlotId},
-    limits::{MAGLEV_TABLE_LEN, SLOTS},
+    limits::{MAGLEV_TABLE_LEN, MAX_POOLS, SLOTS},
 };
 
 /// Map names: as in the object file, under the pin path, and in `warmpath map dump`.
@@ -27,35 +31,56 @@ pub mod name {
     pub const CONFIG: &str = "CONFIG";
     /// Hash: [`super::VipKey`] → [`super::VipInfo`].
     pub const VIPS: &str = "VIPS";
+    /// Hash: [`super::Vip6Key`] → [`super::VipInfo`].
+    pub const VIPS6: &str = "VIPS6";
+    /// Array of `u64`: one bit for each address that may have a VIP, see [`super::vip_filter_bit`].
+    pub const VIP_FILTER: &str = "VIP_FILTER";
     /// Array: worker id → [`super::WorkerInfo`].
     pub const WORKERS: &str = "WORKERS";
     /// Array: worker id → [`super::WorkerLoad`].
     pub const WORKER_LOAD: &str = "WORKER_LOAD";
     /// Hash: function id (`u64`) → [`super::FunctionEntry`].
     pub const FUNCTIONS: &str = "FUNCTIONS";
-    /// LRU hash: [`super::SessionKey`] → [`super::SessionEntry`].
+    /// Array of [`super::PlaceRow`]: session → worker.
     pub const SESSIONS: &str = "SESSIONS";
+    /// Array of [`super::PlaceRow`]: flow, or message of several fragments → worker.
+    pub const FLOWS: &str = "FLOWS";
     /// Array, two generations: slot → worker id (`u16`).
     pub const SLOTS: &str = "SLOTS";
-    /// Array, two generations: Maglev entry → worker id (`u16`).
+    /// Array, two generations of each pool's table: Maglev entry → worker id (`u16`).
     pub const HOME: &str = "HOME";
+    /// Array of [`super::PktgenInfo`].
+    pub const PKTGEN: &str = "PKTGEN";
     /// DEVMAP_HASH: interface index → the same, the ports that packets can leave by.
     pub const PORTS: &str = "PORTS";
     /// Per-CPU array: [`super::Counter`] → `u64`.
     pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array: VIP number → [`super::Traffic`].
+    pub const VIP_COUNTERS: &str = "VIP_COUNTERS";
+    /// Per-CPU array: worker id → [`super::Traffic`].
+    pub const WORKER_COUNTERS: &str = "WORKER_COUNTERS";
+    /// Per-CPU array of [`super::TopFunction`], by hash of the function.
+    pub const FUNCTION_COUNTERS: &str = "FUNCTION_COUNTERS";
     /// All of them, in the order in which they are listed to people.
-    pub const ALL: [&str; 11] = [
+    pub const ALL: &[&str] = &[
         LAYOUT,
         CONFIG,
         VIPS,
+        VIPS6,
+        VIP_FILTER,
         WORKERS,
         WORKER_LOAD,
         FUNCTIONS,
         SESSIONS,
+        FLOWS,
         SLOTS,
         HOME,
+        PKTGEN,
         PORTS,
         COUNTERS,
+        VIP_COUNTERS,
+        WORKER_COUNTERS,
+        FUNCTION_COUNTERS,
     ];
 }
 
@@ -66,10 +91,18 @@ pub const fn slot_index(generation: u32, slot: SlotId) -> u32 {
     (generation & 1) * SLOTS + slot.0 as u32
 }
 
-/// Position in the `HOME` map, for `generation`, of the entry that `function` hashes to, `probe` steps on.
+/// Position in the `HOME` map, for `generation`, of the entry of `pool` that `hash` leads to, `probe` steps on.
 #[inline(always)]
 #[must_use]
-pub const fn home_index(generation: u32, function: FunctionId, probe: u32) -> u32 {
-    let hash = crate::hash::mix64(function.0).wrapping_add(probe as u64);
-    (generation & 1) * MAGLEV_TABLE_LEN + (hash % MAGLEV_TABLE_LEN as u64) as u32
+pub const fn home_index(generation: u32, pool: u8, hash: u64, probe: u32) -> u32 {
+    let table = (generation & 1) * MAX_POOLS + (pool as u32 & (MAX_POOLS - 1));
+    let entry = hash.wrapping_add(probe as u64) % MAGLEV_TABLE_LEN as u64;
+    table * MAGLEV_TABLE_LEN + entry as u32
+}
+
+/// The hash by which the home rule places `function`.
+#[inline(always)]
+#[must_use]
+pub const fn home_hash(function: FunctionId) -> u64 {
+    crate::hash::mix64(function.0)
 }

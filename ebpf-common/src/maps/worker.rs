@@ -29,19 +29,42 @@ impl WorkerState {
     }
 }
 
+/// Bits of [`WorkerInfo::flags`].
+pub mod worker_flags {
+    /// Encapsulated packets go to its IPv6 address, otherwise to its IPv4 address.
+    pub const OUTER_V6: u8 = 1 << 0;
+    /// The next hop and the port are asked of the kernel's FIB, otherwise those of the row are taken.
+    pub const FIB: u8 = 1 << 1;
+}
+
+/// Weight of a worker that is like any other.
+pub const NORMAL_WEIGHT: u16 = 256;
+
 map_type! {
-    /// How to reach a worker in mode `l2`.
-    WorkerInfo, 20 {
+    /// How to reach a worker, and what it takes. A cache line.
+    WorkerInfo, 64 {
         /// Interface to leave by; 0 or the interface of arrival mean XDP_TX, another one a redirect.
         ifindex: u32,
         /// A [`WorkerState`] code.
         state: u8,
-        /// Unused; zero.
-        reserved: [u8; 3],
-        /// The worker's MAC address.
+        /// See [`worker_flags`].
+        flags: u8,
+        /// Its share of work, as a multiple of a [`NORMAL_WEIGHT`]th; at least 1.
+        weight: u16,
+        /// MAC address of the worker or of the next hop to it.
         dst_mac: [u8; 6],
         /// MAC address of the interface to leave by.
         src_mac: [u8; 6],
+        /// IPv4 address that encapsulated packets go to.
+        addr4: [u8; 4],
+        /// IPv6 address that encapsulated packets go to.
+        addr6: [u8; 16],
+        /// Requests it may have in flight by the operator's word, whatever it reports; 0 for no such cap.
+        cap: u32,
+        /// Bytes of the largest IP packet on the way to it; 0 means 1,500.
+        mtu: u16,
+        /// Unused; zero.
+        reserved: [u8; 18],
     }
 }
 
@@ -50,10 +73,27 @@ impl WorkerInfo {
     pub const ABSENT: Self = Self {
         ifindex: 0,
         state: WorkerState::Absent as u8,
-        reserved: [0; 3],
+        flags: 0,
+        weight: 0,
         dst_mac: [0; 6],
         src_mac: [0; 6],
+        addr4: [0; 4],
+        addr6: [0; 16],
+        cap: 0,
+        mtu: 0,
+        reserved: [0; 18],
     };
+
+    /// Requests it may have in flight: its reported `capacity`, or the operator's cap if that is lower.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cap_over(&self, capacity: u32) -> u32 {
+        if self.cap != 0 && self.cap < capacity {
+            self.cap
+        } else {
+            capacity
+        }
+    }
 
     /// The state; an unknown code counts as down.
     #[inline(always)]
@@ -83,20 +123,53 @@ impl WorkerInfo {
 }
 
 map_type! {
-    /// How busy a worker is, as it last reported.
-    WorkerLoad, 8 {
-        /// Requests received and not answered.
+    /// How busy a worker is. The program writes it: `sent` with each request it sends there, the rest with each LOAD
+    /// packet. A cache line, so that two workers' rows never share one.
+    WorkerLoad, 64 {
+        /// Requests sent to it by this balancer, ever.
+        sent: u64,
+        /// `sent` when the last LOAD packet came.
+        sent_at_report: u64,
+        /// Sequence number of the last LOAD packet; one that is not higher is old, and ignored.
+        sequence: u64,
+        /// When the last LOAD packet came, in nanoseconds of the kernel's coarse monotonic clock.
+        reported_ns: u64,
+        /// Requests it said it has received, ever, from any balancer.
+        received: u64,
+        /// Requests it said it has answered, ever.
+        completed: u64,
+        /// Requests it had in flight, as it last said.
         in_flight: u32,
-        /// Requests it takes at a time; at `in_flight >= capacity` the warm rule skips it.
+        /// Requests it takes at a time; with as many in flight the warm rule skips it.
         capacity: u32,
+        /// Unused; zero.
+        reserved: u64,
     }
 }
 
 impl WorkerLoad {
-    /// Whether the warm rule must skip this worker.
+    /// A worker that has sent no LOAD packet yet.
+    #[must_use]
+    pub const fn new(in_flight: u32, capacity: u32) -> Self {
+        Self {
+            sent: 0,
+            sent_at_report: 0,
+            sequence: 0,
+            reported_ns: 0,
+            received: 0,
+            completed: 0,
+            in_flight,
+            capacity,
+            reserved: 0,
+        }
+    }
+
+    /// Requests in flight now: those it last told of, and those sent to it since. A request that is lost on its way,
+    /// or a worker that starts again, is put right by the next LOAD packet.
     #[inline(always)]
     #[must_use]
-    pub const fn is_full(&self) -> bool {
-        self.in_flight >= self.capacity
+    pub const fn in_flight_now(&self) -> u32 {
+        let since = self.sent.wrapping_sub(self.sent_at_report) as u32;
+        self.in_flight.saturating_add(since)
     }
 }

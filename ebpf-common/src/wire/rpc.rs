@@ -40,9 +40,9 @@ pub enum Kind {
     Response = 2,
     /// Balancer or worker to client: it did not run, and why.
     Error = 3,
-    /// Balancer to client: prove your address and send again (not sent by this version).
+    /// Balancer to client: prove your address by the token in it, and send again.
     Retry = 4,
-    /// Worker to balancer: load report (not sent by this version).
+    /// Worker to balancer: load report, see [`crate::load`].
     Load = 5,
     /// Client to VIP: routed like a request, answered by the worker itself without a handler.
     Ping = 6,

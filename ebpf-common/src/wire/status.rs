@@ -83,6 +83,8 @@ statuses! {
     BudgetExceeded = 104, "budget_exceeded", Caller, false, "the caller's own time budget ran out before the handler answered";
     UnknownRequest = 105, "unknown_request", Caller, true, "a RESUME for a request that this worker has not got: send it again, whole";
 
+    RateLimited = 106, "rate_limited", Caller, true, "the function is called more than its rate allows; `budget_ms` says when to try again";
+
     Exception = 200, "exception", Function, false, "the handler raised an exception";
     Timeout = 201, "timeout", Function, false, "the handler ran longer than its manifest's timeout and was killed";
     OutOfMemory = 202, "out_of_memory", Function, false, "the handler exceeded its memory limit and was killed";

@@ -13,13 +13,14 @@ use zerocopy::{network_endian::U16, transmute};
 
 use super::checksum::Sum;
 use crate::{
-    DropReason, Outcome, Packet, Refusal,
+    Answer, DropReason, Outcome, Packet, Refusal, Tables,
+    balance::Arrival,
     parse::{
-        Datagram,
+        Headers,
         ethernet::{self, EthernetHeader},
-        ip::{self, Ipv4Header},
+        ipv4::{self, Ipv4Header},
         rpc,
-        udp::{self, UdpHeader},
+        transport::{PROTOCOL_UDP, UDP_HEADER_LEN, UdpHeader},
     },
 };
 
@@ -28,16 +29,39 @@ pub const ANSWER_LEN: u32 = RPC_OFFSET + rpc::HEADER_LEN;
 /// Hops an answer may take.
 pub const ANSWER_TTL: u8 = 64;
 
-const UDP_OFFSET: u32 = ethernet::HEADER_LEN + ip::HEADER_LEN;
-const RPC_OFFSET: u32 = UDP_OFFSET + udp::HEADER_LEN;
-const UDP_LEN: u16 = (udp::HEADER_LEN + rpc::HEADER_LEN) as u16;
-const IP_LEN: u16 = ip::HEADER_LEN as u16 + UDP_LEN;
+const UDP_OFFSET: u32 = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+const RPC_OFFSET: u32 = UDP_OFFSET + UDP_HEADER_LEN;
+const UDP_LEN: u16 = (UDP_HEADER_LEN + rpc::HEADER_LEN) as u16;
+const IP_LEN: u16 = ipv4::HEADER_LEN as u16 + UDP_LEN;
 
 /// Answers the request in `packet` with why it was refused.
 #[inline(always)]
-pub fn answer<P: Packet>(packet: &mut P, datagram: &Datagram, refusal: Refusal) -> Outcome {
-    match rewrite(packet, datagram, refusal) {
+pub(crate) fn refuse<P: Packet, T: Tables>(
+    packet: &mut P,
+    arrival: &Arrival<'_>,
+    refusal: Refusal,
+    _tables: &T,
+) -> Outcome {
+    match rewrite(packet, &arrival.headers, |request| {
+        error_header(request, refusal)
+    }) {
         Ok(()) => Outcome::Refused(refusal),
+        Err(reason) => Outcome::Dropped(reason),
+    }
+}
+
+/// Answers the request in `packet` with RETRY: its sender is to show `token`.
+#[inline(always)]
+pub(crate) fn retry<P: Packet, T: Tables>(
+    packet: &mut P,
+    arrival: &Arrival<'_>,
+    token: u64,
+    _tables: &T,
+) -> Outcome {
+    match rewrite(packet, &arrival.headers, |request| {
+        retry_header(request, token)
+    }) {
+        Ok(()) => Outcome::Answered(Answer::Retry),
         Err(reason) => Outcome::Dropped(reason),
     }
 }
@@ -45,21 +69,21 @@ pub fn answer<P: Packet>(packet: &mut P, datagram: &Datagram, refusal: Refusal) 
 #[inline(always)]
 fn rewrite<P: Packet>(
     packet: &mut P,
-    datagram: &Datagram,
-    refusal: Refusal,
+    headers: &Headers,
+    answer: impl FnOnce([u64; 8]) -> RpcHeader,
 ) -> Result<(), DropReason> {
     // None of these can be cut off: the request was read from there.
     let cut_off = DropReason::NotRewritten;
     let ethernet: EthernetHeader = packet.read(0).ok_or(cut_off)?;
     let ip: Ipv4Header = packet.read(ethernet::HEADER_LEN).ok_or(cut_off)?;
-    let udp: UdpHeader = packet.read(datagram.udp_offset).ok_or(cut_off)?;
-    let rpc_offset = datagram.udp_offset + udp::HEADER_LEN;
+    let udp: UdpHeader = packet.read(headers.network.payload_offset).ok_or(cut_off)?;
+    let rpc_offset = headers.network.payload_offset + UDP_HEADER_LEN;
     let request: [u64; 8] = packet.read(rpc_offset).ok_or(cut_off)?;
     if !can_be_answered(&ip, &udp) {
         return Err(DropReason::BadSource);
     }
 
-    let rpc = error_header(request, refusal).to_words();
+    let rpc = answer(request).to_words();
     let ip = ip_header(&ip);
     let udp = udp_header(&udp, &ip, rpc);
     packet.write(RPC_OFFSET, rpc).ok_or(cut_off)?;
@@ -100,17 +124,31 @@ fn error_header(request: [u64; 8], refusal: Refusal) -> RpcHeader {
     }
 }
 
+/// The RETRY header: an ERROR's fields without a status, and the token.
+#[inline(always)]
+fn retry_header(request: [u64; 8], token: u64) -> RpcHeader {
+    let error = error_header(request, Refusal::NoWorker);
+    RpcHeader {
+        kind: Kind::Retry,
+        flags: error.flags | flags::HAS_TOKEN,
+        status: 0,
+        budget_ms: 0,
+        token,
+        ..error
+    }
+}
+
 #[inline(always)]
 fn ip_header(request: &Ipv4Header) -> Ipv4Header {
     let mut header = Ipv4Header {
-        version_and_len: ip::VERSION_AND_LEN,
+        version_and_len: ipv4::VERSION_AND_LEN,
         service: 0,
         total_len: U16::new(IP_LEN),
         // Never fragmented, so it needs no identification (RFC 6864, section 4.1).
         identification: U16::ZERO,
-        fragment: U16::new(ip::DONT_FRAGMENT),
+        fragment: U16::new(ipv4::DONT_FRAGMENT),
         ttl: ANSWER_TTL,
-        protocol: ip::PROTOCOL_UDP,
+        protocol: PROTOCOL_UDP,
         checksum: [0; 2],
         source: request.destination,
         destination: request.source,
@@ -132,7 +170,7 @@ fn udp_header(request: &UdpHeader, ip: &Ipv4Header, rpc: [u64; 8]) -> UdpHeader 
         .add([
             u32::from_ne_bytes(ip.source),
             u32::from_ne_bytes(ip.destination),
-            u32::from_ne_bytes([0, ip::PROTOCOL_UDP, len_high, len_low]),
+            u32::from_ne_bytes([0, PROTOCOL_UDP, len_high, len_low]),
         ])
         .add::<2>(transmute!(header))
         .add_wide(rpc)

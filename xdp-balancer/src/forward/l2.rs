@@ -5,7 +5,7 @@ use crate::{DropReason, Outcome, Packet, Tables, route::Placement};
 
 /// Sends the frame to the worker of `placement`.
 #[inline(always)]
-pub fn to_worker<P: Packet, T: Tables>(
+pub(super) fn send<P: Packet, T: Tables>(
     packet: &mut P,
     placement: &Placement<'_>,
     tables: &T,

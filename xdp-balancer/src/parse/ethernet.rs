@@ -1,14 +1,16 @@
-//! Ethernet II. A VLAN tag is another EtherType, and passes.
+//! Ethernet II.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
 
-use super::{NotDatagram, Packet};
+use super::{Family, NotHeaders, Packet};
 use crate::{DropReason, NotOurs};
 
 /// Bytes of the header.
 pub const HEADER_LEN: u32 = 14;
 /// EtherType of IPv4.
 pub const TYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const TYPE_IPV6: u16 = 0x86dd;
 
 /// The header.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -24,15 +26,14 @@ pub struct EthernetHeader {
 
 const _: () = assert!(size_of::<EthernetHeader>() == HEADER_LEN as usize);
 
-/// Checks that the frame says it holds IPv4.
+/// The family of the IP packet in the frame, and where it begins.
 #[inline(always)]
-pub(super) fn is_ipv4<P: Packet>(packet: &P) -> Result<(), NotDatagram> {
+pub(super) fn parse<P: Packet>(packet: &P) -> Result<(Family, u32), NotHeaders> {
     let header: EthernetHeader = packet
         .read(0)
-        .ok_or(NotDatagram::Unreadable(DropReason::TruncatedEthernet))?;
-    if header.ether_type.get() == TYPE_IPV4 {
-        Ok(())
-    } else {
-        Err(NotDatagram::Other(NotOurs::NotIpv4))
+        .ok_or(NotHeaders::Unreadable(DropReason::TruncatedEthernet))?;
+    match header.ether_type.get() {
+        TYPE_IPV4 => Ok((Family::V4, HEADER_LEN)),
+        _ => Err(NotHeaders::Other(NotOurs::NotIp)),
     }
 }

@@ -1,9 +1,9 @@
-//! Bytes → [`Datagram`] → RPC header. No map access: whose packet it is, is the route stage's question.
+//! Bytes → [`Headers`] → RPC header. No map access: whose packet it is, is the route stage's question.
 
 pub mod ethernet;
-pub mod ip;
+pub mod ipv4;
 pub mod rpc;
-pub mod udp;
+pub mod transport;
 
 pub use rpc::request;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -36,44 +36,73 @@ pub trait Packet {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CutError;
 
-/// A whole, unfragmented UDP datagram over IPv4.
+/// Version of IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Datagram {
-    /// IPv4 address of the receiver.
-    pub destination: [u8; 4],
-    /// UDP port of the receiver.
-    pub port: u16,
-    /// Where the UDP header begins in the frame.
-    pub udp_offset: u32,
-    /// Bytes behind the IPv4 header, as IPv4 has it; at least a UDP header.
-    pub ip_payload_len: u32,
-    /// Bytes of the datagram with its header, as UDP has it.
-    pub udp_len: u32,
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
-/// Why a frame is not a [`Datagram`].
+/// What the network header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotDatagram {
+pub struct Network {
+    /// The version.
+    pub family: Family,
+    /// Where the header begins in the frame: behind Ethernet and its VLAN tags.
+    pub offset: u32,
+    /// Bytes of the packet with this header, as IP has it; the frame holds at least as many.
+    pub len: u32,
+    /// Protocol of the payload, behind any extension headers.
+    pub protocol: u8,
+    /// Where the payload begins in the frame.
+    pub payload_offset: u32,
+    /// Bytes of the payload.
+    pub payload_len: u32,
+    /// Whether it is the first fragment of a packet that is longer.
+    pub is_fragment: bool,
+}
+
+/// What the headers of a packet say, down to its ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// The network header.
+    pub network: Network,
+    /// Port of the sender; 0 for ICMP.
+    pub source_port: u16,
+    /// Port of the receiver; 0 for ICMP.
+    pub destination_port: u16,
+}
+
+/// Why a frame has no [`Headers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotHeaders {
     /// Well-formed as far as read, and something else.
     Other(NotOurs),
     /// Cut off before its destination could be read.
     Unreadable(DropReason),
-    /// Broken, and for this address: whether that has a VIP decides what becomes of it.
+    /// Broken, with a destination that can be read: whether that has a VIP decides what becomes of it.
     Malformed {
-        /// IPv4 address of the receiver.
-        destination: [u8; 4],
+        /// Of its IP header.
+        family: Family,
+        /// Where that begins.
+        offset: u32,
         /// What is wrong with it.
         reason: DropReason,
     },
 }
 
-/// Reads Ethernet, IPv4 and UDP.
+/// Reads Ethernet, IP, and the ports of UDP or TCP.
 ///
 /// # Errors
-/// [`NotDatagram`] says what it is instead.
+/// [`NotHeaders`] says what it is instead.
 #[inline(always)]
-pub fn datagram<P: Packet>(packet: &P) -> Result<Datagram, NotDatagram> {
-    ethernet::is_ipv4(packet)?;
-    let ip = ip::parse(packet)?;
-    udp::parse(packet, &ip)
+pub fn headers<P: Packet>(packet: &P) -> Result<Headers, NotHeaders> {
+    let (family, offset) = ethernet::parse(packet)?;
+    let network = match family {
+        Family::V4 => ipv4::parse(packet, offset)?,
+        Family::V6 => return Err(NotHeaders::Other(NotOurs::NotIp)),
+    };
+    transport::parse(packet, &network)
 }

@@ -2,36 +2,57 @@
 
 use ebpf_common::wire::{self, HeaderError, Kind, RpcHeader};
 
-use super::{Datagram, Packet, udp};
+use super::{
+    Headers, Packet,
+    transport::{UDP_HEADER_LEN, UdpHeader},
+};
 use crate::{DropReason, Refusal, Stop};
 
 /// Bytes of the header.
 pub const HEADER_LEN: u32 = wire::HEADER_LEN as u32;
 
-/// Reads the RPC header of `datagram`.
+/// Reads the RPC header of a packet that may be routed.
 ///
 /// # Errors
 /// Dropped: what is not our protocol, or a kind that a VIP does not take; answering those would make us a
 /// reflector, or start a quarrel of two machines. Refused, with an answer: a request that is malformed.
 #[inline(always)]
-pub fn request<P: Packet>(packet: &P, datagram: &Datagram) -> Result<RpcHeader, Stop> {
-    // Stricter than RFC 768: bytes between the end of UDP's and of IPv4's length would be read by nobody.
-    if datagram.udp_len != datagram.ip_payload_len {
-        return Err(Stop::Drop(DropReason::BadUdpLength));
-    }
-    let truncated = Stop::Drop(DropReason::TruncatedRpc);
-    if datagram.udp_len < udp::HEADER_LEN + HEADER_LEN {
-        return Err(truncated);
-    }
-    let payload_len = datagram.udp_len - udp::HEADER_LEN - HEADER_LEN;
-    let words: [u64; 8] = packet
-        .read(datagram.udp_offset + udp::HEADER_LEN)
-        .ok_or(truncated)?;
+pub fn request<P: Packet>(packet: &P, headers: &Headers) -> Result<RpcHeader, Stop> {
+    let (words, payload_len) = words(packet, headers)?;
     match RpcHeader::from_words(words, payload_len) {
         Ok(header) if header.kind.is_routable() => Ok(header),
         Ok(_) => Err(Stop::Drop(DropReason::UnexpectedKind)),
         Err(error) => Err(stop_for(error, words)),
     }
+}
+
+/// The words of the RPC header as they lie in memory, and the bytes of payload behind it.
+///
+/// # Errors
+/// Dropped: the datagram is too short, or its lengths contradict each other.
+#[inline(always)]
+pub fn words<P: Packet>(packet: &P, headers: &Headers) -> Result<([u64; 8], u32), Stop> {
+    let network = &headers.network;
+    let truncated = Stop::Drop(DropReason::TruncatedRpc);
+    let udp: UdpHeader = packet.read(network.payload_offset).ok_or(truncated)?;
+    let udp_len = u32::from(udp.len.get());
+    // Stricter than RFC 768: bytes between the end of UDP's and of IP's length would be read by nobody. Of a packet in
+    // fragments this one holds the beginning.
+    let fits = if network.is_fragment {
+        udp_len > network.payload_len
+    } else {
+        udp_len == network.payload_len
+    };
+    if !fits {
+        return Err(Stop::Drop(DropReason::BadUdpLength));
+    }
+    if network.payload_len < UDP_HEADER_LEN + HEADER_LEN {
+        return Err(truncated);
+    }
+    let words = packet
+        .read(network.payload_offset + UDP_HEADER_LEN)
+        .ok_or(truncated)?;
+    Ok((words, udp_len - UDP_HEADER_LEN - HEADER_LEN))
 }
 
 /// What becomes of a header with `error`. The kind decides before any other fault: it stands at the same

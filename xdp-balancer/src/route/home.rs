@@ -1,38 +1,61 @@
 //! Rule 5: the function's home in the Maglev table (Eisenbud et al., NSDI '16), so that cold starts of
-//! a function land where its code is cached. When that worker takes no new work, the next entries are tried,
-//! up to [`HOME_PROBES`]: they lead all functions of one dead worker to different ones.
+//! a function land where its code is cached. When that worker takes no new work, or has more than its share ("bounded
+//! loads", Mirrokni et al., SODA '18), the next entries are tried, up to [`HOME_PROBES`]: they lead all functions of one
+//! worker to different ones. The rule for flows without an entry is the same.
 
 use ebpf_common::{
-    ids::FunctionId,
     limits::HOME_PROBES,
-    maps::{Config, Counter, home_index},
+    maps::{Config, Counter, WorkerInfo, WorkerLoad, home_index},
 };
 
 use super::{Placement, for_new_work};
-use crate::{DropReason, Refusal, Rule, Stop, Tables};
+use crate::{Rule, Tables, balance::Arrival};
 
-/// The first worker from the function's home on that takes new work.
+/// The first worker from the entry of `hash` on that takes new work and has not more than its share; if all have more,
+/// the first that takes new work.
 #[inline(always)]
 pub(super) fn place<'t, T: Tables>(
-    function: FunctionId,
-    config: &Config,
+    hash: u64,
+    arrival: &Arrival<'_>,
+    rule: Rule,
     tables: &'t T,
-) -> Result<Placement<'t>, Stop> {
+) -> Option<Placement<'t>> {
+    let config = arrival.config;
+    let mut fallback = None;
     for probe in 0..HOME_PROBES {
-        let worker = tables
-            .home(home_index(config.generation, function, probe))
-            .ok_or(Stop::Drop(DropReason::NotConfigured))?;
+        let index = home_index(config.generation, arrival.vip.pool, hash, probe);
+        let worker = tables.home(index)?;
         // `WorkerId::NONE`, an empty entry, has no row.
-        if let Some(info) = for_new_work(worker, tables) {
-            if probe > 0 {
-                tables.count(Counter::HomeProbed);
-            }
-            return Ok(Placement {
-                rule: Rule::Home,
-                worker,
-                info,
-            });
+        let Some(info) = for_new_work(worker, tables) else {
+            continue;
+        };
+        let placement = Placement { rule, worker, info };
+        let load = tables.worker_load(worker)?;
+        if !is_over_bound(info, &load, config) {
+            count_detour(probe, fallback.is_some(), tables);
+            return Some(placement);
+        }
+        if fallback.is_none() {
+            fallback = Some(placement);
         }
     }
-    Err(Stop::Refuse(Refusal::NoWorker))
+    fallback
+}
+
+#[inline(always)]
+fn count_detour<T: Tables>(probe: u32, was_bounded: bool, tables: &T) {
+    if was_bounded {
+        tables.count(Counter::HomeBounded);
+    } else if probe > 0 {
+        tables.count(Counter::HomeProbed);
+    }
+}
+
+/// Whether the worker has more in flight than its capacity, or than its weight's share of the bound.
+#[inline(always)]
+fn is_over_bound(info: &WorkerInfo, load: &WorkerLoad, config: &Config) -> bool {
+    let in_flight = load.in_flight_now();
+    let share = u64::from(config.home_bound) * u64::from(info.weight);
+    in_flight >= info.cap_over(load.capacity)
+        || config.home_bound != 0 && (u64::from(in_flight) << 8) > share
 }

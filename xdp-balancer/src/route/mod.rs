@@ -1,7 +1,13 @@
-//! Which worker gets a request. The order of the rules is written here and nowhere else.
+//! Which worker gets a packet. The order of the rules is written here and nowhere else.
 
 mod cookie;
+pub(crate) mod flow;
+mod fragment;
 mod home;
+pub(crate) mod load;
+pub(crate) mod pktgen;
+mod places;
+pub(crate) mod quic;
 mod session;
 mod shard;
 pub mod vip;
@@ -9,13 +15,13 @@ mod warm;
 
 use ebpf_common::{
     ids::WorkerId,
-    maps::{Affinity, WorkerInfo},
+    maps::{Affinity, WorkerInfo, home_hash},
     wire::{RpcHeader, flags},
 };
 
-use crate::{DropReason, Refusal, Rule, Stop, Tables};
+use crate::{Packet, Refusal, Rule, Stop, Tables, balance::Arrival};
 
-/// Where a request goes, and by which rule.
+/// Where a packet goes, and by which rule.
 #[derive(Debug, Clone, Copy)]
 pub struct Placement<'t> {
     /// The rule that chose.
@@ -26,18 +32,42 @@ pub struct Placement<'t> {
     pub info: &'t WorkerInfo,
 }
 
-/// Chooses the worker for `request`: cookie, session, shard, warm, home; the first that matches wins.
+/// Chooses the worker for `request`: cookie, session, shard, warm, home; the first that matches wins. A later fragment
+/// without a cookie follows the first one of its message.
 ///
 /// # Errors
 /// [`Stop`] if none may have it.
 #[inline(always)]
-pub fn route<'t, T: Tables>(request: &RpcHeader, tables: &'t T) -> Result<Placement<'t>, Stop> {
-    let config = tables
-        .config()
-        .ok_or(Stop::Drop(DropReason::NotConfigured))?;
+pub(crate) fn route<'t, P: Packet, T: Tables>(
+    _packet: &P,
+    arrival: &Arrival<'_>,
+    request: &RpcHeader,
+    tables: &'t T,
+) -> Result<Placement<'t>, Stop> {
+    let config = arrival.config;
     if let Some(placement) = cookie::place(request, config, tables) {
         return Ok(placement);
     }
+    if request.fragment_index > 0
+        && let Some(placement) = fragment::follow(request, config, tables)
+    {
+        return Ok(placement);
+    }
+    let placement = by_function(arrival, request, tables)?;
+    if request.fragment_count > 1 {
+        fragment::remember(request, &placement, config, tables);
+    }
+    Ok(placement)
+}
+
+/// The rules that need the function's row.
+#[inline(always)]
+fn by_function<'t, T: Tables>(
+    arrival: &Arrival<'_>,
+    request: &RpcHeader,
+    tables: &'t T,
+) -> Result<Placement<'t>, Stop> {
+    let config = arrival.config;
     let function = tables
         .function(request.function)
         .ok_or(Stop::Refuse(Refusal::UnknownFunction))?;
@@ -46,18 +76,19 @@ pub fn route<'t, T: Tables>(request: &RpcHeader, tables: &'t T) -> Result<Placem
         return shard::place(request, config, tables);
     }
     let session = (affinity == Affinity::Session && request.has(flags::HAS_SESSION))
-        .then(|| session::look_up(request, tables));
+        .then(|| session::look_up(request, config, tables));
     if let Some(session::Lookup::Lives(placement)) = session {
         return Ok(placement);
     }
     let placement = match warm::place(request, function, tables) {
         Some(placement) => placement,
-        None => home::place(request.function, config, tables)?,
+        None => home::place(home_hash(request.function), arrival, Rule::Home, tables)
+            .ok_or(Stop::Refuse(Refusal::NoWorker))?,
     };
-    Ok(match session {
-        Some(lookup) => session::store(request, lookup, placement, tables),
-        None => placement,
-    })
+    if let Some(lookup) = session {
+        session::store(lookup, &placement, tables);
+    }
+    Ok(placement)
 }
 
 /// The row of `worker` if it takes requests that belong nowhere else.

@@ -2,79 +2,65 @@
 //! A session's first request is placed by the later rules, and its place is remembered.
 
 use ebpf_common::{
-    ids::WorkerId,
-    maps::{Counter, SessionEntry, SessionKey},
+    hash::{TableHash, table_hash},
+    maps::{Config, Counter, row_index},
     wire::RpcHeader,
 };
 
-use super::{Placement, for_existing_work};
-use crate::{Rule, SessionError, Tables};
+use super::{
+    Placement, for_existing_work,
+    places::{self, Stored},
+};
+use crate::{Row, Rule, Tables};
 
 /// What the table says about a session.
 #[derive(Clone, Copy)]
 pub(super) enum Lookup<'t> {
     /// It lives on a worker that takes its requests.
     Lives(Placement<'t>),
-    /// It lived on a worker that takes no more.
-    Homeless,
-    /// Not seen before, or forgotten: the table is an LRU.
-    New,
+    /// It has no place there, or one on a worker that takes no more; its row.
+    Homeless(TableHash, Option<&'t Row>),
 }
 
 /// Looks up the session of `request`.
 #[inline(always)]
-pub(super) fn look_up<'t, T: Tables>(request: &RpcHeader, tables: &'t T) -> Lookup<'t> {
-    let Some(entry) = tables.session(&key_of(request)) else {
-        return Lookup::New;
-    };
-    let worker = WorkerId(entry.worker);
-    match for_existing_work(worker, tables) {
-        Some(info) => Lookup::Lives(Placement {
+pub(super) fn look_up<'t, T: Tables>(
+    request: &RpcHeader,
+    config: &Config,
+    tables: &'t T,
+) -> Lookup<'t> {
+    let hash = table_hash(
+        config.table_secret(),
+        request.session_id,
+        request.function.0,
+    );
+    let row = tables.session_row(row_index(hash, config.session_mask));
+    let worker = row.and_then(|row| places::find(row, hash));
+    let placement = worker.and_then(|worker| {
+        let info = for_existing_work(worker, tables)?;
+        Some(Placement {
             rule: Rule::Session,
             worker,
             info,
-        }),
-        None => Lookup::Homeless,
+        })
+    });
+    match placement {
+        Some(placement) => Lookup::Lives(placement),
+        None => Lookup::Homeless(hash, row),
     }
 }
 
-/// Remembers `placement` for the session of `request`, and says where the request goes: there, or, when
-/// another CPU placed the session in the meantime, to that place.
+/// Remembers `placement` for the session of `lookup`.
 #[inline(always)]
-pub(super) fn store<'t, T: Tables>(
-    request: &RpcHeader,
-    lookup: Lookup<'_>,
-    placement: Placement<'t>,
-    tables: &'t T,
-) -> Placement<'t> {
-    let key = key_of(request);
-    let entry = SessionEntry {
-        worker: placement.worker.0,
-        reserved: 0,
-    };
-    let (stored, counter) = match lookup {
-        Lookup::New => (tables.create_session(&key, entry), Counter::SessionCreated),
-        // Two CPUs that move one session at the same moment may disagree for one request each; the last
-        // entry holds. Requests of a session whose worker died have no instance to miss.
-        _ => (tables.move_session(&key, entry), Counter::SessionMoved),
-    };
-    match stored {
-        Ok(()) => tables.count(counter),
-        Err(SessionError::Exists) => {
-            if let Lookup::Lives(placed) = look_up(request, tables) {
-                return placed;
+pub(super) fn store<T: Tables>(lookup: Lookup<'_>, placement: &Placement<'_>, tables: &T) {
+    if let Lookup::Homeless(hash, Some(row)) = lookup {
+        tables.count(match places::store(row, hash, placement.worker) {
+            Stored::Changed => Counter::SessionMoved,
+            Stored::Created => Counter::SessionCreated,
+            Stored::Evicted => {
+                tables.count(Counter::SessionCreated);
+                Counter::SessionEvicted
             }
-        }
-        // A session without an entry is placed anew with each request: worse, but answered.
-        Err(SessionError::Refused) => tables.count(Counter::SessionNotStored),
-    }
-    placement
-}
-
-#[inline(always)]
-const fn key_of(request: &RpcHeader) -> SessionKey {
-    SessionKey {
-        function: request.function.0,
-        session: request.session_id,
+        });
     }
 }

@@ -1,48 +1,110 @@
 //! Whether a packet is for a VIP: rule zero, which tells "ours" from "not ours".
 
-use ebpf_common::maps::{VipInfo, VipKey, VipKind};
+use ebpf_common::maps::{Vip6Key, VipInfo, VipKey, VipKind, vip_filter_bit, vip6_filter_bit};
+use zerocopy::transmute;
 
 use crate::{
-    NotOurs, Outcome, Tables,
-    parse::{Datagram, NotDatagram, ip},
+    NotOurs, Outcome, Packet, Tables,
+    parse::{Family, Headers, NotHeaders, ipv4::Ipv4Header},
 };
 
-/// Lets through the datagrams that are for an RPC VIP.
+/// Lets through the packets that are for a VIP, with its row.
 ///
 /// # Errors
 /// What becomes of the others: a broken packet for an address that has a VIP is dropped, because the port
 /// that would clear it of suspicion cannot be read or trusted; all else passes.
 #[inline(always)]
-pub fn admit<T: Tables>(
-    parsed: Result<Datagram, NotDatagram>,
+pub(crate) fn admit<P: Packet, T: Tables>(
+    packet: &P,
+    parsed: Result<Headers, NotHeaders>,
     tables: &T,
-) -> Result<Datagram, Outcome> {
+) -> Result<(Headers, VipInfo), Outcome> {
+    let not_vip = Outcome::Passed(NotOurs::NotVip);
     match parsed {
-        Ok(datagram) => {
-            let key = VipKey::new(datagram.destination, datagram.port, ip::PROTOCOL_UDP);
-            if is_kind(tables.vip(&key), VipKind::Rpc) {
-                Ok(datagram)
-            } else {
-                Err(Outcome::Passed(NotOurs::NotVip))
-            }
+        Ok(headers) => {
+            let network = &headers.network;
+            let address = Address::read(packet, network.family, network.offset).ok_or(not_vip)?;
+            let vip = address
+                .vip(headers.destination_port, network.protocol, tables)
+                .ok_or(not_vip)?;
+            Ok((headers, *vip))
         }
-        Err(NotDatagram::Other(why)) => Err(Outcome::Passed(why)),
-        Err(NotDatagram::Unreadable(reason)) => Err(Outcome::Dropped(reason)),
-        Err(NotDatagram::Malformed {
-            destination,
+        Err(NotHeaders::Other(why)) => Err(Outcome::Passed(why)),
+        Err(NotHeaders::Unreadable(reason)) => Err(Outcome::Dropped(reason)),
+        Err(NotHeaders::Malformed {
+            family,
+            offset,
             reason,
-        }) => {
-            let mark = VipKey::address_mark(destination);
-            if is_kind(tables.vip(&mark), VipKind::Address) {
-                Err(Outcome::Dropped(reason))
-            } else {
-                Err(Outcome::Passed(NotOurs::NotVip))
-            }
-        }
+        }) => match Address::read(packet, family, offset) {
+            Some(address) if address.is_marked(tables) => Err(Outcome::Dropped(reason)),
+            _ => Err(not_vip),
+        },
     }
 }
 
-#[inline(always)]
-fn is_kind(vip: Option<&VipInfo>, kind: VipKind) -> bool {
-    vip.is_some_and(|vip| vip.kind == kind as u8)
+/// An address that may have a VIP.
+#[derive(Clone, Copy)]
+pub(crate) enum Address {
+    /// Of IPv4.
+    V4([u8; 4]),
+    /// Of IPv6.
+    V6([u8; 16]),
+}
+
+impl Address {
+    /// The destination of the IP header of `family` at `offset`.
+    #[inline(always)]
+    fn read<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Self> {
+        match family {
+            Family::V4 => {
+                let header: Ipv4Header = packet.read(offset)?;
+                Some(Self::V4(header.destination))
+            }
+            // Behind version, length, next header, hop limit and source (RFC 8200, section 3).
+            Family::V6 => packet.read(offset + 24).map(Self::V6),
+        }
+    }
+
+    /// The row of this address and `port` (0 for any), if there is a VIP.
+    #[inline(always)]
+    pub(crate) fn vip<'t, T: Tables>(
+        &self,
+        port: u16,
+        protocol: u8,
+        tables: &'t T,
+    ) -> Option<&'t VipInfo> {
+        if !self.may_have_vip(tables) {
+            return None;
+        }
+        self.row(port, protocol, tables)
+            .or_else(|| self.row(0, protocol, tables))
+    }
+
+    /// Whether this address has a VIP on any port.
+    #[inline(always)]
+    pub(crate) fn is_marked<T: Tables>(&self, tables: &T) -> bool {
+        self.may_have_vip(tables)
+            && self
+                .row(0, 0, tables)
+                .is_some_and(|vip| vip.kind == VipKind::Address as u8)
+    }
+
+    #[inline(always)]
+    fn may_have_vip<T: Tables>(&self, tables: &T) -> bool {
+        let bit = match self {
+            Self::V4(addr) => vip_filter_bit(*addr),
+            Self::V6(addr) => vip6_filter_bit(transmute!(*addr)),
+        };
+        tables
+            .vip_filter(bit >> 6)
+            .is_some_and(|word| word >> (bit & 63) & 1 == 1)
+    }
+
+    #[inline(always)]
+    fn row<'t, T: Tables>(&self, port: u16, protocol: u8, tables: &'t T) -> Option<&'t VipInfo> {
+        match self {
+            Self::V4(addr) => tables.vip(&VipKey::new(*addr, port, protocol)),
+            Self::V6(addr) => tables.vip6(&Vip6Key::new(*addr, port, protocol)),
+        }
+    }
 }

@@ -26,7 +26,16 @@ struct Candidate<'t> {
     in_flight: u32,
 }
 
-/// The placement, if one of the two takes new work and is below its capacity.
+impl Candidate<'_> {
+    /// Whether it has less in flight for its weight than `other`.
+    #[inline(always)]
+    fn is_less_loaded_than(&self, other: &Self) -> bool {
+        let ours = u64::from(self.in_flight) * u64::from(other.info.weight);
+        ours < u64::from(other.in_flight) * u64::from(self.info.weight)
+    }
+}
+
+/// The placement, if one of the two takes new work and is below its cap.
 #[inline(always)]
 pub(super) fn place<'t, T: Tables>(
     request: &RpcHeader,
@@ -41,7 +50,7 @@ pub(super) fn place<'t, T: Tables>(
     let first = candidate(function, first, tables);
     let second = candidate(function, second, tables);
     let chosen = match (first, second) {
-        (Some(first), Some(second)) if second.in_flight < first.in_flight => Some(second),
+        (Some(first), Some(second)) if second.is_less_loaded_than(&first) => Some(second),
         (Some(first), _) => Some(first),
         (None, second) => second,
     };
@@ -84,10 +93,11 @@ fn candidate<'t, T: Tables>(
     let place = black_box(place) as usize & (MAX_WARM - 1);
     let worker = WorkerId(*function.warm.get(place)?);
     let info = for_new_work(worker, tables)?;
-    let load = tables.worker_load(worker).filter(|load| !load.is_full())?;
-    Some(Candidate {
+    let load = tables.worker_load(worker)?;
+    let in_flight = load.in_flight_now();
+    (in_flight < info.cap_over(load.capacity)).then_some(Candidate {
         worker,
         info,
-        in_flight: load.in_flight,
+        in_flight,
     })
 }

@@ -6,4 +6,4 @@ mod host_packet;
 mod tables;
 
 pub use host_packet::HostPacket;
-pub use tables::FakeTables;
+pub use tables::{FakeTables, PLACE_ROWS};

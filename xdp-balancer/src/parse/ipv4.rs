@@ -2,15 +2,13 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
 
-use super::{NotDatagram, Packet, ethernet};
-use crate::{DropReason, NotOurs};
+use super::{Family, Network, NotHeaders, Packet};
+use crate::DropReason;
 
 /// Bytes of a header without options.
 pub const HEADER_LEN: u32 = 20;
 /// Version 4 and a header of five words, the first byte of a header without options.
 pub const VERSION_AND_LEN: u8 = 0x45;
-/// Protocol number of UDP.
-pub const PROTOCOL_UDP: u8 = 17;
 /// "Don't fragment", in the field with the fragment offset.
 pub const DONT_FRAGMENT: u16 = 0x4000;
 /// More fragments, or a fragment offset: what a packet that is whole has not.
@@ -44,24 +42,15 @@ pub struct Ipv4Header {
 
 const _: () = assert!(size_of::<Ipv4Header>() == HEADER_LEN as usize);
 
-/// A whole packet that says it holds UDP.
-pub(super) struct IpPacket {
-    pub(super) destination: [u8; 4],
-    pub(super) payload_offset: u32,
-    pub(super) payload_len: u32,
-}
-
-/// Reads the header. Options are skipped: they mean nothing on one link, and the worker's kernel reads them.
+/// Reads the header at `offset`. Options are skipped: they mean nothing on one link, and the worker's kernel reads them.
 #[inline(always)]
-pub(super) fn parse<P: Packet>(packet: &P) -> Result<IpPacket, NotDatagram> {
+pub(super) fn parse<P: Packet>(packet: &P, offset: u32) -> Result<Network, NotHeaders> {
     let header: Ipv4Header = packet
-        .read(ethernet::HEADER_LEN)
-        .ok_or(NotDatagram::Unreadable(DropReason::TruncatedIp))?;
-    if header.protocol != PROTOCOL_UDP {
-        return Err(NotDatagram::Other(NotOurs::NotVip));
-    }
-    let malformed = |reason| NotDatagram::Malformed {
-        destination: header.destination,
+        .read(offset)
+        .ok_or(NotHeaders::Unreadable(DropReason::TruncatedIp))?;
+    let malformed = |reason| NotHeaders::Malformed {
+        family: Family::V4,
+        offset,
         reason,
     };
     let header_len = u32::from(header.version_and_len & 0x0f) * 4;
@@ -69,16 +58,20 @@ pub(super) fn parse<P: Packet>(packet: &P) -> Result<IpPacket, NotDatagram> {
     if header.version_and_len >> 4 != 4
         || header_len < HEADER_LEN
         || total_len < header_len
-        || ethernet::HEADER_LEN + total_len > packet.len()
+        || offset + total_len > packet.len()
     {
         return Err(malformed(DropReason::BadIp));
     }
     if header.fragment.get() & FRAGMENT_MASK != 0 {
         return Err(malformed(DropReason::IpFragment));
     }
-    Ok(IpPacket {
-        destination: header.destination,
-        payload_offset: ethernet::HEADER_LEN + header_len,
+    Ok(Network {
+        family: Family::V4,
+        offset,
+        len: total_len,
+        protocol: header.protocol,
+        payload_offset: offset + header_len,
         payload_len: total_len - header_len,
+        is_fragment: false,
     })
 }

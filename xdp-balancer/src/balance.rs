@@ -1,0 +1,132 @@
+//! The way of one packet through the stages, by the kind of its VIP.
+
+use ebpf_common::{
+    maps::{Config, VipInfo, VipKind},
+    wire::RpcHeader,
+};
+
+use crate::{
+    DropReason, NotOurs, Outcome, Packet, Stop, Tables, Verdict, forward, observe,
+    parse::{self, Headers},
+    police,
+    route::{self, Placement},
+};
+
+/// Decides what becomes of `packet`, rewrites it for that, and counts it.
+#[inline(always)]
+pub fn balance<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    let outcome = process(packet, tables);
+    observe::count(tables, &outcome);
+    outcome.verdict()
+}
+
+/// A packet for a VIP, and all that the stages need to know of where it is and what it is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'t> {
+    /// What its headers say.
+    pub(crate) headers: Headers,
+    /// Its VIP.
+    pub(crate) vip: VipInfo,
+    /// The program's configuration.
+    pub(crate) config: &'t Config,
+    /// Bytes of its frame when it came in.
+    pub(crate) frame_len: u32,
+}
+
+#[inline(always)]
+fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
+    let (headers, vip) = match route::vip::admit(packet, parse::headers(packet), tables) {
+        Ok(admitted) => admitted,
+        Err(outcome) => return outcome,
+    };
+    let Some(config) = tables.config() else {
+        return Outcome::Dropped(DropReason::NotConfigured);
+    };
+    let arrival = Arrival {
+        headers,
+        vip,
+        config,
+        frame_len: packet.len(),
+    };
+    observe::vip(tables, &arrival);
+    if let Err(reason) = police::source(packet, &arrival, tables) {
+        return Outcome::Dropped(reason);
+    }
+    let placement = match arrival.vip.kind() {
+        Some(VipKind::Rpc) => return rpc(packet, &arrival, tables),
+        Some(VipKind::L4) => route::flow::place(packet, &arrival, tables),
+        Some(VipKind::Quic) => route::quic::place(packet, &arrival, tables),
+        Some(VipKind::Pktgen) => pktgen(packet, &arrival, tables),
+        Some(VipKind::Load) => return route::load::take_in(packet, &arrival, tables),
+        Some(VipKind::Address) | None => return Outcome::Passed(NotOurs::NotVip),
+    };
+    send(packet, &arrival, placement, tables)
+}
+
+/// A packet for an RPC VIP; what stops it is answered where it may be.
+#[inline(always)]
+fn rpc<P: Packet, T: Tables>(packet: &mut P, arrival: &Arrival<'_>, tables: &T) -> Outcome {
+    let placement = parse::request(packet, &arrival.headers)
+        .and_then(|request| place(packet, arrival, &request, tables));
+    match placement {
+        Ok(placement) => forward::to_worker(packet, arrival, &placement, tables),
+        Err(stop) => stopped(packet, arrival, stop, tables),
+    }
+}
+
+#[inline(always)]
+fn pktgen<'t, P: Packet, T: Tables>(
+    packet: &P,
+    arrival: &Arrival<'_>,
+    tables: &'t T,
+) -> Result<Placement<'t>, Stop> {
+    let request = route::pktgen::request(packet, arrival, tables)?;
+    place(packet, arrival, &request, tables)
+}
+
+#[inline(always)]
+fn place<'t, P: Packet, T: Tables>(
+    packet: &P,
+    arrival: &Arrival<'_>,
+    request: &RpcHeader,
+    tables: &'t T,
+) -> Result<Placement<'t>, Stop> {
+    police::request(packet, arrival, request, tables)?;
+    observe::function(tables, request.function);
+    let placement = route::route(packet, arrival, request, tables)?;
+    police::shed(arrival, &placement, tables)?;
+    if request.fragment_index == 0 {
+        tables.count_sent(placement.worker);
+    }
+    Ok(placement)
+}
+
+#[inline(always)]
+fn send<P: Packet, T: Tables>(
+    packet: &mut P,
+    arrival: &Arrival<'_>,
+    placement: Result<Placement<'_>, Stop>,
+    tables: &T,
+) -> Outcome {
+    match placement {
+        Ok(placement) => forward::to_worker(packet, arrival, &placement, tables),
+        // Only an RPC header can be answered by one.
+        Err(Stop::Drop(reason)) => Outcome::Dropped(reason),
+        Err(Stop::Refuse(refusal)) => Outcome::Dropped(refusal.silent()),
+        Err(Stop::Retry(_)) => Outcome::Dropped(DropReason::AnswerRate),
+    }
+}
+
+#[inline(always)]
+fn stopped<P: Packet, T: Tables>(
+    packet: &mut P,
+    arrival: &Arrival<'_>,
+    stop: Stop,
+    tables: &T,
+) -> Outcome {
+    match stop {
+        Stop::Drop(reason) => Outcome::Dropped(reason),
+        Stop::Refuse(refusal) => forward::refuse(packet, arrival, refusal, tables),
+        Stop::Retry(token) => forward::retry(packet, arrival, token, tables),
+    }
+}

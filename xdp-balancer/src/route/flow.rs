@@ -1,0 +1,132 @@
+//! VIPs of kind `l4`: TCP and UDP without a header of ours, by flow. A flow's entry names its worker; a flow without one is
+//! placed by the Maglev table of the VIP's pool (Eisenbud et al., NSDI '16), which places it the same on another balancer.
+
+use ebpf_common::{
+    hash::{TableHash, mix64, table_hash},
+    maps::{Counter, row_index},
+};
+use zerocopy::transmute;
+
+use super::{
+    Placement, for_existing_work, home,
+    places::{self, Stored},
+};
+use crate::{
+    DropReason, Packet, Rule, Stop, Tables,
+    balance::Arrival,
+    parse::{Family, Headers, ipv4::Ipv4Header, transport::PROTOCOL_TCP},
+};
+
+/// Byte of the TCP header with its flags, and which of them tell the first packet of a connection (RFC 9293, 3.1).
+const TCP_FLAGS_OFFSET: u32 = 13;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+
+/// Where a packet of the flow goes.
+///
+/// # Errors
+/// Dropped: no worker takes new work.
+#[inline(always)]
+pub(crate) fn place<'t, P: Packet, T: Tables>(
+    packet: &P,
+    arrival: &Arrival<'_>,
+    tables: &'t T,
+) -> Result<Placement<'t>, Stop> {
+    let key = FlowKey::of(packet, &arrival.headers).ok_or(Stop::Drop(DropReason::TruncatedUdp))?;
+    let hash = key.hash(arrival);
+    let row = tables.flow_row(row_index(hash, arrival.config.flow_mask));
+    // A client that uses its port again opens a new connection, which is free to go elsewhere.
+    if !is_first(packet, &arrival.headers)
+        && let Some(worker) = row.and_then(|row| places::find(row, hash))
+        && let Some(info) = for_existing_work(worker, tables)
+    {
+        return Ok(Placement {
+            rule: Rule::Flow,
+            worker,
+            info,
+        });
+    }
+    let placement = home::place(key.spread(), arrival, Rule::Maglev, tables)
+        .ok_or(Stop::Drop(DropReason::NoWorker))?;
+    if let Some(row) = row {
+        tables.count(match places::store(row, hash, placement.worker) {
+            Stored::Changed => Counter::FlowMoved,
+            Stored::Created => Counter::FlowCreated,
+            Stored::Evicted => Counter::FlowEvicted,
+        });
+    }
+    Ok(placement)
+}
+
+/// The client's side of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FlowKey {
+    /// Source address; one of IPv6 folded to a word, keyed when it is hashed.
+    source: [u64; 2],
+    /// Ports of source and destination.
+    ports: u32,
+}
+
+impl FlowKey {
+    /// The key of a packet from a client.
+    #[inline(always)]
+    pub(crate) fn of<P: Packet>(packet: &P, headers: &Headers) -> Option<Self> {
+        let network = &headers.network;
+        let source = match network.family {
+            Family::V4 => {
+                let header: Ipv4Header = packet.read(network.offset)?;
+                [u64::from(u32::from_ne_bytes(header.source)), 0]
+            }
+            // Behind version, length, next header and hop limit (RFC 8200, section 3).
+            Family::V6 => {
+                let source: [u8; 16] = packet.read(network.offset + 8)?;
+                transmute!(source)
+            }
+        };
+        Some(Self::new(
+            source,
+            headers.source_port,
+            headers.destination_port,
+        ))
+    }
+
+    /// The key of a client's address, as its words lie in memory, and the two ports.
+    #[inline(always)]
+    pub(crate) const fn new(source: [u64; 2], source_port: u16, destination_port: u16) -> Self {
+        Self {
+            source,
+            ports: (source_port as u32) << 16 | destination_port as u32,
+        }
+    }
+
+    /// Where the flow stands in the table; the VIP's number stands for its address and protocol.
+    #[inline(always)]
+    pub(crate) fn hash(&self, arrival: &Arrival<'_>) -> TableHash {
+        let [high, low] = self.source;
+        let secret = arrival.config.table_secret();
+        let [_, k1] = secret.0;
+        let address = if high >> 32 == 0 && low == 0 {
+            high
+        } else {
+            mix64(high ^ k1) ^ low
+        };
+        let rest = (arrival.vip.vip_id as u64) << 32 | self.ports as u64;
+        table_hash(secret, address, rest)
+    }
+
+    /// A hash that is the same on every balancer: for the Maglev table, and for what varies by flow.
+    #[inline(always)]
+    pub(crate) const fn spread(&self) -> u64 {
+        let [high, low] = self.source;
+        mix64(mix64(high).wrapping_add(low) ^ self.ports as u64)
+    }
+}
+
+#[inline(always)]
+fn is_first<P: Packet>(packet: &P, headers: &Headers) -> bool {
+    if headers.network.protocol != PROTOCOL_TCP {
+        return false;
+    }
+    let flags: Option<u8> = packet.read(headers.network.payload_offset + TCP_FLAGS_OFFSET);
+    flags.is_some_and(|flags| flags & (TCP_SYN | TCP_ACK) == TCP_SYN)
+}
