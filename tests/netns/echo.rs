@@ -164,7 +164,7 @@ fn answer(
 
 fn seal(assignment: &Assignment, request: &RpcHeader) -> u64 {
     let keys = CookieKeys {
-        epoch: assignment.cookie_epoch,
+        epoch: assignment.key_epoch,
         keys: assignment.cookie_keys.map(|[k0, k1]| SipKey { k0, k1 }),
     };
     let session = if request.has(flags::HAS_SESSION) {

@@ -44,7 +44,7 @@ impl Identity {
         let seal = Seal {
             worker: WorkerId(assignment.worker_id),
             keys: CookieKeys {
-                epoch: assignment.cookie_epoch,
+                epoch: assignment.key_epoch,
                 keys,
             },
         };
@@ -95,8 +95,9 @@ mod tests {
     fn assignment(worker_id: u16) -> Assignment {
         Assignment {
             worker_id,
-            cookie_epoch: 4,
+            key_epoch: 4,
             cookie_keys: [[1, 2], [3, 4]],
+            load: None,
             slots_version: 1,
             slots: Vec::new(),
             heartbeat_ms: 20,

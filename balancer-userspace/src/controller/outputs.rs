@@ -29,8 +29,10 @@ impl<S: MapStore> Controller<S> {
                 unix_ms().max(shared.slots_version + 1)
             };
             let new = Shared {
-                cookie_epoch: config.cookie_epoch as u8,
+                key_epoch: config.key_epoch as u8,
                 cookie_keys: config.cookie_keys,
+                // Until the configuration has a LOAD address.
+                load: None,
                 slots_version,
                 slots,
             };

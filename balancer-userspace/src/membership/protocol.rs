@@ -12,7 +12,7 @@
 //! ```
 //! A connection that says anything else is closed, after one `{"type":"refused", …}` where that helps.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 pub use db::SlotRange;
 use ebpf_common::ids::FunctionId;
@@ -86,16 +86,28 @@ pub struct Heartbeat {
 pub struct Assignment {
     /// The worker's id: what its route cookies name.
     pub worker_id: u16,
-    /// Epoch that new cookies are made in.
-    pub cookie_epoch: u8,
+    /// Epoch that new cookies and LOAD packets are made in.
+    pub key_epoch: u8,
     /// Cookie keys by the parity of their epoch, as `[k0, k1]`.
     pub cookie_keys: [[u64; 2]; 2],
+    /// Where to tell how busy it is; none if the balancer takes no LOAD packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<LoadTarget>,
     /// Version of `slots`; only ever grows, also over a restart of the control plane.
     pub slots_version: u64,
     /// Who holds which slots, in order of the slots; slots without a live owner are left out.
     pub slots: Vec<SlotOwner>,
     /// How often to send a heartbeat when nothing changes.
     pub heartbeat_ms: u32,
+}
+
+/// Where LOAD packets go, and what seals them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadTarget {
+    /// The balancer's LOAD address.
+    pub address: SocketAddr,
+    /// Their keys by the parity of their epoch, as `[k0, k1]`; [`Assignment::key_epoch`] says which is in use.
+    pub keys: [[u64; 2]; 2],
 }
 
 /// One range of slots and the live worker that holds it.

@@ -121,8 +121,9 @@ impl Bench {
         let identity = Identity::unassigned();
         identity.assign(&Assignment {
             worker_id,
-            cookie_epoch: 1,
+            key_epoch: 1,
             cookie_keys: [[1, 2], [3, 4]],
+            load: None,
             slots_version: 1,
             slots: Vec::new(),
             heartbeat_ms: 20,

@@ -28,7 +28,8 @@ use tracing::{debug, warn};
 
 use super::{
     protocol::{
-        Assignment, FromWorker, Heartbeat, Hello, MAX_LINE, REFRESH_MS, SlotOwner, ToWorker,
+        Assignment, FromWorker, Heartbeat, Hello, LoadTarget, MAX_LINE, REFRESH_MS, SlotOwner,
+        ToWorker,
     },
     state::Identity,
 };
@@ -95,10 +96,12 @@ pub struct Welcome {
 /// The part of an assignment that is the same for every worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shared {
-    /// Epoch that new cookies are made in.
-    pub cookie_epoch: u8,
+    /// Epoch that new cookies and LOAD packets are made in.
+    pub key_epoch: u8,
     /// Cookie keys by parity of their epoch.
     pub cookie_keys: [[u64; 2]; 2],
+    /// Where LOAD packets go.
+    pub load: Option<LoadTarget>,
     /// Version of `slots`.
     pub slots_version: u64,
     /// Who holds which slots.
@@ -329,8 +332,9 @@ impl Server {
         let shared = Arc::clone(&welcome.shared.borrow_and_update());
         let line = serde_json::to_string(&ToWorker::Assignment(Assignment {
             worker_id: welcome.worker_id,
-            cookie_epoch: shared.cookie_epoch,
+            key_epoch: shared.key_epoch,
             cookie_keys: shared.cookie_keys,
+            load: shared.load,
             slots_version: shared.slots_version,
             slots: shared.slots.clone(),
             heartbeat_ms: self.terms.heartbeat_ms,
