@@ -58,6 +58,12 @@ pub enum RunError {
         /// Those that would do.
         known: String,
     },
+    /// There can be no more threads.
+    #[error("cannot start the thread that tells the balancer of the load")]
+    Thread {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A directory of our own cannot be made.
     #[error("cannot make the state directory {}", .path.display())]
     StateDir {

@@ -3,7 +3,8 @@
 //! # Layout
 //! - [`rpc`] takes packets in and sends replies; it hands whole requests to an [`invoke::Invoker`].
 //! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
-//! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are.
+//! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are, and [`report`] tells
+//!   the balancer.
 //!
 //! # Invariants
 //! - `rpc` knows nothing of sandboxes, the pool nothing of packets.
@@ -21,6 +22,7 @@ pub mod load;
 mod membership;
 pub mod metrics;
 pub mod pool;
+pub mod report;
 pub mod rpc;
 pub mod runtime;
 pub mod sandbox;

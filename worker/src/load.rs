@@ -2,9 +2,10 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    thread::Thread,
     time::Duration,
 };
 
@@ -17,12 +18,17 @@ const RETRY_AFTER_MS: std::ops::RangeInclusive<u64> = 5..=500;
 #[derive(Debug)]
 pub struct Load {
     in_flight: AtomicU32,
+    /// Requests that got a place, ever, and those that gave it back.
+    received: AtomicU64,
+    completed: AtomicU64,
     capacity: u32,
     draining: AtomicBool,
     /// Smoothed time of a request.
     typical_us: AtomicU64,
     changed: Notify,
     idle: Notify,
+    /// The thread that tells the balancer of each change.
+    reporter: OnceLock<Thread>,
 }
 
 /// The right to run one request; gives it back when dropped.
@@ -35,11 +41,14 @@ impl Load {
     pub fn new(capacity: u32) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
+            received: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
             capacity,
             draining: AtomicBool::new(false),
             typical_us: AtomicU64::new(0),
             changed: Notify::new(),
             idle: Notify::new(),
+            reporter: OnceLock::new(),
         }
     }
 
@@ -50,7 +59,8 @@ impl Load {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        self.changed.notify_one();
+        self.received.fetch_add(1, Ordering::Release);
+        self.has_changed();
         Some(Permit(Arc::clone(self)))
     }
 
@@ -64,6 +74,26 @@ impl Load {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed).min(self.capacity)
+    }
+
+    /// Requests that got a place, ever, and those of them that have ended. The first is read later, so that a request is
+    /// rather taken for one in flight than forgotten.
+    #[must_use]
+    pub fn ever(&self) -> (u64, u64) {
+        let completed = self.completed.load(Ordering::Acquire);
+        (self.received.load(Ordering::Acquire), completed)
+    }
+
+    /// Unparks `thread` on each change from now on. Only the first call counts.
+    pub fn wake_on_change(&self, thread: Thread) {
+        self.reporter.get_or_init(|| thread);
+    }
+
+    fn has_changed(&self) {
+        self.changed.notify_one();
+        if let Some(reporter) = self.reporter.get() {
+            reporter.unpark();
+        }
     }
 
     /// Requests taken at a time.
@@ -120,8 +150,10 @@ impl Load {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.changed.notify_one();
-        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+        self.0.completed.fetch_add(1, Ordering::Release);
+        let was_last = self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1;
+        self.0.has_changed();
+        if was_last {
             self.0.idle.notify_waiters();
         }
     }

@@ -8,7 +8,7 @@ use ebpf_common::ids::FunctionId;
 use nix::ifaddrs::getifaddrs;
 use tokio::{sync::watch, time::sleep};
 
-use crate::{config::Config, error::RunError, identity::Identity, load::Load};
+use crate::{config::Config, error::RunError, identity::Identity, load::Load, report::Reporter};
 
 /// Heartbeats are at least this far apart, however fast the load changes.
 const HEARTBEAT_GAP: Duration = Duration::from_millis(1);
@@ -101,10 +101,12 @@ pub(crate) async fn follow(
     mut assignments: watch::Receiver<Option<Assignment>>,
     identity: Arc<Identity>,
     router: Arc<db::Router>,
+    reporter: Reporter,
 ) {
     loop {
         if let Some(assignment) = assignments.borrow_and_update().as_ref() {
             identity.assign(assignment);
+            reporter.assign(assignment);
             router.set_slots(slots_of(assignment));
         }
         if assignments.changed().await.is_err() {

@@ -25,8 +25,9 @@ use crate::{
     identity::Identity,
     load::Load,
     membership,
-    metrics::{Gauges, RpcMetrics, render},
+    metrics::{Gauges, ReportMetrics, RpcMetrics, render},
     pool::{Pool, PoolConfig},
+    report::Reporter,
     rpc::{Parts, Server},
 };
 
@@ -140,6 +141,7 @@ async fn serve(
         load: Arc::clone(&load),
         metrics: RpcMetrics::register(&registry)?,
     };
+    let report_metrics = ReportMetrics::register(&registry)?;
     let server = Server::new(parts, config.rpc.clone());
     let mut sockets = Vec::new();
     for address in config.vips.iter().chain(&config.direct_listen) {
@@ -170,7 +172,9 @@ async fn serve(
     let publishing = tasks.spawn(published);
     if let (Some(address), Some(hello)) = (config.control_plane, hello) {
         let assignments = MembershipClient::spawn(address, hello, receiver);
-        tasks.spawn(membership::follow(assignments, identity, router));
+        let reporter = Reporter::start(Arc::clone(&load), report_metrics)
+            .map_err(|source| RunError::Thread { source })?;
+        tasks.spawn(membership::follow(assignments, identity, router, reporter));
     } else {
         tracing::warn!("no `control_plane`: only direct calls arrive here");
     }
