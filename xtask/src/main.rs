@@ -3,6 +3,7 @@
 mod build_ebpf;
 mod ci;
 mod demo;
+mod kernels;
 mod setup;
 mod shell;
 mod test;
@@ -28,6 +29,9 @@ enum Verb {
         /// Only look: say what is missing, change nothing.
         #[arg(long)]
         check: bool,
+        /// Also what `cargo xtask kernels` needs: an emulator.
+        #[arg(long)]
+        kernels: bool,
     },
     /// Build the XDP program and the `warmpath` binary.
     Build {
@@ -45,6 +49,8 @@ enum Verb {
     Ci,
     /// Build everything, run the whole platform in network namespaces, and report what it does.
     Demo(demo::Args),
+    /// Run the program tests on Linux 6.1 and 6.12, in virtual machines, and on this machine's kernel.
+    Kernels(kernels::Args),
     /// Remove what killed demos and tests left behind.
     Clean,
 }
@@ -62,11 +68,18 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<ExitCode> {
     let root = root()?;
     match args.verb {
-        Verb::Setup { check } => setup::run(if check {
-            setup::Mode::Check
-        } else {
-            setup::Mode::Install
-        })?,
+        Verb::Setup { check, kernels } => setup::run_for(
+            if check {
+                setup::Mode::Check
+            } else {
+                setup::Mode::Install
+            },
+            if kernels {
+                setup::Purpose::Kernels
+            } else {
+                setup::Purpose::Project
+            },
+        )?,
         Verb::Build { ebpf_only } => {
             setup::run(setup::Mode::Install)?;
             build_ebpf::build_ebpf(&root)?;
@@ -86,6 +99,7 @@ fn run(args: Args) -> Result<ExitCode> {
         }
         Verb::Ci => return ci::run(&root),
         Verb::Demo(args) => return demo::run(&root, &args),
+        Verb::Kernels(args) => return kernels::run(&root, &args),
         Verb::Clean => return demo::clean(&root),
     }
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use crate::{
+    kernels::{initramfs::BUSYBOX, vm::QEMU},
     shell::{is_root, output},
     toolchain::{Candidates, which},
 };
@@ -55,6 +56,37 @@ pub(crate) const TOOLS: &[Tool] = &[
     },
 ];
 
+/// What only `cargo xtask kernels` and `pktgen --vm` need: the emulator is large, and CI does without.
+pub(crate) const EMULATION_TOOLS: &[Tool] = &[
+    Tool {
+        program: QEMU,
+        package: "qemu-system-x86",
+    },
+    Tool {
+        program: BUSYBOX,
+        package: "busybox-static",
+    },
+];
+
+/// What the machine shall be made ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Building, testing and showing the project.
+    Project,
+    /// All of that, and other kernels in virtual machines.
+    Kernels,
+}
+
+impl Purpose {
+    fn tools(self) -> impl Iterator<Item = &'static Tool> {
+        let more = match self {
+            Self::Project => &[],
+            Self::Kernels => EMULATION_TOOLS,
+        };
+        TOOLS.iter().chain(more)
+    }
+}
+
 /// What was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
@@ -71,7 +103,7 @@ pub(crate) struct Facts {
 
 impl Facts {
     /// Looks at the machine. Changes nothing.
-    pub(crate) fn probe() -> Self {
+    pub(crate) fn probe(purpose: Purpose) -> Self {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         Self {
             distribution: distribution(&release),
@@ -79,8 +111,8 @@ impl Facts {
             has_rustup: which("rustup").is_some(),
             candidates: Candidates::probe(),
             packages: installed_packages(),
-            missing_tools: TOOLS
-                .iter()
+            missing_tools: purpose
+                .tools()
                 .filter(|tool| which(tool.program).is_none())
                 .copied()
                 .collect(),
@@ -119,6 +151,15 @@ fn installed_packages() -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_emulator_is_asked_for_only_where_it_is_needed() {
+        let programs =
+            |purpose: Purpose| -> Vec<_> { purpose.tools().map(|tool| tool.program).collect() };
+        assert!(!programs(Purpose::Project).contains(&QEMU));
+        assert!(programs(Purpose::Kernels).contains(&QEMU));
+        assert!(programs(Purpose::Kernels).contains(&"ip"));
+    }
 
     #[test]
     fn tells_debian_ubuntu_and_others_apart() {

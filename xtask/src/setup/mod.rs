@@ -7,7 +7,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
-pub(crate) use facts::Facts;
+pub(crate) use facts::{Facts, Purpose};
 use plan::{BPF_LINKER, Plan, Step, linker_command_line, plan};
 
 use crate::{shell, toolchain::EbpfToolchain};
@@ -29,8 +29,16 @@ pub(crate) enum Mode {
 /// # Errors
 /// When something is missing that cannot (or, with [`Mode::Check`], shall not) be installed.
 pub(crate) fn run(mode: Mode) -> Result<()> {
+    run_for(mode, Purpose::Project)
+}
+
+/// The same for another purpose.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_for(mode: Mode, purpose: Purpose) -> Result<()> {
     for _round in 0..ROUNDS_MAX {
-        match plan(&Facts::probe()) {
+        match plan(&Facts::probe(purpose)) {
             Plan::Ready(toolchain) => {
                 shell::say(&format!("setup: complete; {}", describe(&toolchain)));
                 return Ok(());
@@ -107,7 +115,9 @@ fn apt(args: &[&str]) -> Result<()> {
     shell::run(
         Command::new("apt-get")
             .args(args)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // Standard output is for what the command itself has to say.
+            .stdout(std::io::stderr()),
     )
 }
 
