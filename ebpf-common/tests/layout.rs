@@ -4,10 +4,13 @@
 use ebpf_common::{
     LAYOUT_VERSION,
     cookie::CookieScope,
+    hash::{TableSecret, table_hash},
     ids::{FunctionId, SlotId, WorkerId},
     maps::{
-        Affinity, Config, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey, VipKind,
-        WorkerInfo, WorkerLoad, WorkerState, home_index, slot_index,
+        Affinity, Config, ForwardMode, FunctionEntry, PktgenInfo, Place, PlaceRow, Rate,
+        TopFunction, Traffic, Vip6Key, VipInfo, VipKey, VipKind, WorkerInfo, WorkerLoad,
+        WorkerState, home_hash, home_index, row_index, slot_index, vip_filter_bit, vip6_filter_bit,
+        worker_flags,
     },
     wire::{Kind, RpcHeader, Status, flags},
 };
@@ -49,69 +52,148 @@ fn rpc_header() {
 
 #[test]
 fn map_types() {
-    assert_eq!(LAYOUT_VERSION, 1);
+    assert_eq!(LAYOUT_VERSION, 2);
     let golden = [
         (
             hex(VipKey::new([10, 0, 0, 1], 9000, 17).as_bytes()),
             "0a00000123281100",
         ),
         (
-            hex(VipInfo::new(0x0102, VipKind::Rpc).as_bytes()),
-            "0201000001000000",
+            hex(Vip6Key::new([0xfd; 16], 9000, 6).as_bytes()),
+            "fdfdfdfdfdfdfdfdfdfdfdfdfdfdfdfd23280600",
         ),
         (
-            hex(SessionKey {
-                function: 1,
-                session: 2,
+            hex(VipInfo {
+                forward: ForwardMode::Gue as u8,
+                pool: 3,
+                quic_config: 4,
+                pktgen: 0x0506,
+                ..VipInfo::new(0x0102, VipKind::Quic)
             }
             .as_bytes()),
-            "01000000000000000200000000000000",
+            "020100000402030406050000",
         ),
         (
-            hex(SessionEntry {
-                worker: 0x0102,
-                reserved: 0,
+            hex(PlaceRow {
+                places: [1, 2, 3, 4, 5, 6, 7, 8],
             }
             .as_bytes()),
-            "02010000",
+            concat!(
+                "01000000000000000200000000000000",
+                "03000000000000000400000000000000",
+                "05000000000000000600000000000000",
+                "07000000000000000800000000000000",
+            ),
         ),
         (
             hex(WorkerLoad {
-                in_flight: 1,
-                capacity: 2,
+                sent: 1,
+                sent_at_report: 2,
+                sequence: 3,
+                reported_ns: 4,
+                received: 5,
+                completed: 6,
+                in_flight: 7,
+                capacity: 8,
+                reserved: 0,
             }
             .as_bytes()),
-            "0100000002000000",
+            concat!(
+                "01000000000000000200000000000000",
+                "03000000000000000400000000000000",
+                "05000000000000000600000000000000",
+                "07000000080000000000000000000000",
+            ),
         ),
         (
-            hex(FunctionEntry::new(Affinity::Shard, &[WorkerId(1), WorkerId(2)]).as_bytes()),
-            "0202000001000200ffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+            hex(FunctionEntry {
+                schema: 0x0304,
+                ..FunctionEntry::new(Affinity::Shard, &[WorkerId(1), WorkerId(2)])
+            }
+            .as_bytes()),
+            "0202040301000200ffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
         ),
         (
             hex(WorkerInfo {
                 ifindex: 5,
                 state: WorkerState::Draining as u8,
-                reserved: [0; 3],
+                flags: worker_flags::OUTER_V6 | worker_flags::FIB,
+                weight: 0x0100,
                 dst_mac: [1, 2, 3, 4, 5, 6],
                 src_mac: [7, 8, 9, 10, 11, 12],
+                addr4: [10, 0, 0, 1],
+                addr6: [0xfd; 16],
+                cap: 6,
+                mtu: 1_500,
+                reserved: [0; 18],
             }
             .as_bytes()),
-            "05000000020000000102030405060708090a0b0c",
+            concat!(
+                "0500000002030001",
+                "010203040506",
+                "0708090a0b0c",
+                "0a000001",
+                "fdfdfdfdfdfdfdfdfdfdfdfdfdfdfdfd",
+                "06000000dc05",
+                "000000000000000000000000000000000000",
+            ),
+        ),
+        (
+            hex(PktgenInfo {
+                functions_len: 1,
+                sessions: 2,
+                functions: [3; 16],
+            }
+            .as_bytes()),
+            &format!("0100000002000000{}", "0300000000000000".repeat(16)),
+        ),
+        (
+            hex(Traffic {
+                packets: 1,
+                bytes: 2,
+            }
+            .as_bytes()),
+            "01000000000000000200000000000000",
+        ),
+        (
+            hex(TopFunction {
+                function: 1,
+                packets: 2,
+                votes: 3,
+            }
+            .as_bytes()),
+            "010000000000000002000000000000000300000000000000",
         ),
         (
             hex(Config {
                 generation: 1,
-                cookie_epoch: 2,
-                cookie_keys: [[3, 4], [5, 6]],
-                reserved: 0,
+                key_epoch: 2,
+                features: 3,
+                home_bound: 4,
+                session_mask: 5,
+                flow_mask: 6,
+                table_secret: [7, 8],
+                cookie_keys: [[9, 10], [11, 12]],
+                token_keys: [[13, 14], [15, 16]],
+                load_keys: [[17, 18], [19, 20]],
+                source_rate: Rate {
+                    interval_ns: 21,
+                    tolerance_ns: 22,
+                },
+                unknown_rate: Rate {
+                    interval_ns: 23,
+                    tolerance_ns: 24,
+                },
+                answer_rate: Rate {
+                    interval_ns: 25,
+                    tolerance_ns: 26,
+                },
+                shed_percent: 27,
+                tunnel_v4: [172, 16, 0, 0],
+                tunnel_v6: [0xfd; 16],
             }
             .as_bytes()),
-            concat!(
-                "0100000002000000",
-                "03000000000000000400000000000000",
-                "05000000000000000600000000000000",
-                "0000000000000000",
-            ),
+            &config_bytes(),
         ),
     ];
     for (bytes, expected) in golden {
@@ -119,13 +201,37 @@ fn map_types() {
     }
 }
 
+/// Six words of four bytes, twenty of eight, then the rest of the configuration.
+fn config_bytes() -> String {
+    let short = (1..=6u32).map(|field| hex(&field.to_le_bytes()));
+    let long = (7..=26u64).map(|field| hex(&field.to_le_bytes()));
+    let rest = [
+        "1b000000".to_owned(),
+        "ac100000".to_owned(),
+        "fd".repeat(16),
+    ];
+    short.chain(long).chain(rest).collect()
+}
+
+#[test]
+fn places_of_sessions_and_flows() {
+    let hash = table_hash(TableSecret([1, 2]), 3, 4);
+    assert_eq!(row_index(hash, 0xffff), 36_449);
+    assert_eq!(format!("{:016x}", Place::new(hash, WorkerId(5)).0), "190f1e45f6020005");
+}
+
+#[test]
+fn vip_filter_bits() {
+    assert_eq!(vip_filter_bit([10, 99, 0, 1]), 21_306);
+    assert_eq!(vip6_filter_bit([1, 2, 3, 4]), 7_217);
+}
+
 #[test]
 fn route_cookie() {
     let config = Config {
-        generation: 0,
-        cookie_epoch: 1,
+        key_epoch: 1,
         cookie_keys: [[1, 2], [3, 4]],
-        reserved: 0,
+        ..Config::ZERO
     };
     let scope = CookieScope {
         function: FunctionId(5),
@@ -141,14 +247,16 @@ fn route_cookie() {
 fn table_positions() {
     assert_eq!(slot_index(0, SlotId(5)), 5);
     assert_eq!(slot_index(3, SlotId(5)), 16_389);
-    assert_eq!(home_index(1, FunctionId(0), 2), 65_539);
+    assert_eq!(home_hash(FunctionId(0)), 0);
+    assert_eq!(home_index(1, 0, 0, 2), 16 * 65_537 + 2);
+    assert_eq!(home_index(0, 3, 65_537, 2), 3 * 65_537 + 2);
 }
 
 #[test]
 fn status_codes() {
     let golden = [
-        0, 1, 100, 101, 102, 103, 104, 105, 200, 201, 202, 203, 204, 300, 301, 302, 303, 304, 305,
-        306,
+        0, 1, 100, 101, 102, 103, 104, 105, 106, 200, 201, 202, 203, 204, 300, 301, 302, 303, 304,
+        305, 306,
     ];
     let codes: Vec<u16> = Status::ALL.iter().map(|status| *status as u16).collect();
     assert_eq!(codes, golden);

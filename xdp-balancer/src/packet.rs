@@ -4,6 +4,8 @@
     reason = "the frame is memory between two addresses that the driver gives"
 )]
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail, programs::XdpContext};
 use xdp_balancer::{CutError, Packet};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -57,18 +59,25 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn read<T: FromBytes>(&self, offset: u32) -> Option<T> {
-        let pointer = self.address(offset, size_of::<T>())? as *const T;
-        // SAFETY: `address` has checked that all of `T` lies between data and data_end, which is readable;
-        // any bytes are a `T` (FromBytes); the read asks for no alignment.
-        Some(unsafe { pointer.read_unaligned() })
+        // VERIFIER: LLVM makes `start < end` of the check for one byte, from which the verifier learns nothing about a
+        // pointer without a constant offset: "invalid access to packet" (Linux 6.18).
+        const { assert!(size_of::<T>() > 1, "read two bytes and take one") };
+        let packet = self.address(offset, size_of::<T>())? as *const u8;
+        let mut value = Aligned(MaybeUninit::<T>::uninit());
+        // SAFETY: `address` has checked that all of `T` lies between data and data_end, which is readable, and `value` is
+        // as long.
+        unsafe { copy_by_words(packet, (&raw mut value).cast(), size_of::<T>()) };
+        // SAFETY: all bytes have just been written, and any bytes are a `T` (FromBytes).
+        Some(unsafe { value.0.assume_init() })
     }
 
     #[inline(always)]
     fn write<T: IntoBytes + Immutable>(&mut self, offset: u32, value: T) -> Option<()> {
-        let pointer = self.address(offset, size_of::<T>())? as *mut T;
+        let packet = self.address(offset, size_of::<T>())? as *mut u8;
+        let value = Aligned(MaybeUninit::new(value));
         // SAFETY: as in `read`; the driver gives the frame to this program alone, and no reference into
-        // it is ever handed out. The write asks for no alignment.
-        unsafe { pointer.write_unaligned(value) };
+        // it is ever handed out.
+        unsafe { copy_by_words((&raw const value).cast(), packet, size_of::<T>()) };
         Some(())
     }
 
@@ -85,4 +94,52 @@ impl Packet for XdpPacket {
             _ => Err(CutError),
         }
     }
+}
+
+/// A value where the words of [`copy_by_words`] are aligned on the stack, as the verifier wants them there.
+#[repr(C, align(8))]
+struct Aligned<T>(MaybeUninit<T>);
+
+/// Copies `size` bytes by the widest words that fit, where a copy of a `T` would go byte by byte: LLVM takes nothing for
+/// aligned that its type does not say. The alternative, its feature `allows-misaligned-mem-access`, also makes it copy
+/// misaligned words on the stack, which the verifier refuses.
+///
+/// # Safety
+/// `size` bytes can be read at `from` and written at `to`.
+#[inline(always)]
+unsafe fn copy_by_words(from: *const u8, to: *mut u8, size: usize) {
+    let mut done = 0;
+    while done + 8 <= size {
+        // SAFETY: see `copy`; within `size`.
+        unsafe { copy::<u64>(from, to, done) };
+        done += 8;
+    }
+    if done + 4 <= size {
+        // SAFETY: as above.
+        unsafe { copy::<u32>(from, to, done) };
+        done += 4;
+    }
+    if done + 2 <= size {
+        // SAFETY: as above.
+        unsafe { copy::<u16>(from, to, done) };
+        done += 2;
+    }
+    if done < size {
+        // SAFETY: as above.
+        unsafe { copy::<u8>(from, to, done) };
+    }
+}
+
+/// Copies one word at `offset` of both.
+///
+/// # Safety
+/// It can be read and written there. That the address within the packet is a multiple of its size is claimed to LLVM and not
+/// true: what it makes of the claim for this target is the width of the instruction and nothing else, and the kernel takes
+/// such loads and stores in packets on every machine that makes them (x86-64, arm64); C programs do the same.
+#[inline(always)]
+unsafe fn copy<Word>(from: *const u8, to: *mut u8, offset: usize) {
+    let from = from.wrapping_add(offset).cast::<Word>();
+    let to = to.wrapping_add(offset).cast::<Word>();
+    // SAFETY: the caller's, above.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, 1) };
 }

@@ -19,10 +19,6 @@ const TARGET_DIR: &str = "target/ebpf";
 /// Always: BTF, which the kernel wants beside the code and `--btf` makes from the debug information, and
 /// 32-bit registers and jumps (instruction set v3, Linux 5.1), which save an instruction in three.
 const RUSTFLAGS: [&str; 3] = ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
-/// Where rustc knows it (LLVM 22): read the RPC header, which lies at an odd multiple of two, by eight loads instead
-/// of sixty-four. The kernel takes such loads on every machine that makes them (x86-64, arm64).
-const MISALIGNED_ACCESS: &str = "allows-misaligned-mem-access";
-
 /// Builds the object of `xdp-balancer` and returns its path.
 ///
 /// # Errors
@@ -46,22 +42,18 @@ pub(crate) fn build_ebpf(root: &Path) -> Result<PathBuf> {
 }
 
 fn cargo_build(toolchain: &EbpfToolchain, root: &Path) -> Result<Command> {
-    let (mut cargo, mut rustc, linker) = match toolchain {
+    let (mut cargo, linker) = match toolchain {
         EbpfToolchain::Nightly { linker } => {
             let mut cargo = rustup_run("cargo");
             cargo.args(["build", "-Z", "build-std=core"]);
-            (cargo, rustup_run("rustc"), linker)
+            (cargo, linker)
         }
         EbpfToolchain::Debian { rustc, linker } => {
             let mut cargo = Command::new("cargo");
             cargo.arg("build").env("RUSTC", rustc);
-            (cargo, Command::new(rustc), linker)
+            (cargo, linker)
         }
     };
-    let mut flags = RUSTFLAGS.map(str::to_owned).to_vec();
-    if knows(&mut rustc, MISALIGNED_ACCESS)? {
-        flags.push(format!("-Ctarget-feature=+{MISALIGNED_ACCESS}"));
-    }
     cargo
         .args(["--package", "xdp-balancer", "--bin", "balancer"])
         .args(["--features", "program"])
@@ -72,7 +64,7 @@ fn cargo_build(toolchain: &EbpfToolchain, root: &Path) -> Result<Command> {
         .env("CARGO_TARGET_DIR", root.join(TARGET_DIR))
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
         // Cargo splits this one at the unit separator; it overrules RUSTFLAGS and any configuration file.
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
         .env("PATH", path_with(linker)?);
     Ok(cargo)
 }
@@ -81,16 +73,6 @@ fn rustup_run(program: &str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", program]);
     command
-}
-
-/// Whether `rustc` knows `feature` of the target.
-fn knows(rustc: &mut Command, feature: &str) -> Result<bool> {
-    let output = rustc
-        .env("RUSTC_BOOTSTRAP", "1")
-        .args(["--print", "target-features", "--target", TARGET])
-        .output()
-        .context("cannot ask rustc for the features of the BPF target")?;
-    Ok(String::from_utf8_lossy(&output.stdout).contains(feature))
 }
 
 /// PATH with the folder of `linker` in front: rustc looks for it by name.

@@ -1,6 +1,6 @@
 //! The real eBPF object, loaded, given tables, and run on single frames by BPF_PROG_TEST_RUN.
 
-use std::collections::{BTreeMap, HashMap as StdHashMap};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -8,14 +8,18 @@ use aya::{
     maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
-use ebpf_common::maps::{
-    Config, Counter, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey, WorkerInfo,
-    WorkerLoad, name,
+use ebpf_common::{
+    ids::WorkerId,
+    maps::{
+        Config, Counter, FunctionEntry, PktgenInfo, PlaceRow, Traffic, Vip6Key, VipInfo, VipKey,
+        WorkerInfo, WorkerLoad, name,
+    },
 };
-use xdp_balancer::testing::FakeTables;
+use xdp_balancer::{
+    Row,
+    testing::{FakeTables, PLACE_ROWS},
+};
 
-/// Rows of `SESSIONS` in a test: more than it uses, since an LRU map may forget before it is full.
-pub const SESSIONS_LEN: u32 = 1 << 16;
 /// Rows of `WORKERS` and `WORKER_LOAD` in a test.
 pub const WORKERS_LEN: u32 = 256;
 
@@ -47,7 +51,11 @@ impl Program {
     pub fn load(object: &[u8], sizes: &[(&'static str, u32)]) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader
-            .map_max_entries(name::SESSIONS, SESSIONS_LEN)
+            .map_max_entries(name::SESSIONS, PLACE_ROWS)
+            .map_max_entries(name::FLOWS, PLACE_ROWS)
+            .map_max_entries(name::WORKER_COUNTERS, WORKERS_LEN)
+            .map_max_entries(name::VIP_COUNTERS, 64)
+            .map_max_entries(name::VIPS6, 64)
             .map_max_entries(name::WORKERS, WORKERS_LEN)
             .map_max_entries(name::WORKER_LOAD, WORKERS_LEN)
             .map_max_entries(name::VIPS, 64);
@@ -89,12 +97,24 @@ impl Program {
         for (key, vip) in &tables.vips {
             vips.insert(key, vip, 0)?;
         }
+        let mut vips6 = self.hash::<Vip6Key, VipInfo>(name::VIPS6)?;
+        for (key, vip) in &tables.vips6 {
+            vips6.insert(key, vip, 0)?;
+        }
+        let mut filter = self.array::<u64>(name::VIP_FILTER)?;
+        for (index, word) in (0..).zip(&tables.vip_filter) {
+            filter.set(index, word, 0)?;
+        }
+        let mut pktgen = self.array::<PktgenInfo>(name::PKTGEN)?;
+        for (index, info) in (0..).zip(&tables.pktgen) {
+            pktgen.set(index, info, 0)?;
+        }
         let mut workers = self.array::<WorkerInfo>(name::WORKERS)?;
         for (worker, info) in &tables.workers {
             workers.set(u32::from(worker.0), info, 0)?;
         }
         let mut loads = self.array::<WorkerLoad>(name::WORKER_LOAD)?;
-        for (worker, load) in &tables.loads {
+        for (worker, load) in tables.loads.borrow().iter() {
             loads.set(u32::from(worker.0), load, 0)?;
         }
         let mut functions = self.hash::<u64, FunctionEntry>(name::FUNCTIONS)?;
@@ -112,9 +132,14 @@ impl Program {
         for port in &tables.ports {
             ports.insert(*port, *port, None, 0)?;
         }
-        let mut sessions = self.hash::<SessionKey, SessionEntry>(name::SESSIONS)?;
-        for (key, entry) in tables.sessions.borrow().iter() {
-            sessions.insert(key, entry, 0)?;
+        for (map, rows) in [
+            (name::SESSIONS, &tables.sessions),
+            (name::FLOWS, &tables.flows),
+        ] {
+            let mut array = self.array::<PlaceRow>(map)?;
+            for (index, row) in (0..).zip(rows) {
+                array.set(index, place_row(row), 0)?;
+            }
         }
         Ok(())
     }
@@ -163,14 +188,43 @@ impl Program {
         Ok(counters)
     }
 
-    /// The session table.
+    /// The rows of `SESSIONS` or `FLOWS`.
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn sessions(&self) -> Result<StdHashMap<SessionKey, SessionEntry>> {
-        let map = self.ebpf.map(name::SESSIONS).context(name::SESSIONS)?;
-        let map = HashMap::<_, SessionKey, SessionEntry>::try_from(map)?;
+    pub fn places(&self, map: &'static str) -> Result<Vec<PlaceRow>> {
+        let map = Array::<_, PlaceRow>::try_from(self.ebpf.map(map).context(map)?)?;
         Ok(map.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// The load row of `worker`.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn load_of(&self, worker: WorkerId) -> Result<WorkerLoad> {
+        let map = self
+            .ebpf
+            .map(name::WORKER_LOAD)
+            .context(name::WORKER_LOAD)?;
+        let map = Array::<_, WorkerLoad>::try_from(map)?;
+        Ok(map.get(&u32::from(worker.0), 0)?)
+    }
+
+    /// A row of `VIP_COUNTERS` or `WORKER_COUNTERS`, summed over CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn traffic(&self, map: &'static str, index: u32) -> Result<Traffic> {
+        let map = PerCpuArray::<_, Traffic>::try_from(self.ebpf.map(map).context(map)?)?;
+        let mut sum = Traffic {
+            packets: 0,
+            bytes: 0,
+        };
+        for part in map.get(&index, 0)?.iter() {
+            sum.packets += part.packets;
+            sum.bytes += part.bytes;
+        }
+        Ok(sum)
     }
 
     fn array<V: Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>> {
@@ -179,5 +233,13 @@ impl Program {
 
     fn hash<K: Pod, V: Pod>(&mut self, map: &'static str) -> Result<HashMap<&mut MapData, K, V>> {
         Ok(self.ebpf.map_mut(map).context(map)?.try_into()?)
+    }
+}
+
+/// A row as the map has it.
+#[must_use]
+pub fn place_row(row: &Row) -> PlaceRow {
+    PlaceRow {
+        places: row.each_ref().map(std::cell::Cell::get),
     }
 }

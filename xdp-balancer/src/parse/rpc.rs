@@ -18,7 +18,10 @@ pub const HEADER_LEN: u32 = wire::HEADER_LEN as u32;
 /// reflector, or start a quarrel of two machines. Refused, with an answer: a request that is malformed.
 #[inline(always)]
 pub fn request<P: Packet>(packet: &P, headers: &Headers) -> Result<RpcHeader, Stop> {
-    let (words, payload_len) = words(packet, headers)?;
+    let payload_len = payload_len(packet, headers)?;
+    let words: [u64; 8] = packet
+        .read(offset(headers))
+        .ok_or(Stop::Drop(DropReason::TruncatedRpc))?;
     match RpcHeader::from_words(words, payload_len) {
         Ok(header) if header.kind.is_routable() => Ok(header),
         Ok(_) => Err(Stop::Drop(DropReason::UnexpectedKind)),
@@ -26,12 +29,18 @@ pub fn request<P: Packet>(packet: &P, headers: &Headers) -> Result<RpcHeader, St
     }
 }
 
-/// The words of the RPC header as they lie in memory, and the bytes of payload behind it.
+/// Where the RPC header begins in the frame.
+#[inline(always)]
+pub(crate) const fn offset(headers: &Headers) -> u32 {
+    headers.network.payload_offset + UDP_HEADER_LEN
+}
+
+/// Bytes of payload behind the RPC header, which the frame holds whole.
 ///
 /// # Errors
 /// Dropped: the datagram is too short, or its lengths contradict each other.
 #[inline(always)]
-pub fn words<P: Packet>(packet: &P, headers: &Headers) -> Result<([u64; 8], u32), Stop> {
+pub(crate) fn payload_len<P: Packet>(packet: &P, headers: &Headers) -> Result<u32, Stop> {
     let network = &headers.network;
     let truncated = Stop::Drop(DropReason::TruncatedRpc);
     let udp: UdpHeader = packet.read(network.payload_offset).ok_or(truncated)?;
@@ -49,10 +58,7 @@ pub fn words<P: Packet>(packet: &P, headers: &Headers) -> Result<([u64; 8], u32)
     if network.payload_len < UDP_HEADER_LEN + HEADER_LEN {
         return Err(truncated);
     }
-    let words = packet
-        .read(network.payload_offset + UDP_HEADER_LEN)
-        .ok_or(truncated)?;
-    Ok((words, udp_len - UDP_HEADER_LEN - HEADER_LEN))
+    Ok(udp_len - UDP_HEADER_LEN - HEADER_LEN)
 }
 
 /// What becomes of a header with `error`. The kind decides before any other fault: it stands at the same

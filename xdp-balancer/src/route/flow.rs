@@ -17,8 +17,8 @@ use crate::{
     parse::{Family, Headers, ipv4::Ipv4Header, transport::PROTOCOL_TCP},
 };
 
-/// Byte of the TCP header with its flags, and which of them tell the first packet of a connection (RFC 9293, 3.1).
-const TCP_FLAGS_OFFSET: u32 = 13;
+/// Offset and flags of the TCP header (two bytes), and which flags tell the first packet of a connection (RFC 9293, 3.1).
+const TCP_FLAGS_OFFSET: u32 = 12;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 
@@ -46,8 +46,13 @@ pub(crate) fn place<'t, P: Packet, T: Tables>(
             info,
         });
     }
-    let placement = home::place(key.spread(), arrival, Rule::Maglev, tables)
-        .ok_or(Stop::Drop(DropReason::NoWorker))?;
+    let placement = home::place(
+        key.spread(),
+        arrival,
+        Rule::Maglev,
+        Stop::Drop(DropReason::NoWorker),
+        tables,
+    )?;
     if let Some(row) = row {
         tables.count(match places::store(row, hash, placement.worker) {
             Stored::Changed => Counter::FlowMoved,
@@ -127,6 +132,6 @@ fn is_first<P: Packet>(packet: &P, headers: &Headers) -> bool {
     if headers.network.protocol != PROTOCOL_TCP {
         return false;
     }
-    let flags: Option<u8> = packet.read(headers.network.payload_offset + TCP_FLAGS_OFFSET);
-    flags.is_some_and(|flags| flags & (TCP_SYN | TCP_ACK) == TCP_SYN)
+    let flags: Option<[u8; 2]> = packet.read(headers.network.payload_offset + TCP_FLAGS_OFFSET);
+    flags.is_some_and(|[_, flags]| flags & (TCP_SYN | TCP_ACK) == TCP_SYN)
 }

@@ -9,37 +9,42 @@ use ebpf_common::{
 };
 
 use super::{Placement, for_new_work};
-use crate::{Rule, Tables, balance::Arrival};
+use crate::{DropReason, Rule, Stop, Tables, balance::Arrival};
 
 /// The first worker from the entry of `hash` on that takes new work and has not more than its share; if all have more,
 /// the first that takes new work.
+///
+/// # Errors
+/// `nobody` if none takes new work; dropped if the table is too short.
 #[inline(always)]
 pub(super) fn place<'t, T: Tables>(
     hash: u64,
     arrival: &Arrival<'_>,
     rule: Rule,
+    nobody: Stop,
     tables: &'t T,
-) -> Option<Placement<'t>> {
+) -> Result<Placement<'t>, Stop> {
+    let not_configured = Stop::Drop(DropReason::NotConfigured);
     let config = arrival.config;
     let mut fallback = None;
     for probe in 0..HOME_PROBES {
         let index = home_index(config.generation, arrival.vip.pool, hash, probe);
-        let worker = tables.home(index)?;
+        let worker = tables.home(index).ok_or(not_configured)?;
         // `WorkerId::NONE`, an empty entry, has no row.
         let Some(info) = for_new_work(worker, tables) else {
             continue;
         };
         let placement = Placement { rule, worker, info };
-        let load = tables.worker_load(worker)?;
+        let load = tables.worker_load(worker).ok_or(not_configured)?;
         if !is_over_bound(info, &load, config) {
             count_detour(probe, fallback.is_some(), tables);
-            return Some(placement);
+            return Ok(placement);
         }
         if fallback.is_none() {
             fallback = Some(placement);
         }
     }
-    fallback
+    fallback.ok_or(nobody)
 }
 
 #[inline(always)]

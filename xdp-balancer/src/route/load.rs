@@ -34,10 +34,13 @@ fn report<P: Packet>(packet: &P, arrival: &Arrival<'_>) -> Result<LoadReport, Dr
     if arrival.headers.network.protocol != PROTOCOL_UDP {
         return Err(DropReason::UnexpectedKind);
     }
-    let (words, payload_len) = rpc::words(packet, &arrival.headers).map_err(|stop| match stop {
+    let payload_len = rpc::payload_len(packet, &arrival.headers).map_err(|stop| match stop {
         Stop::Drop(reason) => reason,
         _ => DropReason::TruncatedRpc,
     })?;
+    let words: [u64; 8] = packet
+        .read(rpc::offset(&arrival.headers))
+        .ok_or(DropReason::TruncatedRpc)?;
     let header = match RpcHeader::from_words(words, payload_len) {
         Ok(header) if header.kind as u8 == Kind::Load as u8 => header,
         _ => return Err(DropReason::UnexpectedKind),

@@ -82,8 +82,11 @@ fn by_function<'t, T: Tables>(
     }
     let placement = match warm::place(request, function, tables) {
         Some(placement) => placement,
-        None => home::place(home_hash(request.function), arrival, Rule::Home, tables)
-            .ok_or(Stop::Refuse(Refusal::NoWorker))?,
+        None => {
+            let nobody = Stop::Refuse(Refusal::NoWorker);
+            let hash = home_hash(request.function);
+            home::place(hash, arrival, Rule::Home, nobody, tables)?
+        }
     };
     if let Some(lookup) = session {
         session::store(lookup, &placement, tables);

@@ -8,7 +8,6 @@
 //! The encrypted forms of the draft need AES, which BPF programs have not.
 
 use ebpf_common::{ids::WorkerId, maps::Counter};
-use zerocopy::network_endian::U16;
 
 use super::{Placement, flow, for_existing_work};
 use crate::{
@@ -54,19 +53,18 @@ pub(crate) fn place<'t, P: Packet, T: Tables>(
 #[inline(always)]
 fn server_id<P: Packet>(packet: &P, arrival: &Arrival<'_>) -> Option<WorkerId> {
     let start = arrival.headers.network.payload_offset + UDP_HEADER_LEN;
-    let first: u8 = packet.read(start)?;
+    let [first, _]: [u8; 2] = packet.read(start)?;
     let id = if first & LONG_HEADER == 0 {
         start + 1
     } else {
-        let len: u8 = packet.read(start + LONG_PREFIX_LEN - 1)?;
+        let [_, len]: [u8; 2] = packet.read(start + LONG_PREFIX_LEN - 2)?;
         if len < ID_LEN_MIN {
             return None;
         }
         start + LONG_PREFIX_LEN
     };
-    let head: u8 = packet.read(id)?;
-    let worker: U16 = packet.read(id + 1)?;
+    let [head, high, low, _]: [u8; 4] = packet.read(id)?;
     // In a short header the id's length is not told; the worker writes it here (section 3.3, "self-encoding").
     let is_ours = head >> 5 == arrival.vip.quic_config && (head & 0x1f) + 1 >= ID_LEN_MIN;
-    is_ours.then_some(WorkerId(worker.get()))
+    is_ours.then_some(WorkerId(u16::from_be_bytes([high, low])))
 }

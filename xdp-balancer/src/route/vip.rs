@@ -42,13 +42,13 @@ pub(crate) fn admit<P: Packet, T: Tables>(
     }
 }
 
-/// An address that may have a VIP.
+/// An address that may have a VIP, in words as they lie in memory.
 #[derive(Clone, Copy)]
 pub(crate) enum Address {
     /// Of IPv4.
-    V4([u8; 4]),
+    V4(u32),
     /// Of IPv6.
-    V6([u8; 16]),
+    V6([u32; 4]),
 }
 
 impl Address {
@@ -58,7 +58,7 @@ impl Address {
         match family {
             Family::V4 => {
                 let header: Ipv4Header = packet.read(offset)?;
-                Some(Self::V4(header.destination))
+                Some(Self::V4(u32::from_ne_bytes(header.destination)))
             }
             // Behind version, length, next header, hop limit and source (RFC 8200, section 3).
             Family::V6 => packet.read(offset + 24).map(Self::V6),
@@ -92,8 +92,8 @@ impl Address {
     #[inline(always)]
     fn may_have_vip<T: Tables>(&self, tables: &T) -> bool {
         let bit = match self {
-            Self::V4(addr) => vip_filter_bit(*addr),
-            Self::V6(addr) => vip6_filter_bit(transmute!(*addr)),
+            Self::V4(addr) => vip_filter_bit(addr.to_ne_bytes()),
+            Self::V6(addr) => vip6_filter_bit(*addr),
         };
         tables
             .vip_filter(bit >> 6)
@@ -103,8 +103,8 @@ impl Address {
     #[inline(always)]
     fn row<'t, T: Tables>(&self, port: u16, protocol: u8, tables: &'t T) -> Option<&'t VipInfo> {
         match self {
-            Self::V4(addr) => tables.vip(&VipKey::new(*addr, port, protocol)),
-            Self::V6(addr) => tables.vip6(&Vip6Key::new(*addr, port, protocol)),
+            Self::V4(addr) => tables.vip(&VipKey::new(addr.to_ne_bytes(), port, protocol)),
+            Self::V6(addr) => tables.vip6(&Vip6Key::new(transmute!(*addr), port, protocol)),
         }
     }
 }

@@ -41,7 +41,7 @@ fn passes_what_is_not_ipv4() {
     for ether_type in [0x0806u16, 0x86dd, 0x8100] {
         assert_passed(
             |b| b[12..14].copy_from_slice(&ether_type.to_be_bytes()),
-            Counter::PassNotIpv4,
+            Counter::PassNotIp,
         );
     }
 }

@@ -6,7 +6,7 @@ use ebpf_common::{
     cookie::CookieScope,
     ids::{FunctionId, SlotId, WorkerId},
     limits::HOME_PROBES,
-    maps::{Affinity, Counter, SessionEntry, SessionKey, WorkerState},
+    maps::{Affinity, Counter, WorkerState},
     wire::{Kind, RpcHeader, Status, flags},
 };
 use proptest::prelude::*;
@@ -48,20 +48,6 @@ fn on_slot(slot: u16) -> RpcHeader {
         flags: request().flags | flags::HAS_SLOT,
         slot: SlotId(slot),
         ..request()
-    }
-}
-
-fn session_key(session: u64) -> SessionKey {
-    SessionKey {
-        function: FUNCTION.0,
-        session,
-    }
-}
-
-const fn entry(worker: u16) -> SessionEntry {
-    SessionEntry {
-        worker,
-        reserved: 0,
     }
 }
 
@@ -121,7 +107,7 @@ fn a_draining_worker_keeps_what_it_has() {
     tables.add_worker(1, WorkerState::Draining);
     let header = with_cookie(&tables, 1, request());
     assert_eq!(sent(&tables, header, Rule::Cookie, &[]), 1);
-    tables.sessions.get_mut().insert(session_key(8), entry(1));
+    tables.set_session(FUNCTION, 8, WorkerId(1));
     assert_eq!(sent(&tables, in_session(8), Rule::Session, &[]), 1);
 }
 
@@ -187,7 +173,7 @@ fn a_session_stays_where_it_was_placed() {
 #[test]
 fn a_session_of_a_dead_worker_moves_once() {
     let mut tables = tables(Affinity::Session);
-    tables.sessions.get_mut().insert(session_key(8), entry(1));
+    tables.set_session(FUNCTION, 8, WorkerId(1));
     tables.add_worker(1, WorkerState::Down);
     warm_on(&mut tables, Affinity::Session, &[2]);
     assert_eq!(
@@ -198,33 +184,11 @@ fn a_session_of_a_dead_worker_moves_once() {
 }
 
 #[test]
-fn a_session_that_another_cpu_just_placed_goes_there() {
-    let mut tables = tables(Affinity::Session);
-    warm_on(&mut tables, Affinity::Session, &[2]);
-    tables.rival_session = Some((session_key(8), entry(1)));
-    assert_eq!(sent(&tables, in_session(8), Rule::Session, &[]), 1);
-    tables.rival_session = Some((session_key(9), entry(3)));
-    assert_eq!(sent(&tables, in_session(9), Rule::Warm, &[]), 2);
-}
-
-#[test]
-fn a_session_that_cannot_be_stored_is_still_served() {
-    let mut tables = tables(Affinity::Session);
-    tables.sessions_len = 0;
-    sent(
-        &tables,
-        in_session(8),
-        Rule::Warm,
-        &[Counter::SessionNotStored],
-    );
-}
-
-#[test]
 fn a_session_is_remembered_only_where_the_function_asks_for_it() {
     for affinity in [Affinity::None, Affinity::Shard] {
         let tables = tables(affinity);
         sent(&tables, in_session(8), Rule::Warm, &[]);
-        assert!(tables.sessions.borrow().is_empty());
+        assert_eq!(tables.session(FUNCTION, 8), None);
     }
     let tables = tables(Affinity::Session);
     let without = RpcHeader {
@@ -232,7 +196,7 @@ fn a_session_is_remembered_only_where_the_function_asks_for_it() {
         ..request()
     };
     sent(&tables, without, Rule::Warm, &[]);
-    assert!(tables.sessions.borrow().is_empty());
+    assert_eq!(tables.session(FUNCTION, 8), None);
 }
 
 #[test]
@@ -244,7 +208,7 @@ fn a_session_without_any_worker_leaves_no_entry() {
         counters,
         counted(Counter::ErrorNoWorker, &[Counter::WarmFull])
     );
-    assert!(tables.sessions.borrow().is_empty());
+    assert_eq!(tables.session(FUNCTION, 8), None);
 }
 
 #[test]
@@ -291,11 +255,13 @@ fn warm_takes_the_less_loaded_of_two() {
     tables.set_load(2, 4, 10);
     for request_id in 0..50 {
         let header = RpcHeader::request(FUNCTION, request_id);
+        tables.set_load(1, 3, 10);
         assert_eq!(sent(&tables, header, Rule::Warm, &[]), 1);
     }
-    tables.set_load(1, 5, 10);
     for request_id in 0..50 {
         let header = RpcHeader::request(FUNCTION, request_id);
+        tables.set_load(1, 5, 10);
+        tables.set_load(2, 4, 10);
         assert_eq!(sent(&tables, header, Rule::Warm, &[]), 2);
     }
 }
@@ -339,7 +305,12 @@ fn two_choices_spread_over_all_warm_workers_of_equal_load() {
     for warm_len in 1..=16 {
         warm_on(&mut tables, Affinity::None, &all[..warm_len]);
         let seen: BTreeSet<u16> = (0..400)
-            .map(|id| sent(&tables, RpcHeader::request(FUNCTION, id), Rule::Warm, &[]))
+            .map(|id| {
+                for worker in &all {
+                    tables.set_load(*worker, 0, 10);
+                }
+                sent(&tables, RpcHeader::request(FUNCTION, id), Rule::Warm, &[])
+            })
             .collect();
         assert_eq!(seen.len(), warm_len);
     }

@@ -73,5 +73,5 @@ fn programs_stay_within_their_verifier_budget() {
 fn the_object_holds_exactly_the_maps_of_the_contract() {
     let ebpf = load();
     let maps: BTreeSet<_> = ebpf.maps().map(|(map, _)| map).collect();
-    assert_eq!(maps, BTreeSet::from(name::ALL));
+    assert_eq!(maps, name::ALL.iter().copied().collect());
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
-    maps::{Affinity, Counter, FunctionEntry, WorkerState},
+    maps::{Affinity, Counter, FunctionEntry, WorkerState, name},
     wire::RpcHeader,
 };
-use prog_tests::program::{Action, Program};
+use prog_tests::program::{Action, Program, place_row};
 use xdp_balancer::{
     Verdict, balance,
     testing::{
@@ -108,6 +108,18 @@ impl Case {
             "on the host: {}",
             self.name
         );
+        assert_same_places(program, &self.tables, self.name);
+    }
+}
+
+/// That the program remembers, row by row, what the host library remembers.
+pub(crate) fn assert_same_places(program: &Program, tables: &FakeTables, what: &str) {
+    for (map, rows) in [
+        (name::SESSIONS, &tables.sessions),
+        (name::FLOWS, &tables.flows),
+    ] {
+        let expected: Vec<_> = rows.iter().map(place_row).collect();
+        assert!(program.places(map).unwrap() == expected, "{map}: {what}");
     }
 }
 
@@ -125,7 +137,7 @@ pub(crate) fn check_all(cases: impl IntoIterator<Item = Case>) {
 pub(crate) const fn action_of(verdict: Verdict) -> Action {
     match verdict {
         Verdict::Pass => Action::Pass,
-        Verdict::Drop(_) => Action::Drop,
+        Verdict::Drop(_) | Verdict::Consumed => Action::Drop,
         Verdict::Tx => Action::Tx,
         Verdict::Redirect { .. } => Action::Redirect,
     }

@@ -13,11 +13,11 @@ fn passed(name: &'static str, counter: Counter, edit: impl Fn(&mut [u8])) -> Cas
 #[test]
 fn passes_what_is_not_ipv4() {
     check_all([
-        passed("ARP", Counter::PassNotIpv4, |b| b[13] = 6),
-        passed("IPv6", Counter::PassNotIpv4, |b| {
+        passed("ARP", Counter::PassNotIp, |b| b[13] = 6),
+        passed("IPv6", Counter::PassNotIp, |b| {
             b[12..14].copy_from_slice(&[0x86, 0xdd])
         }),
-        passed("VLAN", Counter::PassNotIpv4, |b| {
+        passed("VLAN", Counter::PassNotIp, |b| {
             b[12..14].copy_from_slice(&[0x81, 0])
         }),
     ]);

@@ -74,7 +74,7 @@ fn a_cookie_routes_if_it_is_ours_and_its_worker_lives() {
 fn the_keys_of_the_epoch_before_are_valid() {
     let mut tables = tables(Affinity::None);
     let header = with_cookie(&tables, 2);
-    tables.config.as_mut().unwrap().cookie_epoch = 2;
+    tables.config.as_mut().unwrap().key_epoch = 2;
     Case::sent("one epoch on", tables, header, 2, &[Counter::RouteCookie]).check();
 }
 

@@ -1,30 +1,21 @@
 //! The session rule, which remembers.
 
 use ebpf_common::{
-    maps::{Affinity, Counter, SessionEntry, SessionKey, WorkerState},
+    ids::WorkerId,
+    maps::{Affinity, Counter, WorkerState},
     wire::{RpcHeader, flags},
 };
 use prog_tests::program::Program;
 
 use crate::case::{Case, FUNCTION, request, tables, warm_on};
 
-const KEY: SessionKey = SessionKey {
-    function: FUNCTION.0,
-    session: 7,
-};
+const SESSION: u64 = 7;
 
 fn in_session() -> RpcHeader {
     RpcHeader {
         flags: request().flags | flags::HAS_SESSION,
-        session_id: KEY.session,
+        session_id: SESSION,
         ..request()
-    }
-}
-
-const fn on(worker: u16) -> SessionEntry {
-    SessionEntry {
-        worker,
-        reserved: 0,
     }
 }
 
@@ -34,13 +25,14 @@ fn the_first_request_is_placed_and_the_next_one_follows_it() {
     let mut program = Program::load(prog_tests::object(), &[]).unwrap();
     program.apply(&tables).unwrap();
     let created = [Counter::RouteWarm, Counter::SessionCreated];
-    Case::sent("first", tables.clone(), in_session(), 1, &created).check_in(&mut program);
-    assert_eq!(program.sessions().unwrap()[&KEY], on(1));
+    let first = Case::sent("first", tables.clone(), in_session(), 1, &created);
+    first.check_in(&mut program);
+    assert_eq!(first.tables.session(FUNCTION, SESSION), Some(WorkerId(1)));
 
     // Now worker 2 would be the one to choose, but the session has its place.
     let mut busy = tables;
     busy.set_load(1, 10, 10);
-    busy.sessions.get_mut().insert(KEY, on(1));
+    busy.set_session(FUNCTION, SESSION, WorkerId(1));
     program.apply(&busy).unwrap();
     Case::sent("next", busy, in_session(), 1, &[Counter::RouteSession]).check_in(&mut program);
 }
@@ -64,11 +56,13 @@ fn a_session_outlives_draining_but_not_death() {
         let mut tables = tables(Affinity::Session);
         warm_on(&mut tables, Affinity::Session, &[2]);
         tables.add_worker(1, state);
-        tables.sessions.get_mut().insert(KEY, on(1));
+        tables.set_session(FUNCTION, SESSION, WorkerId(1));
         let mut program = Program::load(prog_tests::object(), &[]).unwrap();
         program.apply(&tables).unwrap();
-        Case::sent(state.name(), tables, in_session(), worker, &counters).check_in(&mut program);
-        assert_eq!(program.sessions().unwrap()[&KEY], on(worker), "{state:?}");
+        let case = Case::sent(state.name(), tables, in_session(), worker, &counters);
+        case.check_in(&mut program);
+        let lives_on = case.tables.session(FUNCTION, SESSION);
+        assert_eq!(lives_on, Some(WorkerId(worker)), "{state:?}");
     }
 }
 
@@ -82,7 +76,8 @@ fn nothing_is_remembered_without_session_affinity_or_session() {
         let tables = tables(affinity);
         let mut program = Program::load(prog_tests::object(), &[]).unwrap();
         program.apply(&tables).unwrap();
-        Case::sent("forgotten", tables, header, 1, &[Counter::RouteWarm]).check_in(&mut program);
-        assert!(program.sessions().unwrap().is_empty());
+        let case = Case::sent("forgotten", tables, header, 1, &[Counter::RouteWarm]);
+        case.check_in(&mut program);
+        assert_eq!(case.tables.session(FUNCTION, SESSION), None);
     }
 }

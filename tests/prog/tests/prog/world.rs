@@ -5,7 +5,7 @@ use ebpf_common::{
     cookie::CookieScope,
     ids::{FunctionId, SlotId, WorkerId},
     limits::{HOME_PROBES, MAX_FRAGMENTS},
-    maps::{Affinity, Config, FunctionEntry, SessionEntry, SessionKey, VipKey, WorkerState},
+    maps::{Affinity, Config, FunctionEntry, VipKey, WorkerState},
     wire::{Kind, RpcHeader, flags},
 };
 use prog_tests::program::WORKERS_LEN;
@@ -36,11 +36,12 @@ impl World {
     /// Random tables. `port` is another interface than that of arrival, and is in `PORTS`.
     pub(crate) fn random(rng: &mut StdRng, port: u32) -> Self {
         let mut tables = FakeTables {
-            config: Some(Config {
+            config: FakeTables::default().config.map(|config| Config {
                 generation: rng.random_range(0..4),
-                cookie_epoch: rng.random_range(0..256),
+                key_epoch: rng.random_range(0..256),
                 cookie_keys: rng.random(),
-                reserved: 0,
+                table_secret: rng.random(),
+                ..config
             }),
             ..FakeTables::default()
         };
@@ -58,15 +59,9 @@ impl World {
         }
         for session in 0..SESSIONS / 2 {
             // Some of them on workers that take no more: those must move.
-            let key = SessionKey {
-                function: rng.random_range(0..FUNCTIONS),
-                session,
-            };
-            let entry = SessionEntry {
-                worker: any_worker(rng).0,
-                reserved: 0,
-            };
-            tables.sessions.get_mut().insert(key, entry);
+            let function = FunctionId(rng.random_range(0..FUNCTIONS));
+            let worker = any_worker(rng);
+            tables.set_session(function, session, worker);
         }
         let slots: Vec<_> = (0..50)
             .map(|_| SlotId(rng.random_range(0..16_384)))
