@@ -11,6 +11,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod cookie;
+pub mod cuckoo;
 pub mod hash;
 pub mod ids;
 pub mod limits;

@@ -5,13 +5,14 @@
 pub const SLOTS: u32 = 16_384;
 /// Rows of the `WORKERS` and `WORKER_LOAD` maps.
 pub const MAX_WORKERS: u32 = 4_096;
-/// Entries of the `VIPS` and of the `VIPS6` map (a VIP takes one for its port; its address takes one more),
-/// and rows of `VIP_COUNTERS`.
+/// VIPs of each IP version (one takes a row for its port; its address takes one more), and rows of `VIP_COUNTERS`.
 pub const MAX_VIPS: u32 = 4_096;
+/// Rows of `VIPS` and of `VIPS6`; a power of two, at least twice what they hold.
+pub const VIP_ROWS: u32 = 4 * MAX_VIPS;
 /// Bits of the filter over the addresses that have a VIP: with 4,096 of them, one address in seventeen that has
 /// none is looked up in vain.
 pub const VIP_FILTER_BITS: u32 = 1 << 16;
-/// Entries of the `FUNCTIONS` map.
+/// Functions. `FUNCTIONS` has twice as many rows (128 MiB), see [`crate::cuckoo`].
 pub const MAX_FUNCTIONS: u32 = 1 << 20;
 /// Places of the `SESSIONS` table: 32 MiB.
 pub const MAX_SESSIONS: u32 = 4 << 20;

@@ -4,13 +4,14 @@
 use ebpf_common::{
     LAYOUT_VERSION,
     cookie::CookieScope,
+    cuckoo::candidates,
     hash::{TableSecret, table_hash},
     ids::{FunctionId, SlotId, WorkerId},
     maps::{
-        Affinity, Config, ForwardMode, FunctionEntry, PktgenInfo, Place, PlaceRow, Rate,
-        TopFunction, Traffic, Vip6Key, VipInfo, VipKey, VipKind, WorkerInfo, WorkerLoad,
-        WorkerState, home_hash, home_index, row_index, slot_index, vip_filter_bit, vip6_filter_bit,
-        worker_flags,
+        Affinity, Config, ForwardMode, FunctionEntry, FunctionRow, PktgenInfo, Place, PlaceRow,
+        Rate, TopFunction, Traffic, Vip6Key, Vip6Row, VipInfo, VipKey, VipKind, VipRow, WorkerInfo,
+        WorkerLoad, WorkerState, function_hash, home_hash, home_index, row_index, slot_index,
+        vip_filter_bit, vip_hash, vip6_filter_bit, vip6_hash, worker_flags,
     },
     wire::{Kind, RpcHeader, Status, flags},
 };
@@ -72,6 +73,33 @@ fn map_types() {
             }
             .as_bytes()),
             "020100000402030406050000",
+        ),
+        (
+            hex(VipRow::new(
+                VipKey::new([10, 0, 0, 1], 9000, 17),
+                VipInfo::new(3, VipKind::Rpc),
+            )
+            .as_bytes()),
+            "0a00000123281100030000000100000000000000000000000000000000000000",
+        ),
+        (
+            hex(Vip6Row::new(
+                Vip6Key::new([0xfd; 16], 9000, 6),
+                VipInfo::new(3, VipKind::Rpc),
+            )
+            .as_bytes()),
+            "fdfdfdfdfdfdfdfdfdfdfdfdfdfdfdfd23280600030000000100000000000000",
+        ),
+        (
+            hex(
+                FunctionRow::new(FunctionId(5), FunctionEntry::new(Affinity::Shard, &[]))
+                    .as_bytes(),
+            ),
+            &format!(
+                "050000000000000002000000{}{}",
+                "ff".repeat(32),
+                "00".repeat(20)
+            ),
         ),
         (
             hex(PlaceRow {
@@ -172,23 +200,25 @@ fn map_types() {
                 home_bound: 4,
                 session_mask: 5,
                 flow_mask: 6,
-                table_secret: [7, 8],
-                cookie_keys: [[9, 10], [11, 12]],
-                token_keys: [[13, 14], [15, 16]],
-                load_keys: [[17, 18], [19, 20]],
+                function_mask: 7,
+                tick_ns: 8,
+                table_secret: [9, 10],
+                cookie_keys: [[11, 12], [13, 14]],
+                token_keys: [[15, 16], [17, 18]],
+                load_keys: [[19, 20], [21, 22]],
                 source_rate: Rate {
-                    interval_ns: 21,
-                    tolerance_ns: 22,
-                },
-                unknown_rate: Rate {
                     interval_ns: 23,
                     tolerance_ns: 24,
                 },
-                answer_rate: Rate {
+                unknown_rate: Rate {
                     interval_ns: 25,
                     tolerance_ns: 26,
                 },
-                shed_percent: 27,
+                answer_rate: Rate {
+                    interval_ns: 27,
+                    tolerance_ns: 28,
+                },
+                shed_percent: 29,
                 tunnel_v4: [172, 16, 0, 0],
                 tunnel_v6: [0xfd; 16],
             }
@@ -201,12 +231,12 @@ fn map_types() {
     }
 }
 
-/// Six words of four bytes, twenty of eight, then the rest of the configuration.
+/// Eight words of four bytes, twenty of eight, then the rest of the configuration.
 fn config_bytes() -> String {
-    let short = (1..=6u32).map(|field| hex(&field.to_le_bytes()));
-    let long = (7..=26u64).map(|field| hex(&field.to_le_bytes()));
+    let short = (1..=8u32).map(|field| hex(&field.to_le_bytes()));
+    let long = (9..=28u64).map(|field| hex(&field.to_le_bytes()));
     let rest = [
-        "1b000000".to_owned(),
+        "1d000000".to_owned(),
         "ac100000".to_owned(),
         "fd".repeat(16),
     ];
@@ -217,7 +247,24 @@ fn config_bytes() -> String {
 fn places_of_sessions_and_flows() {
     let hash = table_hash(TableSecret([1, 2]), 3, 4);
     assert_eq!(row_index(hash, 0xffff), 36_449);
-    assert_eq!(format!("{:016x}", Place::new(hash, WorkerId(5)).0), "190f1e45f6020005");
+    assert_eq!(
+        format!("{:016x}", Place::new(hash, WorkerId(5)).0),
+        "190f1e45f6020005"
+    );
+}
+
+#[test]
+fn hashes_of_exact_tables() {
+    assert_eq!(function_hash(FunctionId(1)), 0xb456_bcfc_34c2_cb2c);
+    assert_eq!(
+        vip_hash(&VipKey::new([10, 99, 0, 1], 9000, 17)),
+        15_002_118_287_455_716_278
+    );
+    assert_eq!(
+        vip6_hash(&Vip6Key::new([0xfd; 16], 9000, 17)),
+        4_932_010_701_536_676_951
+    );
+    assert_eq!(candidates(0x8000_0005_0000_0002, 7), [2, 3, 5, 4]);
 }
 
 #[test]

@@ -9,18 +9,20 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    helpers::generated::bpf_ktime_get_coarse_ns,
+    bindings::BPF_F_MMAPABLE,
+    helpers::generated::bpf_jiffies64,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, PerCpuArray},
+    maps::{Array, DevMapHash, PerCpuArray},
 };
 use ebpf_common::{
+    cuckoo::{CANDIDATES, candidates},
     hash::mix64,
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
-        Config, Counter, FunctionEntry, PktgenInfo, PlaceRow, TopFunction, Traffic, Vip6Key,
-        VipInfo, VipKey, WorkerInfo, WorkerLoad,
+        Config, Counter, FunctionEntry, FunctionRow, PktgenInfo, PlaceRow, TopFunction, Traffic,
+        Vip6Key, Vip6Row, VipInfo, VipKey, VipRow, WorkerInfo, WorkerLoad, function_hash, vip_hash,
+        vip6_hash,
     },
 };
 use xdp_balancer::{Row, Tables};
@@ -31,9 +33,9 @@ static LAYOUT: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
-static VIPS: HashMap<VipKey, VipInfo> = HashMap::with_max_entries(limits::MAX_VIPS, 0);
+static VIPS: Array<VipRow> = Array::with_max_entries(limits::VIP_ROWS, BPF_F_MMAPABLE);
 #[map]
-static VIPS6: HashMap<Vip6Key, VipInfo> = HashMap::with_max_entries(limits::MAX_VIPS, 0);
+static VIPS6: Array<Vip6Row> = Array::with_max_entries(limits::VIP_ROWS, BPF_F_MMAPABLE);
 #[map]
 static VIP_FILTER: Array<u64> = Array::with_max_entries(limits::VIP_FILTER_BITS / 64, 0);
 #[map]
@@ -41,12 +43,10 @@ static WORKERS: Array<WorkerInfo> = Array::with_max_entries(limits::MAX_WORKERS,
 #[map]
 static WORKER_LOAD: Array<WorkerLoad> =
     Array::with_max_entries(limits::MAX_WORKERS, BPF_F_MMAPABLE);
-/// Not preallocated: a million entries would take 100 MB before the first function is deployed, and only
-/// userspace writes here, so allocation is never on a packet's way.
 #[map]
-static FUNCTIONS: HashMap<u64, FunctionEntry> =
-    HashMap::with_max_entries(limits::MAX_FUNCTIONS, BPF_F_NO_PREALLOC);
-/// Mappable like `FLOWS`, `WORKERS` and `WORKER_LOAD`, because the kernel then lets the rows begin at a page: each is one
+static FUNCTIONS: Array<FunctionRow> =
+    Array::with_max_entries(2 * limits::MAX_FUNCTIONS, BPF_F_MMAPABLE);
+/// Mappable like all tables of whole cache lines, because the kernel then lets the rows begin at a page: each is one
 /// cache line and not parts of two.
 #[map]
 static SESSIONS: Array<PlaceRow> = Array::with_max_entries(
@@ -94,15 +94,16 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<&VipInfo> {
-        // SAFETY: a row that is deleted and reused while it is read may be torn: it is then another VIP's, of
-        // the same type, and any bytes are valid. The same holds for every `get` below.
-        unsafe { VIPS.get(key) }
+        let rows = candidates(vip_hash(key), limits::VIP_ROWS - 1);
+        let row = find(rows, |row| VIPS.get(row), |row| row.key == *key)?;
+        (row.info.kind != 0).then_some(&row.info)
     }
 
     #[inline(always)]
     fn vip6(&self, key: &Vip6Key) -> Option<&VipInfo> {
-        // SAFETY: see `vip`.
-        unsafe { VIPS6.get(key) }
+        let rows = candidates(vip6_hash(key), limits::VIP_ROWS - 1);
+        let row = find(rows, |row| VIPS6.get(row), |row| row.key == *key)?;
+        (row.info.kind != 0).then_some(&row.info)
     }
 
     #[inline(always)]
@@ -143,8 +144,11 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn function(&self, function: FunctionId) -> Option<&FunctionEntry> {
-        // SAFETY: see `vip`.
-        unsafe { FUNCTIONS.get(function.0) }
+        let rows = candidates(function_hash(function), CONFIG.get(0)?.function_mask);
+        let is_its = |row: &FunctionRow| row.function == function.0;
+        let row = find(rows, |row| FUNCTIONS.get(row), is_its)?;
+        // Id 0 is that of an empty row.
+        (function.0 != 0).then_some(&row.entry)
     }
 
     #[inline(always)]
@@ -174,8 +178,11 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn now_ns(&self) -> u64 {
-        // SAFETY: the helper takes nothing and returns a number.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        let tick_ns = CONFIG.get(0).map_or(0, |config| config.tick_ns);
+        // SAFETY: the helper takes nothing and returns a number. The verifier makes a load of it, where the helpers that
+        // return nanoseconds cost 20 to 36 ns.
+        let ticks = unsafe { bpf_jiffies64() };
+        ticks.wrapping_mul(u64::from(tick_ns))
     }
 
     #[inline(always)]
@@ -209,6 +216,23 @@ impl Tables for KernelTables {
             unsafe { &mut *row }.vote(function);
         }
     }
+}
+
+/// The first of the `candidates` that is the one looked for.
+#[inline(always)]
+fn find<Row>(
+    candidates: [u32; CANDIDATES],
+    get: impl Fn(u32) -> Option<&'static Row>,
+    is_it: impl Fn(&Row) -> bool,
+) -> Option<&'static Row> {
+    for candidate in candidates {
+        if let Some(row) = get(candidate)
+            && is_it(row)
+        {
+            return Some(row);
+        }
+    }
+    None
 }
 
 #[inline(always)]

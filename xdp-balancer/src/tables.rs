@@ -53,7 +53,8 @@ pub trait Tables {
     fn home(&self, index: u32) -> Option<WorkerId>;
     /// A row of `PKTGEN`.
     fn pktgen(&self, index: u32) -> Option<&PktgenInfo>;
-    /// The kernel's coarse monotonic clock, in nanoseconds: moves with the timer tick (1 to 10 ms) and costs a load.
+    /// Nanoseconds by the ticks of the kernel's timer: moves in steps of [`Config::tick_ns`] (1 to 10 ms), never back, and
+    /// costs a load.
     fn now_ns(&self) -> u64;
     /// Makes [`crate::Verdict::Redirect`] send the packet out of `ifindex`; false if it is not in `PORTS`.
     fn redirect(&self, ifindex: u32) -> bool;

@@ -40,7 +40,7 @@ map_type! {
 map_type! {
     /// The one row of the `CONFIG` map. A field is written only while the program cannot be using it:
     /// a table copy before `generation` names it, a key before `key_epoch` reaches it.
-    Config, 208 {
+    Config, 216 {
         /// Which copy of the double-buffered tables is live (its lowest bit).
         generation: u32,
         /// Current epoch of all keys, 0 to 255.
@@ -54,6 +54,10 @@ map_type! {
         session_mask: u32,
         /// Rows of `FLOWS`, a power of two, less one.
         flow_mask: u32,
+        /// Rows of `FUNCTIONS`, a power of two, less one.
+        function_mask: u32,
+        /// Nanoseconds between two ticks of the kernel's timer (1,000,000,000 / HZ): what `bpf_jiffies64` counts.
+        tick_ns: u32,
         /// Secret of the hashes that place sessions, flows and sources in their tables.
         table_secret: [u64; 2],
         /// SipHash keys of route cookies as `[k0, k1]`, by the parity of their epoch.
@@ -86,6 +90,8 @@ impl Config {
         home_bound: 0,
         session_mask: 0,
         flow_mask: 0,
+        function_mask: 0,
+        tick_ns: 0,
         table_secret: [0; 2],
         cookie_keys: [[0; 2]; 2],
         token_keys: [[0; 2]; 2],

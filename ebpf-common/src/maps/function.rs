@@ -1,6 +1,11 @@
 //! `FUNCTIONS`: what the program knows of a deployed function.
 
-use crate::{ids::WorkerId, limits::MAX_WARM, map_type::map_type};
+use crate::{
+    hash::mix64,
+    ids::{FunctionId, WorkerId},
+    limits::MAX_WARM,
+    map_type::map_type,
+};
 
 /// Which rule a function's manifest asks for before warm and home.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +31,49 @@ map_type! {
         /// Ids of workers with a warm sandbox; entries from `warm_len` on are [`WorkerId::NONE`].
         warm: [u16; MAX_WARM],
     }
+}
+
+map_type! {
+    /// A row of `FUNCTIONS`: a cache line. All zero is an empty row, so id 0 is no function.
+    FunctionRow, 64 {
+        /// The function's id; written last when a row is filled, and first when it is emptied.
+        function: u64,
+        /// The function.
+        entry: FunctionEntry,
+        /// Unused; zero.
+        reserved: [u8; 20],
+    }
+}
+
+impl FunctionRow {
+    /// A row without a function.
+    pub const EMPTY: Self = Self {
+        function: 0,
+        entry: FunctionEntry {
+            affinity: 0,
+            warm_len: 0,
+            schema: 0,
+            warm: [0; MAX_WARM],
+        },
+        reserved: [0; 20],
+    };
+
+    /// The row of `function`.
+    #[must_use]
+    pub const fn new(function: FunctionId, entry: FunctionEntry) -> Self {
+        Self {
+            function: function.0,
+            entry,
+            reserved: [0; 20],
+        }
+    }
+}
+
+/// The hash by which `function` stands in `FUNCTIONS` (see [`crate::cuckoo`]).
+#[inline(always)]
+#[must_use]
+pub const fn function_hash(function: FunctionId) -> u64 {
+    mix64(function.0)
 }
 
 impl FunctionEntry {

@@ -11,11 +11,14 @@ mod worker;
 
 pub use config::{Config, Rate, features};
 pub use counters::{Class, Counter};
-pub use function::{Affinity, FunctionEntry};
+pub use function::{Affinity, FunctionEntry, FunctionRow, function_hash};
 pub use pktgen::PktgenInfo;
 pub use place::{Place, PlaceRow, row_index};
 pub use traffic::{TopFunction, Traffic};
-pub use vip::{ForwardMode, Vip6Key, VipInfo, VipKey, VipKind, vip_filter_bit, vip6_filter_bit};
+pub use vip::{
+    ForwardMode, Vip6Key, Vip6Row, VipInfo, VipKey, VipKind, VipRow, vip_filter_bit, vip_hash,
+    vip6_filter_bit, vip6_hash,
+};
 pub use worker::{NORMAL_WEIGHT, WorkerInfo, WorkerLoad, WorkerState, worker_flags};
 
 use crate::{
@@ -29,9 +32,9 @@ pub mod name {
     pub const LAYOUT: &str = "LAYOUT";
     /// Array, one [`super::Config`].
     pub const CONFIG: &str = "CONFIG";
-    /// Hash: [`super::VipKey`] → [`super::VipInfo`].
+    /// Array of [`super::VipRow`], see [`crate::cuckoo`].
     pub const VIPS: &str = "VIPS";
-    /// Hash: [`super::Vip6Key`] → [`super::VipInfo`].
+    /// Array of [`super::Vip6Row`], see [`crate::cuckoo`].
     pub const VIPS6: &str = "VIPS6";
     /// Array of `u64`: one bit for each address that may have a VIP, see [`super::vip_filter_bit`].
     pub const VIP_FILTER: &str = "VIP_FILTER";
@@ -39,7 +42,7 @@ pub mod name {
     pub const WORKERS: &str = "WORKERS";
     /// Array: worker id → [`super::WorkerLoad`].
     pub const WORKER_LOAD: &str = "WORKER_LOAD";
-    /// Hash: function id (`u64`) → [`super::FunctionEntry`].
+    /// Array of [`super::FunctionRow`], see [`crate::cuckoo`].
     pub const FUNCTIONS: &str = "FUNCTIONS";
     /// Array of [`super::PlaceRow`]: session → worker.
     pub const SESSIONS: &str = "SESSIONS";

@@ -1,6 +1,8 @@
 //! `VIPS`, `VIPS6`, `VIP_FILTER`: the addresses we answer for.
 
-use crate::{limits::VIP_FILTER_BITS, map_type::map_type};
+use zerocopy::transmute;
+
+use crate::{hash::mix64, limits::VIP_FILTER_BITS, map_type::map_type};
 
 /// What stands behind a row of the `VIPS` or `VIPS6` map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -176,7 +178,84 @@ map_type! {
     }
 }
 
+map_type! {
+    /// A row of `VIPS`. All zero is an empty row.
+    VipRow, 32 {
+        /// Whose row it is.
+        key: VipKey,
+        /// The VIP; kind 0 in an empty row.
+        info: VipInfo,
+        /// Unused; zero.
+        reserved: [u8; 12],
+    }
+}
+
+map_type! {
+    /// A row of `VIPS6`. All zero is an empty row.
+    Vip6Row, 32 {
+        /// Whose row it is.
+        key: Vip6Key,
+        /// The VIP; kind 0 in an empty row.
+        info: VipInfo,
+    }
+}
+
+impl VipRow {
+    /// A row without a VIP.
+    pub const EMPTY: Self = Self::new(VipKey::new([0; 4], 0, 0), VipInfo::NONE);
+
+    /// The row of `key`.
+    #[must_use]
+    pub const fn new(key: VipKey, info: VipInfo) -> Self {
+        Self {
+            key,
+            info,
+            reserved: [0; 12],
+        }
+    }
+}
+
+impl Vip6Row {
+    /// A row without a VIP.
+    pub const EMPTY: Self = Self::new(Vip6Key::new([0; 16], 0, 0), VipInfo::NONE);
+
+    /// The row of `key`.
+    #[must_use]
+    pub const fn new(key: Vip6Key, info: VipInfo) -> Self {
+        Self { key, info }
+    }
+}
+
+/// The hash by which `key` stands in `VIPS` (see [`crate::cuckoo`]).
+#[inline(always)]
+#[must_use]
+pub fn vip_hash(key: &VipKey) -> u64 {
+    let word: u64 = transmute!(*key);
+    mix64(word)
+}
+
+/// The hash by which `key` stands in `VIPS6`.
+#[inline(always)]
+#[must_use]
+pub fn vip6_hash(key: &Vip6Key) -> u64 {
+    let [a, b, c, d, port]: [u32; 5] = transmute!(*key);
+    let high = (a as u64) << 32 | b as u64;
+    let low = (c as u64) << 32 | d as u64;
+    mix64(high ^ low.rotate_left(29) ^ (port as u64) << 16)
+}
+
 impl VipInfo {
+    /// What stands in an empty row.
+    const NONE: Self = Self {
+        vip_id: 0,
+        kind: 0,
+        forward: 0,
+        pool: 0,
+        quic_config: 0,
+        pktgen: 0,
+        reserved: 0,
+    };
+
     /// VIP number `vip_id` of `kind`, in mode `l2` to all workers.
     #[must_use]
     pub const fn new(vip_id: u32, kind: VipKind) -> Self {

@@ -5,19 +5,21 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray},
+    maps::{Array, DevMapHash, MapData, PerCpuArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use ebpf_common::{
-    ids::WorkerId,
+    cuckoo::Cuckoo,
+    ids::{FunctionId, WorkerId},
+    limits::VIP_ROWS,
     maps::{
-        Config, Counter, FunctionEntry, PktgenInfo, PlaceRow, Traffic, Vip6Key, VipInfo, VipKey,
-        WorkerInfo, WorkerLoad, name,
+        Config, Counter, FunctionRow, PktgenInfo, PlaceRow, Traffic, Vip6Row, VipRow, WorkerInfo,
+        WorkerLoad, function_hash, name, vip_hash, vip6_hash,
     },
 };
 use xdp_balancer::{
     Row,
-    testing::{FakeTables, PLACE_ROWS},
+    testing::{FUNCTION_ROWS, FakeTables, PLACE_ROWS},
 };
 
 /// Rows of `WORKERS` and `WORKER_LOAD` in a test.
@@ -55,10 +57,9 @@ impl Program {
             .map_max_entries(name::FLOWS, PLACE_ROWS)
             .map_max_entries(name::WORKER_COUNTERS, WORKERS_LEN)
             .map_max_entries(name::VIP_COUNTERS, 64)
-            .map_max_entries(name::VIPS6, 64)
+            .map_max_entries(name::FUNCTIONS, FUNCTION_ROWS)
             .map_max_entries(name::WORKERS, WORKERS_LEN)
-            .map_max_entries(name::WORKER_LOAD, WORKERS_LEN)
-            .map_max_entries(name::VIPS, 64);
+            .map_max_entries(name::WORKER_LOAD, WORKERS_LEN);
         for (map, entries) in sizes {
             loader.map_max_entries(map, *entries);
         }
@@ -93,13 +94,24 @@ impl Program {
         if let Some(config) = tables.config {
             self.array::<Config>(name::CONFIG)?.set(0, config, 0)?;
         }
-        let mut vips = self.hash::<VipKey, VipInfo>(name::VIPS)?;
-        for (key, vip) in &tables.vips {
-            vips.insert(key, vip, 0)?;
+        let mut rows = Cuckoo::new(VIP_ROWS, vip_hash);
+        for key in tables.vips.keys() {
+            for step in rows.insert(*key)? {
+                let info = tables.vips[&step.key];
+                self.array::<VipRow>(name::VIPS)?
+                    .set(step.row, VipRow::new(step.key, info), 0)?;
+            }
         }
-        let mut vips6 = self.hash::<Vip6Key, VipInfo>(name::VIPS6)?;
-        for (key, vip) in &tables.vips6 {
-            vips6.insert(key, vip, 0)?;
+        let mut rows = Cuckoo::new(VIP_ROWS, vip6_hash);
+        for key in tables.vips6.keys() {
+            for step in rows.insert(*key)? {
+                let info = tables.vips6[&step.key];
+                self.array::<Vip6Row>(name::VIPS6)?.set(
+                    step.row,
+                    Vip6Row::new(step.key, info),
+                    0,
+                )?;
+            }
         }
         let mut filter = self.array::<u64>(name::VIP_FILTER)?;
         for (index, word) in (0..).zip(&tables.vip_filter) {
@@ -117,9 +129,16 @@ impl Program {
         for (worker, load) in tables.loads.borrow().iter() {
             loads.set(u32::from(worker.0), load, 0)?;
         }
-        let mut functions = self.hash::<u64, FunctionEntry>(name::FUNCTIONS)?;
-        for (function, entry) in &tables.functions {
-            functions.insert(function.0, entry, 0)?;
+        let mut rows = Cuckoo::new(FUNCTION_ROWS, |id: &FunctionId| function_hash(*id));
+        for function in tables.functions.keys() {
+            for step in rows.insert(*function)? {
+                let entry = tables.functions[&step.key];
+                self.array::<FunctionRow>(name::FUNCTIONS)?.set(
+                    step.row,
+                    FunctionRow::new(step.key, entry),
+                    0,
+                )?;
+            }
         }
         for (map, entries) in [(name::SLOTS, &tables.slots), (name::HOME, &tables.home)] {
             let mut array = self.array::<u16>(map)?;
@@ -228,10 +247,6 @@ impl Program {
     }
 
     fn array<V: Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>> {
-        Ok(self.ebpf.map_mut(map).context(map)?.try_into()?)
-    }
-
-    fn hash<K: Pod, V: Pod>(&mut self, map: &'static str) -> Result<HashMap<&mut MapData, K, V>> {
         Ok(self.ebpf.map_mut(map).context(map)?.try_into()?)
     }
 }

@@ -6,4 +6,4 @@ mod host_packet;
 mod tables;
 
 pub use host_packet::HostPacket;
-pub use tables::{FakeTables, PLACE_ROWS};
+pub use tables::{FUNCTION_ROWS, FakeTables, PLACE_ROWS};

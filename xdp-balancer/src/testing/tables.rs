@@ -21,6 +21,9 @@ use crate::{Row, Tables};
 /// Rows of `SESSIONS` and of `FLOWS` in a test.
 pub const PLACE_ROWS: u32 = 1 << 10;
 
+/// Rows of `FUNCTIONS` in a test.
+pub const FUNCTION_ROWS: u32 = 1 << 10;
+
 /// The tables. What userspace writes is plain; what the pipeline writes is in cells.
 #[derive(Debug, Clone)]
 pub struct FakeTables {
@@ -73,6 +76,8 @@ impl Default for FakeTables {
                 key_epoch: 1,
                 session_mask: PLACE_ROWS - 1,
                 flow_mask: PLACE_ROWS - 1,
+                function_mask: FUNCTION_ROWS - 1,
+                tick_ns: 4_000_000,
                 table_secret: [5, 6],
                 cookie_keys: [[1, 2], [3, 4]],
                 token_keys: [[7, 8], [9, 10]],

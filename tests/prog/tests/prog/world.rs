@@ -54,12 +54,12 @@ impl World {
         for worker in 0..WORKERS {
             add_worker(&mut tables, rng, worker, port);
         }
-        for function in 0..FUNCTIONS {
+        for function in 1..=FUNCTIONS {
             add_function(&mut tables, rng, FunctionId(function));
         }
         for session in 0..SESSIONS / 2 {
             // Some of them on workers that take no more: those must move.
-            let function = FunctionId(rng.random_range(0..FUNCTIONS));
+            let function = FunctionId(rng.random_range(1..=FUNCTIONS));
             let worker = any_worker(rng);
             tables.set_session(function, session, worker);
         }
@@ -105,7 +105,7 @@ impl World {
 
     fn header(&self, rng: &mut StdRng) -> RpcHeader {
         // One in thirteen is not deployed.
-        let function = FunctionId(rng.random_range(0..=FUNCTIONS));
+        let function = FunctionId(rng.random_range(1..=FUNCTIONS + 1));
         let mut header = RpcHeader {
             kind: if rng.random_ratio(1, 20) {
                 Kind::Ping

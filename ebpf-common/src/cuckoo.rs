@@ -1,0 +1,259 @@
+//! Exact-match tables in array maps: `VIPS`, `VIPS6`, `FUNCTIONS`. Userspace places the rows, the program only looks.
+//!
+//! A key may stand in four rows: two neighbours (which one fetch of a memory controller brings) at each of two places that
+//! its hash names. Userspace makes room by moving rows to their other places (cuckoo hashing, Pagh and Rodler 2004; with two
+//! rows a place, Dietzfelbinger and Weidling 2007, it works until the table is nine tenths full; ours are at most half full).
+//! In place of the kernel's hash map, because a look-up there costs 33 ns when all is in the caches and 430 ns when nothing is;
+//! here 2 and 140 (measured on the reference machine; docs/performance.md).
+
+/// Rows that a key may stand in.
+pub const CANDIDATES: usize = 4;
+
+/// The rows in which a key of hash `hash` may stand, in a table of `mask + 1` rows (a power of two, at least 2), in the order
+/// in which they are tried.
+#[inline(always)]
+#[must_use]
+pub const fn candidates(hash: u64, mask: u32) -> [u32; CANDIDATES] {
+    let first = hash as u32 & mask;
+    let second = (hash >> 32) as u32 & mask;
+    [first, first ^ 1, second, second ^ 1]
+}
+
+#[cfg(feature = "user")]
+pub use placement::{Cuckoo, Full, Step};
+
+#[cfg(feature = "user")]
+mod placement {
+    use std::{
+        collections::{HashMap, HashSet, VecDeque},
+        fmt,
+        hash::Hash,
+    };
+
+    use super::candidates;
+
+    /// Places looked at for one insertion before the table counts as full.
+    const SEARCH_MAX: usize = 4_096;
+
+    /// Which key stands in which row.
+    #[derive(Debug, Clone)]
+    pub struct Cuckoo<Key> {
+        rows: Vec<Option<Key>>,
+        places: HashMap<Key, u32>,
+        hash: fn(&Key) -> u64,
+    }
+
+    /// A row to write. Steps are to be carried out in their order: a key that moves is in its new row before its old one is
+    /// given to another, so that at any moment the program finds it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Step<Key> {
+        /// The row.
+        pub row: u32,
+        /// The key whose entry it is to hold.
+        pub key: Key,
+    }
+
+    /// There is no room for a key, whatever is moved.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Full;
+
+    impl fmt::Display for Full {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the table is full")
+        }
+    }
+
+    impl std::error::Error for Full {}
+
+    impl<Key: Copy + Eq + Hash> Cuckoo<Key> {
+        /// An empty table of `rows` rows, a power of two and at least 2, of keys hashed by `hash`.
+        ///
+        /// # Panics
+        /// If `rows` is something else.
+        #[must_use]
+        pub fn new(rows: u32, hash: fn(&Key) -> u64) -> Self {
+            assert!(rows.is_power_of_two() && rows >= 2, "{rows} rows");
+            Self {
+                rows: vec![None; rows as usize],
+                places: HashMap::new(),
+                hash,
+            }
+        }
+
+        /// A table of which `rows` is read: the keys by row, as a map holds them.
+        #[must_use]
+        pub fn from_rows(rows: Vec<Option<Key>>, hash: fn(&Key) -> u64) -> Self {
+            let places = (0..)
+                .zip(&rows)
+                .filter_map(|(row, key)| Some(((*key)?, row)))
+                .collect();
+            Self { rows, places, hash }
+        }
+
+        /// The row of `key`, if it is in the table.
+        #[must_use]
+        pub fn row_of(&self, key: &Key) -> Option<u32> {
+            self.places.get(key).copied()
+        }
+
+        /// Keys in the table.
+        #[must_use]
+        pub fn len(&self) -> usize {
+            self.places.len()
+        }
+
+        /// Whether there is none.
+        #[must_use]
+        pub fn is_empty(&self) -> bool {
+            self.places.is_empty()
+        }
+
+        /// The keys by row.
+        #[must_use]
+        pub fn rows(&self) -> &[Option<Key>] {
+            &self.rows
+        }
+
+        /// Places `key`; the last step is its own. A key that is there already keeps its row.
+        ///
+        /// # Errors
+        /// [`Full`]; nothing has changed then.
+        pub fn insert(&mut self, key: Key) -> Result<Vec<Step<Key>>, Full> {
+            if let Some(row) = self.row_of(&key) {
+                return Ok(vec![Step { row, key }]);
+            }
+            let path = self.path_to_room(&key).ok_or(Full)?;
+            // From the free row back to the key's own: each row's key moves to the row after it.
+            let mut steps = Vec::with_capacity(path.len());
+            for pair in path.windows(2).rev() {
+                let [from, to] = [pair[0], pair[1]];
+                let moved = self.rows[from as usize].expect("only the last row of a path is free");
+                steps.push(Step {
+                    row: to,
+                    key: moved,
+                });
+            }
+            steps.push(Step { row: path[0], key });
+            for step in &steps {
+                self.rows[step.row as usize] = Some(step.key);
+                self.places.insert(step.key, step.row);
+            }
+            Ok(steps)
+        }
+
+        /// Takes `key` out; the row that is now free.
+        pub fn remove(&mut self, key: &Key) -> Option<u32> {
+            let row = self.places.remove(key)?;
+            self.rows[row as usize] = None;
+            Some(row)
+        }
+
+        /// Rows from a candidate of `key` to a free one, each a candidate of the key in the row before: the shortest such
+        /// path, by breadth-first search.
+        fn path_to_room(&self, key: &Key) -> Option<Vec<u32>> {
+            let mut came_from: HashMap<u32, Option<u32>> = HashMap::new();
+            let mut queue = VecDeque::new();
+            for row in self.candidates_of(key) {
+                came_from.entry(row).or_insert(None);
+                queue.push_back(row);
+            }
+            let mut seen = HashSet::new();
+            while let Some(row) = queue.pop_front() {
+                if !seen.insert(row) {
+                    continue;
+                }
+                let Some(resident) = self.rows[row as usize] else {
+                    return Some(path(row, &came_from));
+                };
+                if seen.len() > SEARCH_MAX {
+                    return None;
+                }
+                for next in self.candidates_of(&resident) {
+                    came_from.entry(next).or_insert(Some(row));
+                    queue.push_back(next);
+                }
+            }
+            None
+        }
+
+        fn candidates_of(&self, key: &Key) -> [u32; super::CANDIDATES] {
+            let mask = self.rows.len() as u32 - 1;
+            candidates((self.hash)(key), mask)
+        }
+    }
+
+    fn path(end: u32, came_from: &HashMap<u32, Option<u32>>) -> Vec<u32> {
+        let mut path = vec![end];
+        let mut row = end;
+        while let Some(Some(before)) = came_from.get(&row) {
+            path.push(*before);
+            row = *before;
+        }
+        path.reverse();
+        path
+    }
+}
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::hash::mix64;
+
+    fn hash(key: &u64) -> u64 {
+        mix64(*key)
+    }
+
+    /// What a map holds after each step; every key must be found at every moment.
+    fn find(rows: &[Option<u64>], key: u64) -> bool {
+        let mask = rows.len() as u32 - 1;
+        candidates(hash(&key), mask)
+            .iter()
+            .any(|row| rows[*row as usize] == Some(key))
+    }
+
+    #[test]
+    fn every_key_is_found_after_every_step_until_the_table_is_full() {
+        let mut table = Cuckoo::new(256, hash);
+        let mut map = vec![None; 256];
+        let mut placed: Vec<u64> = Vec::new();
+        for key in 1.. {
+            let Ok(steps) = table.insert(key) else { break };
+            for step in steps {
+                map[step.row as usize] = Some(step.key);
+                assert!(placed.iter().all(|key| find(&map, *key)));
+            }
+            placed.push(key);
+            assert!(find(&map, key));
+        }
+        assert_eq!(map, table.rows());
+        assert!(placed.len() > 200, "full at {} of 256", placed.len());
+    }
+
+    proptest! {
+        #[test]
+        fn holds_what_a_set_holds(changes: Vec<(bool, u8)>) {
+            let mut table = Cuckoo::new(512, hash);
+            let mut map = vec![None; 512];
+            let mut set = std::collections::BTreeSet::new();
+            for (is_added, key) in changes {
+                let key = u64::from(key);
+                if is_added {
+                    for step in table.insert(key).unwrap() {
+                        map[step.row as usize] = Some(step.key);
+                    }
+                    set.insert(key);
+                } else if let Some(row) = table.remove(&key) {
+                    map[row as usize] = None;
+                    set.remove(&key);
+                }
+            }
+            prop_assert_eq!(table.len(), set.len());
+            for key in 0..=255 {
+                prop_assert_eq!(find(&map, key), set.contains(&key));
+            }
+            prop_assert_eq!(Cuckoo::from_rows(map, hash).len(), set.len());
+        }
+    }
+}
