@@ -2,6 +2,7 @@
 
 mod answer;
 mod forward;
+mod load;
 mod parse;
 mod route;
 
