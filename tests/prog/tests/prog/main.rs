@@ -12,6 +12,7 @@ mod budget;
 mod case;
 mod differential;
 mod drop;
+mod load;
 mod pass;
 mod route;
 mod session;
