@@ -1,24 +1,11 @@
-//! The test bed: network namespaces, processes and whole platforms for the privileged tests and the demo.
+//! The test bed of the whole platform, for the privileged tests and the demo.
 //!
 //! # Layout
-//! - [`run`]: everything one run leaves on the machine, recorded so that it can be removed, also by a later run
-//! - [`netns`], [`topology`]: hosts as network namespaces, joined by veth pairs and bridges
-//! - [`process`]: child processes that cannot outlive us
 //! - [`cluster`]: a whole platform as processes in a test bed
 //! - [`load`]: the load generator, a process in the client's namespace
-//! - [`machine`]: what there is on the machine, to compare before and after
-//! - [`wait`]: conditions with deadlines
-//! - [`pass`]: the XDP program that a veth peer needs before native XDP_TX works
-//!
-//! Invariants: whatever is made here is recorded in a [`run::Run`] *before* it is made; nothing waits by
-//! sleeping for a guessed time; no sysctl of the machine's own namespace is touched.
+//! - [`topology`] and the others: the `testbed` package's hosts, processes and what they leave on the machine
 
 pub mod cluster;
 pub mod load;
-pub mod machine;
-pub mod netns;
-pub mod pass;
-pub mod process;
-pub mod run;
-pub mod topology;
-pub mod wait;
+
+pub use testbed::{machine, netns, pass, process, run, topology, wait};

@@ -28,7 +28,7 @@ impl PassProgram {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(name::SESSIONS, 1)
             .map_max_entries(name::FUNCTIONS, 1)
-            .load(balancer_userspace::object()?)
+            .load(prog_tests::object())
             .context("loading the eBPF object for its program `pass`")?;
         let program: &mut Xdp = ebpf
             .program_mut("pass")
