@@ -22,6 +22,8 @@ mod map_type;
     reason = "zerocopy 0.8's IntoBytes derive writes helper types without it"
 )]
 pub mod maps;
+#[expect(missing_debug_implementations, reason = "as in `maps`")]
+pub mod schema;
 pub mod wire;
 
 /// Version of every map type in [`maps`] taken together. The control plane stores it in the `LAYOUT`
