@@ -28,6 +28,8 @@ pub const MAX_WARM: usize = 16;
 pub const MAGLEV_TABLE_LEN: u32 = 65_537;
 /// Entries tried in the Maglev table before a function counts as having no worker.
 pub const HOME_PROBES: u32 = 8;
+/// Rows of `SCHEMAS`.
+pub const MAX_SCHEMAS: u32 = 4_096;
 /// Sets of workers that have a Maglev table of their own; pool 0 is all workers.
 pub const MAX_POOLS: u32 = 16;
 /// Rows of `PKTGEN`: VIPs of that kind.

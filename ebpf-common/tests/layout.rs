@@ -13,6 +13,7 @@ use ebpf_common::{
         WorkerLoad, WorkerState, function_hash, home_hash, home_index, row_index, slot_index,
         vip_filter_bit, vip_hash, vip6_filter_bit, vip6_hash, worker_flags,
     },
+    schema::{SchemaEntry, SchemaTarget},
     wire::{Kind, RpcHeader, Status, flags},
 };
 use zerocopy::IntoBytes;
@@ -100,6 +101,23 @@ fn map_types() {
                 "ff".repeat(32),
                 "00".repeat(20)
             ),
+        ),
+        (
+            hex(SchemaEntry::json(SchemaTarget::Slot, "user")
+                .unwrap()
+                .as_bytes()),
+            &format!(
+                "0302040000000000{}75736572{}",
+                "00".repeat(24),
+                "00".repeat(28)
+            ),
+        ),
+        (
+            hex(SchemaEntry::protobuf(SchemaTarget::Session, &[5, 6])
+                .unwrap()
+                .as_bytes()),
+            &format!("01020100000000000500000006000000{}", "00".repeat(48))
+                .replacen("010201", "020102", 1),
         ),
         (
             hex(PlaceRow {

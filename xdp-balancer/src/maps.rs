@@ -6,11 +6,11 @@
     reason = "maps are memory shared with other CPUs and with userspace"
 )]
 
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void, ptr::null_mut};
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    helpers::generated::bpf_jiffies64,
+    helpers::generated::{bpf_jiffies64, bpf_loop},
     macros::map,
     maps::{Array, DevMapHash, PerCpuArray},
 };
@@ -20,12 +20,13 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
-        Config, Counter, FunctionEntry, FunctionRow, PktgenInfo, PlaceRow, TopFunction, Traffic,
-        Vip6Key, Vip6Row, VipInfo, VipKey, VipRow, WorkerInfo, WorkerLoad, function_hash, vip_hash,
-        vip6_hash,
+        Config, Counter, FunctionEntry, FunctionRow, PktgenInfo, PlaceRow, SchemaScratch,
+        TopFunction, Traffic, Vip6Key, Vip6Row, VipInfo, VipKey, VipRow, WorkerInfo, WorkerLoad,
+        function_hash, vip_hash, vip6_hash,
     },
+    schema::{Key, SCAN_MAX, Scan, SchemaEntry},
 };
-use xdp_balancer::{Row, Tables};
+use xdp_balancer::{Packet, Row, Tables};
 
 /// Written by userspace, read by userspace; the program only carries it.
 #[map]
@@ -63,6 +64,10 @@ static HOME: Array<u16> = Array::with_max_entries(
     limits::GENERATIONS * limits::MAX_POOLS * limits::MAGLEV_TABLE_LEN,
     0,
 );
+#[map]
+static SCHEMAS: Array<SchemaEntry> = Array::with_max_entries(limits::MAX_SCHEMAS, BPF_F_MMAPABLE);
+#[map]
+static SCHEMA_SCRATCH: PerCpuArray<SchemaScratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static PKTGEN: Array<PktgenInfo> = Array::with_max_entries(limits::MAX_PKTGEN, 0);
 #[map]
@@ -152,6 +157,32 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn schema(&self, index: u32) -> Option<&SchemaEntry> {
+        SCHEMAS.get(index)
+    }
+
+    #[inline(always)]
+    fn extract<P: Packet>(
+        &self,
+        packet: &P,
+        offset: u32,
+        len: u32,
+        schema: &SchemaEntry,
+    ) -> Option<Key> {
+        let scratch = SCHEMA_SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: the row is this CPU's own, and the loop below, which uses it too, has not begun.
+        let scratch = unsafe { &mut *scratch };
+        let len = len.min(SCAN_MAX as u32);
+        packet.copy_out(offset, len, &mut scratch.payload)?;
+        scratch.schema = *schema;
+        scratch.scan = Scan::START;
+        // SAFETY: `scan_byte` has the signature that the helper calls, and looks at no context.
+        unsafe { bpf_loop(len, scan_byte as *mut c_void, null_mut(), 0) };
+        let scratch = SCHEMA_SCRATCH.get(0)?;
+        scratch.scan.key(&scratch.schema)
+    }
+
+    #[inline(always)]
     fn session_row(&self, index: u32) -> Option<&Row> {
         row(&SESSIONS, index)
     }
@@ -216,6 +247,20 @@ impl Tables for KernelTables {
             unsafe { &mut *row }.vote(function);
         }
     }
+}
+
+/// One round of the loop over a payload, which the verifier looks at once; 1 ends the loop.
+extern "C" fn scan_byte(index: u32, _context: *mut c_void) -> i64 {
+    let Some(scratch) = SCHEMA_SCRATCH.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: the row is this CPU's own, and `extract` holds no reference to it while the loop runs.
+    let scratch = unsafe { &mut *scratch };
+    let byte = scratch.payload.get(index as usize & (SCAN_MAX - 1));
+    let progress = scratch
+        .scan
+        .step(&scratch.schema, byte.copied().unwrap_or(0));
+    i64::from(progress.is_over())
 }
 
 /// The first of the `candidates` that is the one looked for.

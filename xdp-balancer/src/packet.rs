@@ -4,9 +4,14 @@
     reason = "the frame is memory between two addresses that the driver gives"
 )]
 
-use core::mem::MaybeUninit;
+use core::{hint::black_box, mem::MaybeUninit};
 
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_load_bytes},
+    programs::XdpContext,
+};
+use ebpf_common::schema::SCAN_MAX;
 use xdp_balancer::{CutError, Packet};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -79,6 +84,17 @@ impl Packet for XdpPacket {
         // it is ever handed out.
         unsafe { copy_by_words((&raw const value).cast(), packet, size_of::<T>()) };
         Some(())
+    }
+
+    #[inline(always)]
+    fn copy_out(&self, offset: u32, len: u32, buffer: &mut [u8; SCAN_MAX]) -> Option<()> {
+        // VERIFIER: bounds that LLVM cannot see through and drop; the helper takes no length of 0.
+        let len = (black_box(len - 1) & (SCAN_MAX as u32 - 1)) + 1;
+        // SAFETY: the helper checks the frame's bounds, and writes `len` bytes, at most as many as `buffer` has.
+        match unsafe { bpf_xdp_load_bytes(self.ctx.ctx, offset, buffer.as_mut_ptr().cast(), len) } {
+            0 => Some(()),
+            _ => None,
+        }
     }
 
     #[inline(always)]

@@ -9,7 +9,10 @@ use ebpf_common::{
         Config, Counter, FunctionEntry, PktgenInfo, Vip6Key, VipInfo, VipKey, WorkerInfo,
         WorkerLoad,
     },
+    schema::{Key, SchemaEntry},
 };
+
+use crate::Packet;
 
 /// A row of `SESSIONS` or `FLOWS` (see [`ebpf_common::maps::Place`]). Other CPUs read and write it too: aligned words, which
 /// the machine loads and stores whole; and not atomics, whose loads LLVM compiles from instruction set v4 on only.
@@ -43,6 +46,16 @@ pub trait Tables {
     fn count_sent(&self, worker: WorkerId);
     /// A row of `FUNCTIONS`.
     fn function(&self, function: FunctionId) -> Option<&FunctionEntry>;
+    /// A row of `SCHEMAS`.
+    fn schema(&self, index: u32) -> Option<&SchemaEntry>;
+    /// What `schema` finds in the `len` bytes of payload at `offset` of the frame, which holds them.
+    fn extract<P: Packet>(
+        &self,
+        packet: &P,
+        offset: u32,
+        len: u32,
+        schema: &SchemaEntry,
+    ) -> Option<Key>;
     /// A row of `SESSIONS`.
     fn session_row(&self, index: u32) -> Option<&Row>;
     /// A row of `FLOWS`.

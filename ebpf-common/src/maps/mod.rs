@@ -5,6 +5,7 @@ mod counters;
 mod function;
 mod pktgen;
 mod place;
+mod scratch;
 mod traffic;
 mod vip;
 mod worker;
@@ -14,6 +15,7 @@ pub use counters::{Class, Counter};
 pub use function::{Affinity, FunctionEntry, FunctionRow, function_hash};
 pub use pktgen::PktgenInfo;
 pub use place::{Place, PlaceRow, row_index};
+pub use scratch::SchemaScratch;
 pub use traffic::{TopFunction, Traffic};
 pub use vip::{
     ForwardMode, Vip6Key, Vip6Row, VipInfo, VipKey, VipKind, VipRow, vip_filter_bit, vip_hash,
@@ -52,6 +54,10 @@ pub mod name {
     pub const SLOTS: &str = "SLOTS";
     /// Array, two generations of each pool's table: Maglev entry → worker id (`u16`).
     pub const HOME: &str = "HOME";
+    /// Array of [`crate::schema::SchemaEntry`].
+    pub const SCHEMAS: &str = "SCHEMAS";
+    /// Per-CPU array, one [`super::SchemaScratch`]: where payloads are scanned.
+    pub const SCHEMA_SCRATCH: &str = "SCHEMA_SCRATCH";
     /// Array of [`super::PktgenInfo`].
     pub const PKTGEN: &str = "PKTGEN";
     /// DEVMAP_HASH: interface index → the same, the ports that packets can leave by.
@@ -78,6 +84,8 @@ pub mod name {
         FLOWS,
         SLOTS,
         HOME,
+        SCHEMAS,
+        SCHEMA_SCRATCH,
         PKTGEN,
         PORTS,
         COUNTERS,

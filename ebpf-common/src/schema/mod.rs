@@ -183,38 +183,40 @@ const TAG_NONE: u32 = 0;
 const TAG_OPEN: u32 = 1;
 const TAG_DONE: u32 = 2;
 
-/// How far a scan is. Words only, each of which any value is right for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct Scan {
-    /// Which state the extractor is in; its own numbers.
-    state: u32,
-    /// Bytes scanned.
-    position: u32,
-    /// JSON: open brackets. Protobuf: fields of the path that have been entered.
-    depth: u32,
-    /// Bytes left of what is skipped or taken; JSON: bytes of the name that matched.
-    left: u32,
-    /// Protobuf: where the innermost entered message ends.
-    end: u32,
-    /// Protobuf: bits of the number that have been read.
-    shift: u32,
-    /// Protobuf: the number being read.
-    number: u64,
-    /// FNV-1a of the key so far.
-    session: u64,
-    /// CRC16 of the key so far.
-    crc: u32,
-    /// CRC16 of the key's hash tag so far.
-    tag_crc: u32,
-    /// One of `TAG_*`.
-    tag: u32,
-    /// Bytes in the hash tag.
-    tag_len: u32,
-    /// Whether the key is whole.
-    is_found: u32,
-    /// Unused; zero.
-    reserved: u32,
+map_type! {
+    /// How far a scan is: words, each of which any value is right for. Only the program writes it.
+    Scan, 72 {
+        /// Which state the extractor is in; its own numbers.
+        state: u32,
+        /// Bytes scanned.
+        position: u32,
+        /// JSON: open brackets. Protobuf: fields of the path that have been entered.
+        depth: u32,
+        /// Bytes left of what is skipped or taken; JSON: bytes of the name that matched.
+        left: u32,
+        /// Protobuf: where the innermost entered message ends.
+        end: u32,
+        /// Protobuf: bits of the number that have been read.
+        shift: u32,
+        /// Protobuf: the number being read.
+        number: u64,
+        /// FNV-1a of the key so far.
+        session: u64,
+        /// CRC16 of the key so far.
+        crc: u32,
+        /// CRC16 of the key's hash tag so far.
+        tag_crc: u32,
+        /// Where the key stands with its hash tag, the part in braces.
+        tag: u32,
+        /// Bytes in the hash tag.
+        tag_len: u32,
+        /// Whether the key is whole.
+        is_found: u32,
+        /// Bytes of payload there are to scan.
+        len: u32,
+        /// Unused; zero.
+        reserved: u64,
+    }
 }
 
 impl Scan {
@@ -233,6 +235,7 @@ impl Scan {
         tag: TAG_NONE,
         tag_len: 0,
         is_found: 0,
+        len: 0,
         reserved: 0,
     };
 

@@ -16,6 +16,7 @@ use ebpf_common::{
         Config, Counter, FunctionRow, PktgenInfo, PlaceRow, Traffic, Vip6Row, VipRow, WorkerInfo,
         WorkerLoad, function_hash, name, vip_hash, vip6_hash,
     },
+    schema::SchemaEntry,
 };
 use xdp_balancer::{
     Row,
@@ -116,6 +117,10 @@ impl Program {
         let mut filter = self.array::<u64>(name::VIP_FILTER)?;
         for (index, word) in (0..).zip(&tables.vip_filter) {
             filter.set(index, word, 0)?;
+        }
+        let mut schemas = self.array::<SchemaEntry>(name::SCHEMAS)?;
+        for (index, schema) in (0..).zip(&tables.schemas) {
+            schemas.set(index, schema, 0)?;
         }
         let mut pktgen = self.array::<PktgenInfo>(name::PKTGEN)?;
         for (index, info) in (0..).zip(&tables.pktgen) {

@@ -5,6 +5,7 @@ pub mod ipv4;
 pub mod rpc;
 pub mod transport;
 
+use ebpf_common::schema::SCAN_MAX;
 pub use rpc::request;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -25,6 +26,9 @@ pub trait Packet {
     /// Writes `value` at `offset`, or nothing and `None` if it does not lie within the frame.
     #[must_use]
     fn write<T: IntoBytes + Immutable>(&mut self, offset: u32, value: T) -> Option<()>;
+    /// Copies the first `len` bytes at `offset`, at least one and at most all of `buffer`; `None` if they do not lie within the
+    /// frame.
+    fn copy_out(&self, offset: u32, len: u32, buffer: &mut [u8; SCAN_MAX]) -> Option<()>;
     /// Shortens the frame to `len` bytes.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub(crate) mod load;
 pub(crate) mod pktgen;
 mod places;
 pub(crate) mod quic;
+mod schema;
 mod session;
 mod shard;
 pub mod vip;
@@ -39,7 +40,7 @@ pub struct Placement<'t> {
 /// [`Stop`] if none may have it.
 #[inline(always)]
 pub(crate) fn route<'t, P: Packet, T: Tables>(
-    _packet: &P,
+    packet: &P,
     arrival: &Arrival<'_>,
     request: &RpcHeader,
     tables: &'t T,
@@ -53,7 +54,7 @@ pub(crate) fn route<'t, P: Packet, T: Tables>(
     {
         return Ok(placement);
     }
-    let placement = by_function(arrival, request, tables)?;
+    let placement = by_function(packet, arrival, request, tables)?;
     if request.fragment_count > 1 {
         fragment::remember(request, &placement, config, tables);
     }
@@ -62,7 +63,8 @@ pub(crate) fn route<'t, P: Packet, T: Tables>(
 
 /// The rules that need the function's row.
 #[inline(always)]
-fn by_function<'t, T: Tables>(
+fn by_function<'t, P: Packet, T: Tables>(
+    packet: &P,
     arrival: &Arrival<'_>,
     request: &RpcHeader,
     tables: &'t T,
@@ -71,6 +73,9 @@ fn by_function<'t, T: Tables>(
     let function = tables
         .function(request.function)
         .ok_or(Stop::Refuse(Refusal::UnknownFunction))?;
+    let mut request = *request;
+    schema::apply(packet, arrival, function, &mut request, tables);
+    let request = &request;
     let affinity = function.affinity();
     if affinity == Affinity::Shard && request.has(flags::HAS_SLOT) {
         return shard::place(request, config, tables);

@@ -1,5 +1,6 @@
 //! A frame in plain bytes.
 
+use ebpf_common::schema::SCAN_MAX;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{CutError, Packet};
@@ -44,6 +45,12 @@ impl Packet for HostPacket {
     fn write<T: IntoBytes + Immutable>(&mut self, offset: u32, value: T) -> Option<()> {
         let tail = self.bytes.get_mut(offset as usize..)?;
         value.write_to_prefix(tail).ok()
+    }
+
+    fn copy_out(&self, offset: u32, len: u32, buffer: &mut [u8; SCAN_MAX]) -> Option<()> {
+        let bytes = self.bytes.get(offset as usize..)?.get(..len as usize)?;
+        buffer.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(())
     }
 
     fn cut(&mut self, len: u32) -> Result<(), CutError> {

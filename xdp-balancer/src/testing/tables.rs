@@ -14,9 +14,10 @@ use ebpf_common::{
         Vip6Key, VipInfo, VipKey, VipKind, WorkerInfo, WorkerLoad, WorkerState, home_hash,
         home_index, row_index, slot_index, vip_filter_bit, vip6_filter_bit,
     },
+    schema::{Key, SCAN_MAX, SchemaEntry},
 };
 
-use crate::{Row, Tables};
+use crate::{Packet, Row, Tables};
 
 /// Rows of `SESSIONS` and of `FLOWS` in a test.
 pub const PLACE_ROWS: u32 = 1 << 10;
@@ -49,6 +50,8 @@ pub struct FakeTables {
     pub home: BTreeMap<u32, WorkerId>,
     /// Entries of `HOME`.
     pub home_len: u32,
+    /// `SCHEMAS`.
+    pub schemas: Vec<SchemaEntry>,
     /// `PKTGEN`.
     pub pktgen: Vec<PktgenInfo>,
     /// `PORTS`.
@@ -96,6 +99,7 @@ impl Default for FakeTables {
             slots_len: limits::GENERATIONS * limits::SLOTS,
             home: BTreeMap::new(),
             home_len: limits::GENERATIONS * limits::MAX_POOLS * limits::MAGLEV_TABLE_LEN,
+            schemas: Vec::new(),
             pktgen: Vec::new(),
             ports: BTreeSet::new(),
             sessions: rows(PLACE_ROWS),
@@ -267,6 +271,23 @@ impl Tables for FakeTables {
 
     fn function(&self, function: FunctionId) -> Option<&FunctionEntry> {
         self.functions.get(&function)
+    }
+
+    fn schema(&self, index: u32) -> Option<&SchemaEntry> {
+        self.schemas.get(index as usize)
+    }
+
+    fn extract<P: Packet>(
+        &self,
+        packet: &P,
+        offset: u32,
+        len: u32,
+        schema: &SchemaEntry,
+    ) -> Option<Key> {
+        let len = len.min(SCAN_MAX as u32);
+        let mut payload = [0; SCAN_MAX];
+        packet.copy_out(offset, len, &mut payload)?;
+        schema.find(&payload[..len as usize])
     }
 
     fn session_row(&self, index: u32) -> Option<&Row> {

@@ -15,6 +15,7 @@ mod drop;
 mod load;
 mod pass;
 mod route;
+mod schema;
 mod session;
 mod truncate;
 mod world;
