@@ -37,7 +37,8 @@ pub(super) fn find(row: &Row, hash: TableHash) -> Option<WorkerId> {
 /// Remembers that `hash` lives on `worker`.
 #[inline(always)]
 pub(super) fn store(row: &Row, hash: TableHash, worker: WorkerId) -> Stored {
-    let entry = Place::new(hash, worker).0;
+    // As used: a new entry must not be the next victim before its second packet could come.
+    let entry = Place::new(hash, worker).with_referenced(true).0;
     let mut empty = None;
     for cell in row {
         let place = Place(cell.get());
