@@ -2,7 +2,8 @@
 //!
 //! Who reads what: [`wire`] is read by everyone who speaks RPC over UDP (client SDK, gateway, worker,
 //! XDP program); [`maps`] by the XDP program and the control plane only; [`hash`] and [`cookie`] by
-//! the program, the client and the worker, which must agree to the bit.
+//! the program, the client and the worker, which must agree to the bit; [`traffic`] by the programs that make
+//! packets for benchmarks, and by those who run them.
 //!
 //! Invariants: no allocation, no panic on any input, no padding in any map type, byte order written
 //! in the wire code and nowhere else. Each type is defined here once; `tests/layout.rs` pins its bytes.
@@ -24,6 +25,8 @@ mod map_type;
 pub mod maps;
 #[expect(missing_debug_implementations, reason = "as in `maps`")]
 pub mod schema;
+#[expect(missing_debug_implementations, reason = "as in `maps`")]
+pub mod traffic;
 pub mod wire;
 
 /// Version of every map type in [`maps`] taken together. The control plane stores it in the `LAYOUT`

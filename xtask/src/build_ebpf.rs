@@ -19,6 +19,7 @@ const TARGET_DIR: &str = "target/ebpf";
 /// Always: BTF, which the kernel wants beside the code and `--btf` makes from the debug information, and
 /// 32-bit registers and jumps (instruction set v3, Linux 5.1), which save an instruction in three.
 const RUSTFLAGS: [&str; 3] = ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
+
 /// Builds the object of `xdp-balancer` and returns its path.
 ///
 /// # Errors
@@ -55,7 +56,14 @@ fn cargo_build(toolchain: &EbpfToolchain, root: &Path) -> Result<Command> {
         }
     };
     cargo
-        .args(["--package", "xdp-balancer", "--bin", "balancer"])
+        .args([
+            "--package",
+            "xdp-balancer",
+            "--bin",
+            "balancer",
+            "--bin",
+            "bench",
+        ])
         .args(["--features", "program"])
         .args(["--release", "--target", TARGET])
         .current_dir(root)

@@ -79,8 +79,8 @@ pub(crate) fn binary(root: &Path, name: &str) -> PathBuf {
     target.join("release").join(name)
 }
 
-/// Ctrl-C shall reach the demo and nobody else, so it takes our place.
-fn become_it(mut command: Command) -> Result<ExitCode> {
+/// Ctrl-C shall reach `command` and nobody else, so it takes our place.
+pub(crate) fn become_it(mut command: Command) -> Result<ExitCode> {
     let error = command.exec();
     Err(error).with_context(|| format!("starting {}", command.get_program().to_string_lossy()))
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the one front door to setting up, building, testing and showing the project.
 
+mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
@@ -51,6 +52,9 @@ enum Verb {
     Demo(demo::Args),
     /// Run the program tests on Linux 6.1 and 6.12, in virtual machines, and on this machine's kernel.
     Kernels(kernels::Args),
+    /// Measure: the XDP program rule by rule, single operations, live traffic.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Remove what killed demos and tests left behind.
     Clean,
 }
@@ -100,6 +104,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Verb::Ci => return ci::run(&root),
         Verb::Demo(args) => return demo::run(&root, &args),
         Verb::Kernels(args) => return kernels::run(&root, &args),
+        Verb::Bench(bench) => return bench::run(&root, &bench),
         Verb::Clean => return demo::clean(&root),
     }
     Ok(ExitCode::SUCCESS)

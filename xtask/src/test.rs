@@ -35,7 +35,10 @@ pub(crate) fn run(root: &Path, floors: Floors) -> Result<ExitCode> {
         setup::run(setup::Mode::Install)?;
         build_ebpf::build_ebpf(root)?;
         demo::build(root)?;
-        args.extend(["--features", "tests/privileged,prog-tests/privileged"]);
+        args.extend([
+            "--features",
+            "tests/privileged,prog-tests/privileged,bench/privileged",
+        ]);
     }
     let tally = run_cargo(root, &args, floors)?;
     let mut out = std::io::stdout().lock();

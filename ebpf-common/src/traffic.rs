@@ -1,0 +1,249 @@
+//! Traffic made by arithmetic: the frame that a benchmark or the generator presents as packet number `n`.
+//!
+//! Programs that make packets (`harness`, `generate`) and those who must know what they made (reports, tests)
+//! compute the same fields from the same [`Template`]. Nothing is read from a table, whose cache misses would
+//! be measured with the program under test (FACTS §2); the one exception, route cookies, is read in order.
+
+use crate::{hash::mix64, map_type::map_type};
+
+/// Bytes that are written anew for each packet: the headers of Ethernet, IPv6, UDP and RPC, and some payload.
+/// No presented frame is shorter.
+pub const HEAD_LEN: usize = 128;
+/// The same in words.
+pub const HEAD_WORDS: usize = HEAD_LEN / 8;
+/// Entries of the table of route cookies, and the most flows a template can have.
+pub const MAX_FLOWS: u32 = 1 << 20;
+
+/// Bits of [`Template::vary`]: what differs from flow to flow.
+pub mod vary {
+    /// Source address (its last four bytes) and port.
+    pub const SOURCE: u32 = 1 << 0;
+    /// The session id.
+    pub const SESSION: u32 = 1 << 1;
+    /// The session id, and no two packets have the same one.
+    pub const NEW_SESSION: u32 = 1 << 2;
+    /// The function id.
+    pub const FUNCTION: u32 = 1 << 3;
+    /// The slot.
+    pub const SLOT: u32 = 1 << 4;
+    /// The route cookie, from the table of cookies; flows then come in order, so that reading it misses no cache.
+    pub const COOKIE: u32 = 1 << 5;
+    /// Source address and port, and no two packets have the same ones (within 2^32 packets).
+    pub const NEW_SOURCE: u32 = 1 << 6;
+}
+
+/// What the harness must undo before it writes the next frame.
+pub mod undo {
+    /// Nothing: the program under test leaves the frame its length.
+    pub const NOTHING: u32 = 0;
+    /// An encapsulation: bytes in front.
+    pub const HEAD: u32 = 1;
+    /// An answer: bytes cut off the end.
+    pub const TAIL: u32 = 2;
+}
+
+/// What a packet carries behind IP.
+pub mod carries {
+    /// UDP, and an RPC header in it.
+    pub const RPC: u32 = 0;
+    /// Anything that begins with two ports.
+    pub const PORTS: u32 = 1;
+}
+
+map_type! {
+    /// A frame, and what makes flows of it.
+    Template, 192 {
+        /// Number of flows − 1; flows are a power of two.
+        mask: u64,
+        /// From where session ids are computed.
+        session_seed: u64,
+        /// From where function ids are computed.
+        function_seed: u64,
+        /// See [`vary`].
+        vary: u32,
+        /// See [`undo`].
+        undo: u32,
+        /// See [`carries`].
+        carries: u32,
+        /// 4 or 6.
+        ip: u32,
+        /// Bytes of the whole frame.
+        frame_len: u32,
+        /// Source address of flow 0 (its last four bytes), host byte order.
+        source: u32,
+        /// Source port of flow 0, host byte order.
+        port: u32,
+        /// Unused; zero.
+        reserved: u32,
+        /// The first bytes of the frame, as they lie in memory.
+        head: [u64; HEAD_WORDS],
+        /// Unused; zero: makes rows whole cache lines.
+        padding: u64,
+    }
+}
+
+/// The fields of one packet that the template does not fix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fields {
+    /// Number of the flow.
+    pub flow: u32,
+    /// The last four bytes of the source address.
+    pub source: u32,
+    /// The source port.
+    pub port: u16,
+    /// The request id.
+    pub request_id: u64,
+    /// The session id.
+    pub session: u64,
+    /// The function id.
+    pub function: u64,
+    /// The slot.
+    pub slot: u16,
+}
+
+impl Template {
+    /// Whether `what` (of [`vary`]) differs from flow to flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn varies(&self, what: u32) -> bool {
+        self.vary & what != 0
+    }
+
+    /// The fields of packet `number`.
+    ///
+    /// Flows come in a scattered order (an odd factor permutes the numbers below a power of two), each of
+    /// them once before any comes again.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fields(&self, number: u64) -> Fields {
+        let flow = if self.varies(vary::COOKIE) {
+            number & self.mask
+        } else {
+            number.wrapping_mul(0x9e37_79b1) & self.mask
+        };
+        self.fields_of(flow, number)
+    }
+
+    /// The fields of packet `number`, which belongs to `flow`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fields_of(&self, flow: u64, number: u64) -> Fields {
+        let of_source = if self.varies(vary::NEW_SOURCE) {
+            number
+        } else {
+            flow
+        };
+        let of_session = if self.varies(vary::NEW_SESSION) {
+            number
+        } else {
+            flow
+        };
+        Fields {
+            flow: flow as u32,
+            source: self.source.wrapping_add((of_source >> 8) as u32),
+            port: (self.port as u16).wrapping_add(of_source as u16 & 0xff),
+            request_id: number,
+            session: mix64(self.session_seed.wrapping_add(of_session)),
+            function: mix64(self.function_seed.wrapping_add(flow)),
+            slot: flow as u16 & (crate::limits::SLOTS - 1) as u16,
+        }
+    }
+
+    /// Bytes in front of the ports (UDP or TCP header) in the frame.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ports_offset(&self) -> usize {
+        if self.ip == 4 { 34 } else { 54 }
+    }
+
+    /// Bytes in front of the last four bytes of the source address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source_offset(&self) -> usize {
+        if self.ip == 4 { 26 } else { 34 }
+    }
+
+    /// Bytes in front of the RPC header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rpc_offset(&self) -> usize {
+        self.ports_offset() + 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const fn template(flows: u64, vary: u32) -> Template {
+        Template {
+            mask: flows - 1,
+            session_seed: 1,
+            function_seed: 2,
+            vary,
+            undo: undo::NOTHING,
+            carries: carries::RPC,
+            ip: 4,
+            frame_len: 138,
+            source: 0x0a01_0000,
+            port: 1_024,
+            reserved: 0,
+            head: [0; HEAD_WORDS],
+            padding: 0,
+        }
+    }
+
+    #[test]
+    fn each_flow_comes_once_before_any_comes_again() {
+        for flows in [1u64, 1 << 10, 1 << 17] {
+            for vary in [vary::SESSION, vary::COOKIE] {
+                let template = template(flows, vary);
+                let first: HashSet<_> = (7..7 + flows).map(|n| template.fields(n).flow).collect();
+                assert_eq!(first.len() as u64, flows);
+                assert_eq!(template.fields(3).flow, template.fields(3 + flows).flow);
+            }
+        }
+    }
+
+    #[test]
+    fn different_flows_have_different_fields() {
+        let template = template(1 << 17, vary::SESSION);
+        let all: Vec<_> = (0..1u64 << 17).map(|n| template.fields(n)).collect();
+        let distinct = |len: usize| assert_eq!(len, 1 << 17);
+        distinct(
+            all.iter()
+                .map(|it| (it.source, it.port))
+                .collect::<HashSet<_>>()
+                .len(),
+        );
+        distinct(
+            all.iter()
+                .map(|it| it.session)
+                .collect::<HashSet<_>>()
+                .len(),
+        );
+        distinct(
+            all.iter()
+                .map(|it| it.function)
+                .collect::<HashSet<_>>()
+                .len(),
+        );
+        distinct(
+            all.iter()
+                .map(|it| it.request_id)
+                .collect::<HashSet<_>>()
+                .len(),
+        );
+    }
+
+    #[test]
+    fn new_sessions_and_sources_never_come_again() {
+        let template = template(1, vary::NEW_SESSION | vary::NEW_SOURCE);
+        let all: Vec<_> = (0..1u64 << 17).map(|n| template.fields(n)).collect();
+        let sessions: HashSet<_> = all.iter().map(|it| it.session).collect();
+        let sources: HashSet<_> = all.iter().map(|it| (it.source, it.port)).collect();
+        assert_eq!((sessions.len(), sources.len()), (1 << 17, 1 << 17));
+    }
+}

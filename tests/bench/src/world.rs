@@ -1,0 +1,278 @@
+//! The product under test: the object that ships, with its default capacities, and tables that let every case meet
+//! the rule it is about.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, MapData, PerCpuArray},
+    programs::{ProgramFd, Xdp},
+};
+use ebpf_common::{
+    cookie::CookieScope,
+    cuckoo::Cuckoo,
+    hash::mix64,
+    ids::{FunctionId, WorkerId},
+    limits,
+    maps::{
+        Affinity, Config, Counter, ForwardMode, FunctionEntry, FunctionRow, NORMAL_WEIGHT,
+        PlaceRow, Vip6Key, Vip6Row, VipInfo, VipKey, VipKind, VipRow, WorkerInfo, WorkerLoad,
+        WorkerState, function_hash, name, vip_filter_bit, vip_hash, vip6_filter_bit, vip6_hash,
+        worker_flags,
+    },
+    traffic::MAX_FLOWS,
+};
+
+use crate::scene::{Destination, Ip, function_of, session_of};
+
+/// Workers, all of them up.
+const WORKERS: u16 = 16;
+const VIP4: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
+const RPC_PORT: u16 = 9_000;
+const L4_PORT: u16 = 9_100;
+/// The kernel's tick: no case depends on how long it is.
+const TICK_NS: u32 = 4_000_000;
+/// IP protocol numbers.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// A function of which sessions stay with their worker.
+pub(crate) const SESSION_FUNCTION: FunctionId = FunctionId(0x5e55_1011_0000_0001);
+/// A function whose requests go to the owner of their slot.
+pub(crate) const SHARD_FUNCTION: FunctionId = FunctionId(0x54a2_d000_0000_0002);
+/// A function that is not deployed.
+pub(crate) const UNKNOWN_FUNCTION: FunctionId = FunctionId(0xdead_0000_0000_0003);
+/// An address that has no VIP.
+pub(crate) const NOWHERE: Destination = Destination {
+    v4: Ipv4Addr::new(10, 98, 0, 1),
+    v6: Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, 1),
+    port: RPC_PORT,
+};
+
+/// The loaded product.
+pub(crate) struct World {
+    ebpf: Ebpf,
+    config: Config,
+}
+
+impl World {
+    /// Loads `object` and fills its tables.
+    pub(crate) fn load(object: &[u8]) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            .load(object)
+            .context("loading the object `balancer`")?;
+        let program: &mut Xdp = ebpf
+            .program_mut("balancer")
+            .context("the object has no program `balancer`")?
+            .try_into()?;
+        program.load().context("loading the program `balancer`")?;
+        let mut world = Self {
+            ebpf,
+            config: Config::ZERO,
+        };
+        world.configure()?;
+        world.add_vips()?;
+        world.add_workers()?;
+        world.add_functions()?;
+        Ok(world)
+    }
+
+    /// The program under test.
+    pub(crate) fn target(&self) -> Result<ProgramFd> {
+        let program: &Xdp = self
+            .ebpf
+            .program("balancer")
+            .context("the object has no program `balancer`")?
+            .try_into()?;
+        Ok(program.fd()?.try_clone()?)
+    }
+
+    /// Lets encapsulated packets go to the workers' addresses of `outer`.
+    pub(crate) fn tunnel_over(&mut self, outer: Ip) -> Result<()> {
+        let mut workers = self.array::<WorkerInfo>(name::WORKERS)?;
+        for id in 0..WORKERS {
+            workers.set(u32::from(id), worker(id, outer), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Route cookies, by flow, that the program accepts for the sessions of [`session_of`].
+    pub(crate) fn cookies(&self) -> Vec<u64> {
+        let keys = self.config.cookie_keys();
+        let seal = |flow: u32| {
+            let scope = CookieScope {
+                function: SESSION_FUNCTION,
+                session: session_of(u64::from(flow)),
+            };
+            keys.seal(WorkerId(flow as u16 % WORKERS), scope)
+        };
+        (0..MAX_FLOWS).map(seal).collect()
+    }
+
+    /// What `counter` has counted, on all CPUs.
+    pub(crate) fn counted(&self, counter: Counter) -> Result<u64> {
+        let map = self.ebpf.map(name::COUNTERS).context(name::COUNTERS)?;
+        let map = PerCpuArray::<_, u64>::try_from(map)?;
+        Ok(map.get(&(counter as u32), 0)?.iter().sum())
+    }
+
+    fn configure(&mut self) -> Result<()> {
+        let session_rows = self.array::<PlaceRow>(name::SESSIONS)?.len();
+        let flow_rows = self.array::<PlaceRow>(name::FLOWS)?.len();
+        let function_rows = self.array::<FunctionRow>(name::FUNCTIONS)?.len();
+        self.config = Config {
+            key_epoch: 1,
+            session_mask: session_rows - 1,
+            flow_mask: flow_rows - 1,
+            function_mask: function_rows - 1,
+            tick_ns: TICK_NS,
+            table_secret: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
+            cookie_keys: [[1, 2], [3, 4]],
+            token_keys: [[7, 8], [9, 10]],
+            load_keys: [[11, 12], [13, 14]],
+            tunnel_v4: [172, 16, 0, 0],
+            tunnel_v6: [0xfd, 0x16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            ..Config::ZERO
+        };
+        let config = self.config;
+        Ok(self.array::<Config>(name::CONFIG)?.set(0, config, 0)?)
+    }
+
+    fn add_vips(&mut self) -> Result<()> {
+        let mut filter = self.array::<u64>(name::VIP_FILTER)?;
+        for bit in [vip_filter_bit(VIP4.octets()), vip6_filter_bit(words(VIP6))] {
+            let word = filter.get(&(bit >> 6), 0)? | 1 << (bit & 63);
+            filter.set(bit >> 6, word, 0)?;
+        }
+        let mark = VipInfo::new(0, VipKind::Address);
+        let mut vips = vec![(0, 0, mark)];
+        for (port, protocol, kind) in [
+            (RPC_PORT, UDP, VipKind::Rpc),
+            (L4_PORT, TCP, VipKind::L4),
+            (L4_PORT, UDP, VipKind::L4),
+        ] {
+            for forward in [ForwardMode::L2, ForwardMode::Ipip, ForwardMode::Gue] {
+                let vip = VipInfo {
+                    forward: forward as u8,
+                    ..VipInfo::new(1 + vips.len() as u32, kind)
+                };
+                vips.push((port + forward as u16, protocol, vip));
+            }
+        }
+        let rows: Vec<_> = vips
+            .iter()
+            .map(|(port, protocol, vip)| (VipKey::new(VIP4.octets(), *port, *protocol), *vip))
+            .collect();
+        self.place(name::VIPS, vip_hash, &rows, VipRow::new)?;
+        let rows: Vec<_> = vips
+            .iter()
+            .map(|(port, protocol, vip)| (Vip6Key::new(VIP6.octets(), *port, *protocol), *vip))
+            .collect();
+        self.place(name::VIPS6, vip6_hash, &rows, Vip6Row::new)
+    }
+
+    fn add_workers(&mut self) -> Result<()> {
+        self.tunnel_over(Ip::V4)?;
+        let mut loads = self.array::<WorkerLoad>(name::WORKER_LOAD)?;
+        for id in 0..WORKERS {
+            loads.set(u32::from(id), WorkerLoad::new(0, u32::MAX), 0)?;
+        }
+        let mut slots = self.array::<u16>(name::SLOTS)?;
+        for slot in 0..limits::SLOTS {
+            slots.set(slot, slot as u16 % WORKERS, 0)?;
+        }
+        let mut home = self.array::<u16>(name::HOME)?;
+        for entry in 0..limits::MAGLEV_TABLE_LEN {
+            home.set(entry, mix64(u64::from(entry)) as u16 % WORKERS, 0)?;
+        }
+        Ok(())
+    }
+
+    fn add_functions(&mut self) -> Result<()> {
+        let workers: Vec<_> = (0..WORKERS).map(WorkerId).collect();
+        let entry = FunctionEntry::new(Affinity::None, &workers);
+        let mut rows: Vec<_> = (0..u64::from(MAX_FLOWS))
+            .map(|flow| (function_of(flow), entry))
+            .collect();
+        for (function, affinity) in [
+            (SESSION_FUNCTION, Affinity::Session),
+            (SHARD_FUNCTION, Affinity::Shard),
+        ] {
+            rows.push((function, FunctionEntry::new(affinity, &workers)));
+        }
+        let hash = |id: &FunctionId| function_hash(*id);
+        self.place(name::FUNCTIONS, hash, &rows, FunctionRow::new)
+    }
+
+    /// Writes `entries` into a table of cuckoo rows.
+    fn place<Key: Copy + Eq + Hash, Entry: Copy, Row: Pod>(
+        &mut self,
+        map: &'static str,
+        hash: fn(&Key) -> u64,
+        entries: &[(Key, Entry)],
+        row: impl Fn(Key, Entry) -> Row,
+    ) -> Result<()> {
+        let by_key: HashMap<Key, Entry> = entries.iter().copied().collect();
+        let mut array = self.array::<Row>(map)?;
+        let mut places = Cuckoo::new(array.len(), hash);
+        for (key, _entry) in entries {
+            for step in places.insert(*key)? {
+                let entry = by_key
+                    .get(&step.key)
+                    .context("a key that was never placed")?;
+                array.set(step.row, row(step.key, *entry), 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn array<V: Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>> {
+        Ok(self.ebpf.map_mut(map).context(map)?.try_into()?)
+    }
+}
+
+/// The RPC VIP with `forward`.
+pub(crate) const fn rpc_vip(forward: ForwardMode) -> Destination {
+    vip(RPC_PORT + forward as u16)
+}
+
+/// The VIP of TCP and UDP flows with `forward`.
+pub(crate) const fn l4_vip(forward: ForwardMode) -> Destination {
+    vip(L4_PORT + forward as u16)
+}
+
+const fn vip(port: u16) -> Destination {
+    Destination {
+        v4: VIP4,
+        v6: VIP6,
+        port,
+    }
+}
+
+fn worker(id: u16, outer: Ip) -> WorkerInfo {
+    let [high, low] = id.to_be_bytes();
+    WorkerInfo {
+        state: WorkerState::Up as u8,
+        flags: match outer {
+            Ip::V4 => 0,
+            Ip::V6 => worker_flags::OUTER_V6,
+        },
+        weight: NORMAL_WEIGHT,
+        dst_mac: [2, 0, 0, 1, high, low],
+        src_mac: [2, 0, 0, 2, 0, 0],
+        addr4: [10, 80, high, low],
+        addr6: [0xfd, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, high, low],
+        ..WorkerInfo::ABSENT
+    }
+}
+
+fn words(addr: Ipv6Addr) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = addr.octets();
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
+}
