@@ -12,6 +12,7 @@ mod budget;
 mod case;
 mod differential;
 mod drop;
+mod kinds;
 mod load;
 mod pass;
 mod route;
