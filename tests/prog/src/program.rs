@@ -87,6 +87,17 @@ impl Program {
             .try_into()?)
     }
 
+    /// The loaded program, to be attached.
+    ///
+    /// # Errors
+    /// The object has no such program.
+    pub fn xdp_mut(&mut self) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut("balancer");
+        Ok(program
+            .context("the object has no program `balancer`")?
+            .try_into()?)
+    }
+
     /// Writes `tables` into the maps, which must be fresh: nothing is removed.
     ///
     /// # Errors
