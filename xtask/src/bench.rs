@@ -19,6 +19,9 @@ pub(crate) enum Bench {
     /// What single operations cost in an XDP program.
     #[command(disable_help_flag = true)]
     Ops(PassedOn),
+    /// Latency with one slow worker of three: the warm rule, round robin and random choice.
+    #[command(disable_help_flag = true)]
+    Load(PassedOn),
 }
 
 /// Arguments of the benchmark itself; `--help` lists them.
@@ -39,12 +42,13 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
     }
     setup::run(setup::Mode::Install)?;
     build_ebpf::build_ebpf(root)?;
-    shell::cargo(root, &["build", "--release", "--package", "bench"])?;
-    let (verb, passed_on) = match bench {
-        Bench::Xdp(passed_on) => ("xdp", passed_on),
-        Bench::Ops(passed_on) => ("ops", passed_on),
+    let (package, verb, passed_on) = match bench {
+        Bench::Xdp(passed_on) => ("bench", "xdp", passed_on),
+        Bench::Ops(passed_on) => ("bench", "ops", passed_on),
+        Bench::Load(passed_on) => ("traffic", "load", passed_on),
     };
-    let mut command = Command::new(demo::binary(root, "bench"));
+    shell::cargo(root, &["build", "--release", "--package", package])?;
+    let mut command = Command::new(demo::binary(root, package));
     command.arg(verb).args(&passed_on.args);
     demo::become_it(command)
 }
