@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use ebpf_common::{
-    ids::{FunctionId, WorkerId},
-    maps::WorkerLoad,
-};
+use ebpf_common::ids::{FunctionId, WorkerId};
 
 use crate::membership::protocol::Heartbeat;
 
-/// One worker's report.
+/// How busy a worker said it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Requests received and not answered.
+    pub in_flight: u32,
+    /// Requests it takes at a time.
+    pub capacity: u32,
+}
+
+/// What is known of one worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Requests in flight and capacity. None until the worker has said so to *this* control plane:
-    /// after a restart what the data plane holds stays until then.
-    pub row: Option<WorkerLoad>,
+    /// None until the worker has said so to *this* control plane: after a restart what the data plane holds stays
+    /// until then.
+    pub report: Option<Report>,
     /// Functions it has a warm sandbox of, ascending.
     pub warm: Vec<FunctionId>,
 }
@@ -22,8 +28,8 @@ pub struct Load {
 /// What a heartbeat changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LoadChange {
-    /// The worker's row of `WORKER_LOAD`.
-    pub row: bool,
+    /// How busy the worker is.
+    pub report: bool,
     /// Its warm functions.
     pub warm: bool,
 }
@@ -47,7 +53,7 @@ impl Loads {
     /// Takes in a heartbeat of `worker`.
     pub fn record(&mut self, worker: WorkerId, heartbeat: &Heartbeat) -> LoadChange {
         let load = self.0.entry(worker).or_default();
-        let row = WorkerLoad {
+        let report = Report {
             in_flight: heartbeat.in_flight,
             capacity: heartbeat.capacity,
         };
@@ -55,10 +61,10 @@ impl Loads {
         warm.sort_unstable();
         warm.dedup();
         let change = LoadChange {
-            row: load.row != Some(row),
+            report: load.report != Some(report),
             warm: load.warm != warm,
         };
-        load.row = Some(row);
+        load.report = Some(report);
         load.warm = warm;
         change
     }
@@ -91,17 +97,17 @@ mod tests {
             draining: false,
         };
         let both = LoadChange {
-            row: true,
+            report: true,
             warm: true,
         };
         assert_eq!(loads.record(WorkerId(0), &heartbeat), both);
         assert_eq!(loads.record(WorkerId(0), &heartbeat), LoadChange::default());
         heartbeat.in_flight = 2;
         heartbeat.warm.reverse();
-        let row_only = LoadChange {
-            row: true,
+        let report_only = LoadChange {
+            report: true,
             warm: false,
         };
-        assert_eq!(loads.record(WorkerId(0), &heartbeat), row_only);
+        assert_eq!(loads.record(WorkerId(0), &heartbeat), report_only);
     }
 }

@@ -1,11 +1,13 @@
 //! The balancer's own interfaces: index, MAC address and subnets, and which of them reaches a worker.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use nix::ifaddrs::getifaddrs;
 use thiserror::Error;
 
 use crate::mac::MacAddress;
+
+const ETHERNET_MTU: u16 = 1_500;
 
 /// The kernel did not list our interfaces.
 #[derive(Debug, Error)]
@@ -44,6 +46,8 @@ pub struct Port {
     pub ifindex: u32,
     /// Its MAC address.
     pub mac: MacAddress,
+    /// Bytes of the largest IP packet that fits.
+    pub mtu: u16,
     /// Its subnets.
     pub subnets: Vec<Subnet>,
 }
@@ -86,6 +90,7 @@ impl Ports {
                 name: name.clone(),
                 ifindex: *ifindex,
                 mac: MacAddress::new((*mac)?),
+                mtu: mtu(name),
                 subnets: subnets.get(name).cloned().unwrap_or_default(),
             })
         };
@@ -115,6 +120,15 @@ impl Ports {
     }
 }
 
+/// The interface's MTU; the row's field has 16 bits, and a larger packet than that does not exist.
+fn mtu(name: &str) -> u16 {
+    // Without sysfs: what Ethernet has.
+    fs::read_to_string(format!("/sys/class/net/{name}/mtu"))
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok())
+        .map_or(ETHERNET_MTU, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +138,7 @@ mod tests {
             name: name.to_owned(),
             ifindex,
             mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+            mtu: ETHERNET_MTU,
             subnets: nets
                 .iter()
                 .map(|(ip, mask)| Subnet::new(ip.parse().unwrap(), mask.parse().unwrap()))

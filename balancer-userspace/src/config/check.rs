@@ -9,8 +9,8 @@ use crate::membership::protocol::MAX_NAME;
 
 /// The kernel's limit (IFNAMSIZ), without its final NUL.
 const MAX_INTERFACE_NAME: usize = 15;
-/// A session table larger than this does not fit the memory of a host.
-const MAX_SESSIONS_EVER: u32 = 1 << 28;
+/// A table of places larger than this, 2 GiB, is a slip of the pen.
+const MAX_PLACES_EVER: u32 = 1 << 28;
 
 impl Config {
     pub(super) fn check(&self) -> Result<(), (String, String)> {
@@ -42,11 +42,13 @@ impl Config {
         if !(1..=MAX_FUNCTIONS).contains(&self.limits.functions) {
             return value("limits.functions", &format!("must be 1 to {MAX_FUNCTIONS}"));
         }
-        if !(1..=MAX_SESSIONS_EVER).contains(&self.limits.sessions) {
-            return value(
-                "limits.sessions",
-                &format!("must be 1 to {MAX_SESSIONS_EVER}"),
-            );
+        for (key, places) in [
+            ("limits.sessions", self.limits.sessions),
+            ("limits.flows", self.limits.flows),
+        ] {
+            if !(1..=MAX_PLACES_EVER).contains(&places) {
+                return value(key, &format!("must be 1 to {MAX_PLACES_EVER}"));
+            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 pub(crate) use check::is_name;
-use ebpf_common::limits::{MAX_FUNCTIONS, MAX_SESSIONS};
+use ebpf_common::limits::{MAX_FLOWS, MAX_FUNCTIONS, MAX_SESSIONS, PLACES_PER_ROW};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -176,8 +176,28 @@ pub enum AffinityConfig {
 pub struct Limits {
     /// Entries of the `FUNCTIONS` map.
     pub functions: u32,
-    /// Entries of the `SESSIONS` map, an LRU.
+    /// Places of the `SESSIONS` table; rounded up to a power of two.
     pub sessions: u32,
+    /// Places of the `FLOWS` table; rounded up to a power of two.
+    pub flows: u32,
+}
+
+impl Limits {
+    /// Rows of the `SESSIONS` map.
+    #[must_use]
+    pub const fn session_rows(&self) -> u32 {
+        place_rows(self.sessions)
+    }
+
+    /// Rows of the `FLOWS` map.
+    #[must_use]
+    pub const fn flow_rows(&self) -> u32 {
+        place_rows(self.flows)
+    }
+}
+
+const fn place_rows(places: u32) -> u32 {
+    places.div_ceil(PLACES_PER_ROW).next_power_of_two()
 }
 
 impl Default for Limits {
@@ -185,6 +205,7 @@ impl Default for Limits {
         Self {
             functions: MAX_FUNCTIONS,
             sessions: MAX_SESSIONS,
+            flows: MAX_FLOWS,
         }
     }
 }
@@ -297,6 +318,7 @@ mod tests {
         assert_eq!(config.interfaces[0].mode, AttachMode::Native);
         assert_eq!(config.limits.functions, MAX_FUNCTIONS);
         assert_eq!(config.limits.sessions, 1000);
+        assert_eq!(config.limits.session_rows(), 128, "1,024 places");
     }
 
     #[test]

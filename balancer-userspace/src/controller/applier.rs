@@ -6,13 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ebpf_common::{ids::WorkerId, maps::WorkerLoad};
+use ebpf_common::{ids::WorkerId, maps::name};
 use tracing::error;
 
 use super::RETRY_WRITES;
 use crate::{
+    loads::Report,
     maps::{MapStore, WriteError},
     metrics::Metrics,
+    ports::Ports,
     rate_limit::RateLimit,
     reconcile::{
         self,
@@ -80,17 +82,27 @@ impl<S: MapStore> Applier<S> {
         }
     }
 
-    /// Sets a worker's load, past any plan. A later write of the plan to the same row is older, but it is
-    /// replaced at the worker's next heartbeat.
-    pub(super) fn write_load(&mut self, id: WorkerId, load: WorkerLoad) {
-        self.pending
-            .retain(|write| !matches!(write, MapWrite::Load(planned, _) if *planned == id));
-        self.write(&MapWrite::Load(id, load));
+    /// Gives the load row of `id` to a worker that has not reported yet.
+    pub(super) fn reset_load(&mut self, id: WorkerId, report: Report) {
+        self.metrics.count_write(name::WORKER_LOAD);
+        if let Err(error) = self.store.reset_load(id, report) {
+            self.refused(&error);
+        }
     }
 
-    /// Takes it that the kernel may have removed any port.
-    pub(super) fn forget_ports(&mut self) {
-        self.actual.ports.clear();
+    /// Takes a worker's heartbeat over into its load row, past any plan.
+    pub(super) fn report_load(&mut self, id: WorkerId, report: Report) {
+        self.metrics.count_write(name::WORKER_LOAD);
+        if let Err(error) = self.store.report_load(id, report) {
+            self.refused(&error);
+        }
+    }
+
+    /// Takes it that the kernel has removed the ports that are not among `ports`, and may have removed any of the others:
+    /// those are written again.
+    pub(super) fn forget_ports(&mut self, ports: &Ports) {
+        let exists = |ifindex: &u32| ports.0.iter().any(|port| port.ifindex == *ifindex);
+        self.actual.ports.retain(|ifindex| !exists(ifindex));
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -147,9 +159,9 @@ const fn must_precede_others(write: &MapWrite) -> bool {
         | MapWrite::Worker(..)
         | MapWrite::Slot(..)
         | MapWrite::Home(..)
+        | MapWrite::VipFilter(..)
         | MapWrite::Config(_) => true,
-        MapWrite::Load(..)
-        | MapWrite::Function(..)
+        MapWrite::Function(..)
         | MapWrite::Vip(..)
         | MapWrite::RemovePort(_)
         | MapWrite::RemoveFunction(_)

@@ -35,8 +35,8 @@ use crate::{
     api::types::InterfaceStatus,
     catalog::Catalog,
     config::{Config, StaticWorker},
-    loads::Loads,
-    maps::MapStore,
+    loads::{Loads, Report},
+    maps::{MapStore, PlaceRows},
     membership::{
         persist::Persisted,
         protocol::Heartbeat,
@@ -68,6 +68,7 @@ pub(crate) struct Start {
     pub(crate) catalog: Option<Catalog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) program: ProgramInfo,
+    pub(crate) place_rows: PlaceRows,
 }
 
 /// What is told of the program.
@@ -166,7 +167,8 @@ impl<S: MapStore> Controller<S> {
             metrics: start.metrics,
             is_dirty: true,
         };
-        controller.make_cookie_keys();
+        controller.complete_config(start.place_rows);
+        controller.reset_static_loads();
         Ok(controller)
     }
 
@@ -227,7 +229,7 @@ impl<S: MapStore> Controller<S> {
             }
             Event::Ports(event) => {
                 // The kernel has taken the entries of interfaces that went away out of PORTS itself.
-                self.applier.forget_ports();
+                self.applier.forget_ports(&event.ports);
                 self.ports = event.ports;
                 self.interfaces = event.interfaces;
                 self.is_dirty = true;
@@ -256,10 +258,15 @@ impl<S: MapStore> Controller<S> {
             ));
         }
         let name = identity.name.clone();
+        let is_known = self.membership.named(&name).is_some();
         let id = self
             .membership
             .join(identity)
             .map_err(|error| error.to_string())?;
+        if !is_known {
+            // Another worker may have had this id.
+            self.applier.reset_load(id, Report::default());
+        }
         if let Some((_, waiting)) = &mut self.grace {
             waiting.retain(|waiting| *waiting != id);
         }
@@ -289,17 +296,17 @@ impl<S: MapStore> Controller<S> {
             self.is_dirty = true;
         }
         self.is_dirty |= change.warm || is_step;
-        if change.row
-            && let Some(row) = self.loads.get(id).and_then(|load| load.row)
+        if change.report
+            && let Some(report) = self.loads.get(id).and_then(|load| load.report)
         {
             // Many a second for each worker, and nothing depends on it: no plan.
-            self.applier.write_load(id, row);
+            self.applier.report_load(id, report);
             if let Some(member) = self.membership.get(id) {
                 let in_flight = self
                     .metrics
                     .in_flight
                     .with_label_values(&[&member.identity.name]);
-                in_flight.set(row.in_flight.into());
+                in_flight.set(report.in_flight.into());
             }
         }
     }

@@ -11,8 +11,13 @@ use tracing::warn;
 
 use super::Controller;
 use crate::{
-    maps::MapStore,
-    membership::{persist::Persisted, server::Shared},
+    loads::Report,
+    maps::{MapStore, PlaceRows},
+    membership::{
+        persist::Persisted,
+        server::Shared,
+        state::{Member, Source},
+    },
     reconcile::tables::MapWrite,
 };
 
@@ -44,15 +49,30 @@ impl<S: MapStore> Controller<S> {
         });
     }
 
-    /// The first control plane of a data plane makes the keys; the pinned map keeps them.
-    pub(super) fn make_cookie_keys(&mut self) {
+    /// Fills in what no plan is about. Keys and secrets are made by the first control plane of a data plane; the pinned
+    /// map keeps them.
+    pub(super) fn complete_config(&mut self, rows: PlaceRows) {
         let config = self.applier.actual().config;
-        if config.cookie_keys == [[0; 2]; 2] {
-            let cookie_keys = [rand::random(), rand::random()];
-            self.applier.write_now(&[MapWrite::Config(ConfigRow {
-                cookie_keys,
-                ..config
-            })]);
+        let complete = completed(config, rows);
+        if complete != config {
+            self.applier.write_now(&[MapWrite::Config(complete)]);
+        }
+    }
+
+    /// Workers that send neither heartbeats nor LOAD packets are never full.
+    pub(super) fn reset_static_loads(&mut self) {
+        let is_static = |member: &Member| member.source == Source::Static;
+        let members = self.membership.iter();
+        let ids: Vec<_> = members
+            .filter(|(_, member)| is_static(member))
+            .map(|(id, _)| id)
+            .collect();
+        for id in ids {
+            let never_full = Report {
+                in_flight: 0,
+                capacity: u32::MAX,
+            };
+            self.applier.report_load(id, never_full);
         }
     }
 
@@ -96,6 +116,25 @@ impl<S: MapStore> Controller<S> {
             .slot_conflicts
             .set(i64::try_from(conflicts).unwrap_or(i64::MAX));
         self.metrics.set_interfaces(&self.interfaces);
+    }
+}
+
+fn completed(config: ConfigRow, rows: PlaceRows) -> ConfigRow {
+    let made = |secret: [u64; 2]| {
+        if secret == [0; 2] {
+            rand::random()
+        } else {
+            secret
+        }
+    };
+    ConfigRow {
+        session_mask: rows.sessions - 1,
+        flow_mask: rows.flows - 1,
+        table_secret: made(config.table_secret),
+        cookie_keys: config.cookie_keys.map(made),
+        token_keys: config.token_keys.map(made),
+        load_keys: config.load_keys.map(made),
+        ..config
     }
 }
 

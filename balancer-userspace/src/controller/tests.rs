@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use ebpf_common::maps::{FunctionEntry, WorkerInfo};
+use ebpf_common::maps::{FunctionEntry, WorkerInfo, WorkerLoad};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -44,6 +44,7 @@ fn ports() -> PortsEvent {
             name: "eth0".to_owned(),
             ifindex: 2,
             mac: MacAddress::new([2, 0, 0, 0, 0, 2]),
+            mtu: 1500,
             subnets: vec![Subnet::new(
                 Ipv4Addr::new(10, 80, 0, 2),
                 Ipv4Addr::new(255, 255, 255, 0),
@@ -75,12 +76,13 @@ impl Bench {
             ports: ports(),
             metrics: Arc::new(Metrics::new().unwrap()),
             program: ProgramInfo::default(),
+            place_rows: PlaceRows {
+                sessions: 128,
+                flows: 256,
+            },
             config,
         };
-        let store = FakeMaps {
-            tables: actual,
-            refuse,
-        };
+        let store = FakeMaps::new(actual, refuse);
         let mut bench = Self {
             controller: Controller::new(start, store).unwrap(),
             dir,
@@ -169,6 +171,10 @@ impl Bench {
         self.tables().workers[usize::from(id)]
     }
 
+    fn load(&mut self, id: u16) -> WorkerLoad {
+        self.controller.applier.store_mut().loads[usize::from(id)]
+    }
+
     fn home_has(&self, id: u16) -> bool {
         let live = self.tables().config.generation;
         self.tables().home_of(live).contains(&WorkerId(id))
@@ -188,7 +194,7 @@ fn a_worker_that_joins_is_in_every_table() {
     assert!(!bench.tables().slots_of(live)[100].is_some());
     bench.beat(connection, 3, &[FunctionId::of(FUNCTION)]);
     assert_eq!(bench.warm(), [0]);
-    assert_eq!(bench.tables().loads[0].in_flight, 3);
+    assert_eq!(bench.load(0).in_flight, 3);
 }
 
 #[test]

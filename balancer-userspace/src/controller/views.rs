@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::SocketAddrV4};
 use ebpf_common::{
     LAYOUT_VERSION,
     ids::{FunctionId, WorkerId},
-    maps::{WorkerState, home_index},
+    maps::{WorkerState, home_hash, home_index},
 };
 
 use super::Controller;
@@ -17,6 +17,9 @@ use crate::{
     maps::{MapStore, affinity_name},
     policy,
 };
+
+/// The pool of all workers.
+const ALL_WORKERS: u8 = 0;
 
 impl<S: MapStore> Controller<S> {
     pub(super) fn status(&self) -> Status {
@@ -49,7 +52,7 @@ impl<S: MapStore> Controller<S> {
     pub(super) fn worker(&self, id: WorkerId) -> Option<WorkerStatus> {
         let member = self.membership.get(id)?;
         let load = self.loads.get(id);
-        let row = load.and_then(|load| load.row);
+        let report = load.and_then(|load| load.report).unwrap_or_default();
         let port = policy::port_of(member, &self.ports);
         let state = match port {
             Some(_) => member.state(),
@@ -66,8 +69,8 @@ impl<S: MapStore> Controller<S> {
             drained_by_operator: member.is_drained,
             source: member.source.name().to_owned(),
             interface: port.map(|port| port.name.clone()),
-            in_flight: row.map_or(0, |row| row.in_flight),
-            capacity: row.map_or(0, |row| row.capacity),
+            in_flight: report.in_flight,
+            capacity: report.capacity,
             warm: warm.iter().map(|id| self.function_name(*id)).collect(),
             slots: identity.slots.iter().map(ToString::to_string).collect(),
             db_url: identity.db_url.clone(),
@@ -86,7 +89,12 @@ impl<S: MapStore> Controller<S> {
             .functions
             .iter()
             .map(|(id, entry)| {
-                let home = home_index(actual.config.generation, FunctionId(*id), 0);
+                let home = home_index(
+                    actual.config.generation,
+                    ALL_WORKERS,
+                    home_hash(FunctionId(*id)),
+                    0,
+                );
                 let warm = entry.warm.iter().take(usize::from(entry.warm_len));
                 FunctionStatus {
                     id: FunctionId(*id).to_string(),

@@ -150,10 +150,10 @@ fn layout(pin_path: &Path) -> Result<Option<u32>, LoadError> {
 fn warn_of_other_limits(pin_path: &Path, limits: &Limits) -> Result<(), LoadError> {
     for (map, wanted) in [
         (name::FUNCTIONS, limits.functions),
-        (name::SESSIONS, limits.sessions),
+        (name::SESSIONS, limits.session_rows()),
+        (name::FLOWS, limits.flow_rows()),
     ] {
-        let data = open::data(pin_path, map)?;
-        let found = data.info().map_or(wanted, |info| info.max_entries());
+        let found = open::max_entries(pin_path, map)?;
         if found != wanted {
             warn!(
                 map,

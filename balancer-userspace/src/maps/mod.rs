@@ -19,7 +19,7 @@ use std::path::Path;
 pub use adopt::{DataPlane, DetachError, Detached, detach};
 #[cfg(test)]
 pub(crate) use apply::fake;
-pub use apply::{KernelMaps, MapStore, WriteError};
+pub use apply::{KernelMaps, MapStore, PlaceRows, WriteError};
 pub use attach::{AttachError, Attachment, XdpMode};
 pub use bpffs::BpffsError;
 pub use explain::{ExplainError, explain};

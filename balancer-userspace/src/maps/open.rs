@@ -41,6 +41,16 @@ pub(super) fn data(pin_path: &Path, name: &str) -> Result<MapData, OpenError> {
     })
 }
 
+/// How many entries a map was made for.
+pub(super) fn max_entries(pin_path: &Path, name: &str) -> Result<u32, OpenError> {
+    let data = data(pin_path, name)?;
+    let info = data.info().map_err(|source| OpenError::Type {
+        path: pin_path.join(name),
+        source: Box::new(source),
+    })?;
+    Ok(info.max_entries())
+}
+
 fn typed<T>(pin_path: &Path, name: &str) -> Result<T, OpenError>
 where
     T: TryFrom<Map, Error = MapError>,
@@ -68,6 +78,9 @@ pub(super) fn ports(pin_path: &Path) -> Result<DevMapHash<MapData>, OpenError> {
     typed(pin_path, ebpf_common::maps::name::PORTS)
 }
 
-pub(super) fn counters(pin_path: &Path) -> Result<PerCpuArray<MapData, u64>, OpenError> {
-    typed(pin_path, ebpf_common::maps::name::COUNTERS)
+pub(super) fn per_cpu<V: Pod>(
+    pin_path: &Path,
+    name: &str,
+) -> Result<PerCpuArray<MapData, V>, OpenError> {
+    typed(pin_path, name)
 }

@@ -1,16 +1,21 @@
 //! Reading the pinned maps for people. Works with no control plane running.
 
-use std::{fmt, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
 use aya::{
     Pod,
     maps::{Array, MapData, MapError, PerCpuArray},
 };
 use ebpf_common::{
-    limits::{MAGLEV_TABLE_LEN, SLOTS},
+    limits::{MAGLEV_TABLE_LEN, MAX_POOLS, PLACES_PER_ROW, SLOTS},
     maps::{
-        Affinity, Config, Counter, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey,
-        VipKind, WorkerInfo, WorkerLoad, name,
+        Affinity, Config, Counter, FunctionEntry, PktgenInfo, Place, PlaceRow, TopFunction,
+        Traffic, Vip6Key, VipInfo, VipKey, VipKind, WorkerInfo, WorkerLoad, name,
     },
 };
 use serde_json::{Value, json};
@@ -20,6 +25,7 @@ use super::{OpenError, open};
 use crate::{
     api::types::{CounterValue, MapDump, MapInfo},
     mac::MacAddress,
+    reconcile::tables::AnyVipKey,
 };
 
 /// Entries in one dump; a map may hold millions.
@@ -64,7 +70,7 @@ impl Counters {
     /// # Errors
     /// [`ReadError::Open`].
     pub fn open(pin_path: &Path) -> Result<Self, ReadError> {
-        Ok(Self(open::counters(pin_path)?))
+        Ok(Self(open::per_cpu(pin_path, name::COUNTERS)?))
     }
 
     /// A counter's value on each CPU.
@@ -144,14 +150,20 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
         }
         name::CONFIG => {
             for config in array::<Config>(pin_path, name)? {
-                rows.push(json!({
-                    "generation": config.generation,
-                    "cookie_epoch": config.cookie_epoch,
-                    "cookie_keys": "not shown",
-                }));
+                rows.push(config_row(&config));
             }
         }
-        name::VIPS => hash(pin_path, name, &mut rows, vip_row)?,
+        name::VIPS => hash(pin_path, name, &mut rows, |key: &VipKey, info| {
+            vip_row(AnyVipKey::V4(*key), info)
+        })?,
+        name::VIPS6 => hash(pin_path, name, &mut rows, |key: &Vip6Key, info| {
+            vip_row(AnyVipKey::V6(*key), info)
+        })?,
+        name::VIP_FILTER => {
+            let words = array::<u64>(pin_path, name)?;
+            let bits: u32 = words.iter().map(|word| word.count_ones()).sum();
+            rows.push(json!({ "bits": words.len() * 64, "set": bits }));
+        }
         name::WORKERS => {
             for (id, info) in (0..).zip(array::<WorkerInfo>(pin_path, name)?) {
                 if info != WorkerInfo::ABSENT {
@@ -161,18 +173,37 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
         }
         name::WORKER_LOAD => {
             for (id, load) in (0u16..).zip(array::<WorkerLoad>(pin_path, name)?) {
-                if load.capacity != 0 || load.in_flight != 0 {
-                    let (in_flight, capacity) = (load.in_flight, load.capacity);
-                    rows.push(
-                        json!({ "worker": id, "in_flight": in_flight, "capacity": capacity }),
-                    );
+                if load != WorkerLoad::new(0, 0) {
+                    rows.push(load_row(id, &load));
                 }
             }
         }
         name::FUNCTIONS => hash(pin_path, name, &mut rows, function_row)?,
-        name::SESSIONS => hash(pin_path, name, &mut rows, session_row)?,
+        name::SESSIONS | name::FLOWS => places(pin_path, name, &mut rows)?,
         name::SLOTS => generations(pin_path, name, SLOTS, &mut rows)?,
-        name::HOME => generations(pin_path, name, MAGLEV_TABLE_LEN, &mut rows)?,
+        name::HOME => generations(pin_path, name, MAX_POOLS * MAGLEV_TABLE_LEN, &mut rows)?,
+        name::PKTGEN => {
+            for (row, info) in (0u32..).zip(array::<PktgenInfo>(pin_path, name)?) {
+                if info.functions_len > 0 {
+                    rows.push(pktgen_row(row, &info));
+                }
+            }
+        }
+        name::VIP_COUNTERS => traffic(pin_path, name, "vip_id", &mut rows)?,
+        name::WORKER_COUNTERS => traffic(pin_path, name, "worker", &mut rows)?,
+        name::FUNCTION_COUNTERS => {
+            for top in per_cpu::<TopFunction>(pin_path, name)?
+                .into_iter()
+                .flatten()
+            {
+                if top.function != 0 {
+                    rows.push(json!({
+                        "function": format!("{:016x}", top.function),
+                        "packets": top.packets,
+                    }));
+                }
+            }
+        }
         name::PORTS => {
             for ifindex in open::ports(pin_path)?.keys() {
                 rows.push(json!({ "ifindex": ifindex.map_err(read_error(name))? }));
@@ -261,6 +292,10 @@ fn generations(pin_path: &Path, name: &str, len: u32, rows: &mut Rows) -> Result
         for run in table.chunk_by(|a, b| a == b) {
             let last = first + run.len() - 1;
             let worker = run.first().copied().filter(|id| *id != u16::MAX);
+            if name == name::HOME && worker.is_none() {
+                first = last + 1;
+                continue;
+            }
             rows.push(json!({
                 "generation": copy,
                 "live": copy == live,
@@ -274,19 +309,112 @@ fn generations(pin_path: &Path, name: &str, len: u32, rows: &mut Rows) -> Result
     Ok(())
 }
 
-fn vip_row(key: &VipKey, info: &VipInfo) -> Value {
-    let address = std::net::Ipv4Addr::from(key.addr);
-    if info.kind == VipKind::Address as u8 {
-        json!({ "vip_id": info.vip_id, "address": address, "kind": "address" })
-    } else {
-        json!({
-            "vip_id": info.vip_id,
-            "address": address,
-            "port": u16::from_be_bytes(key.port),
-            "protocol": if key.protocol == 17 { json!("udp") } else { json!(key.protocol) },
-            "kind": "rpc",
-        })
+fn config_row(config: &Config) -> Value {
+    json!({
+        "generation": config.generation,
+        "key_epoch": config.key_epoch,
+        "features": format!("{:#x}", config.features),
+        "home_bound": config.home_bound,
+        "session_rows": config.session_mask + 1,
+        "flow_rows": config.flow_mask + 1,
+        "shed_percent": config.shed_percent,
+        "source_interval_ns": config.source_rate.interval_ns,
+        "unknown_interval_ns": config.unknown_rate.interval_ns,
+        "answer_interval_ns": config.answer_rate.interval_ns,
+        "tunnel_v4": Ipv4Addr::from(config.tunnel_v4),
+        "tunnel_v6": Ipv6Addr::from(config.tunnel_v6),
+        "keys": "not shown",
+    })
+}
+
+fn vip_row(key: AnyVipKey, info: &VipInfo) -> Value {
+    let (address, port, protocol) = key.parts();
+    let kind = info.kind().map_or("unknown", VipKind::name);
+    if info.kind() == Some(VipKind::Address) {
+        return json!({ "vip_id": info.vip_id, "address": address, "kind": kind });
     }
+    json!({
+        "vip_id": info.vip_id,
+        "address": address,
+        "port": if port == 0 { json!("any") } else { json!(port) },
+        "protocol": protocol_name(protocol),
+        "kind": kind,
+        "forward": info.forward().name(),
+        "pool": info.pool,
+    })
+}
+
+/// The name of an IP protocol.
+pub(crate) fn protocol_name(protocol: u8) -> String {
+    match protocol {
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn load_row(id: u16, load: &WorkerLoad) -> Value {
+    json!({
+        "worker": id,
+        "in_flight": load.in_flight_now(),
+        "capacity": load.capacity,
+        "sent": load.sent,
+        "received": load.received,
+        "completed": load.completed,
+        "sequence": load.sequence,
+        "reported_ns": load.reported_ns,
+    })
+}
+
+/// How full a table of places is, and with whose entries. What the entries are of is not kept in it.
+fn places(pin_path: &Path, name: &str, rows: &mut Rows) -> Result<(), ReadError> {
+    let mut by_worker: BTreeMap<u16, u64> = BTreeMap::new();
+    let table = array::<PlaceRow>(pin_path, name)?;
+    let (mut full_rows, mut used) = (0u64, 0u64);
+    for row in &table {
+        let entries = row.places.iter().map(|place| Place(*place));
+        let in_row: Vec<Place> = entries.filter(|place| !place.is_empty()).collect();
+        used += in_row.len() as u64;
+        full_rows += u64::from(in_row.len() == PLACES_PER_ROW as usize);
+        for place in in_row {
+            *by_worker.entry(place.worker().0).or_default() += 1;
+        }
+    }
+    let places = table.len() as u64 * u64::from(PLACES_PER_ROW);
+    rows.push(json!({ "places": places, "entries": used, "full_rows": full_rows }));
+    for (worker, entries) in by_worker {
+        rows.push(json!({ "worker": worker, "entries": entries }));
+    }
+    Ok(())
+}
+
+fn pktgen_row(row: u32, info: &PktgenInfo) -> Value {
+    let len = (info.functions_len as usize).min(info.functions.len());
+    let functions = info.functions[..len].iter();
+    json!({
+        "row": row,
+        "sessions": info.sessions,
+        "functions": functions.map(|id| format!("{id:016x}")).collect::<Vec<_>>(),
+    })
+}
+
+fn per_cpu<V: Pod>(pin_path: &Path, name: &str) -> Result<Vec<Vec<V>>, ReadError> {
+    let map: PerCpuArray<MapData, V> = open::per_cpu(pin_path, name)?;
+    map.iter()
+        .map(|values| values.map(|values| values.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(read_error(name))
+}
+
+fn traffic(pin_path: &Path, name: &str, of: &str, rows: &mut Rows) -> Result<(), ReadError> {
+    for (index, cpus) in (0u32..).zip(per_cpu::<Traffic>(pin_path, name)?) {
+        let packets: u64 = cpus.iter().map(|cpu| cpu.packets).sum();
+        let bytes: u64 = cpus.iter().map(|cpu| cpu.bytes).sum();
+        if packets > 0 {
+            rows.push(json!({ of: index, "packets": packets, "bytes": bytes }));
+        }
+    }
+    Ok(())
 }
 
 fn worker_row(id: u16, info: &WorkerInfo) -> Value {
@@ -296,6 +424,12 @@ fn worker_row(id: u16, info: &WorkerInfo) -> Value {
         "ifindex": info.ifindex,
         "dst_mac": MacAddress::new(info.dst_mac),
         "src_mac": MacAddress::new(info.src_mac),
+        "weight": info.weight,
+        "addr4": Ipv4Addr::from(info.addr4),
+        "addr6": Ipv6Addr::from(info.addr6),
+        "cap": info.cap,
+        "mtu": info.mtu,
+        "flags": info.flags,
     })
 }
 
@@ -305,14 +439,6 @@ fn function_row(id: &u64, entry: &FunctionEntry) -> Value {
         "function": format!("{id:016x}"),
         "affinity": affinity_name(entry.affinity()),
         "warm": &entry.warm[..warm_len],
-    })
-}
-
-fn session_row(key: &SessionKey, entry: &SessionEntry) -> Value {
-    json!({
-        "function": format!("{:016x}", key.function),
-        "session": format!("{:016x}", key.session),
-        "worker": entry.worker,
     })
 }
 

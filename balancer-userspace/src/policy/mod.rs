@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use ebpf_common::{
     ids::WorkerId,
-    maps::{FunctionEntry, VipInfo, VipKey, VipKind, WorkerInfo, WorkerState},
+    maps::{FunctionEntry, NORMAL_WEIGHT, VipInfo, VipKind, WorkerInfo, WorkerState},
 };
 
 pub use warm::{load_step, warm_sets};
@@ -21,7 +21,7 @@ use crate::{
     loads::Loads,
     membership::state::{Member, Membership},
     ports::Ports,
-    reconcile::tables::DesiredTables,
+    reconcile::tables::{AnyVipKey, DesiredTables},
     slots::Slots,
 };
 
@@ -53,11 +53,6 @@ pub fn desired(inputs: &Inputs<'_>) -> DesiredTables {
     let workers = worker_rows(inputs.membership, inputs.ports);
     DesiredTables {
         vips: vip_rows(inputs.vips),
-        loads: inputs
-            .loads
-            .iter()
-            .filter_map(|(id, load)| Some((id, load.row?)))
-            .collect(),
         functions: inputs
             .catalog
             .map(|catalog| function_rows(catalog, &workers, inputs.loads)),
@@ -105,9 +100,12 @@ pub fn worker_rows(membership: &Membership, ports: &Ports) -> BTreeMap<WorkerId,
             let info = WorkerInfo {
                 ifindex: port.map_or(0, |port| port.ifindex),
                 state: row_state(member, ports) as u8,
-                reserved: [0; 3],
+                weight: NORMAL_WEIGHT,
                 dst_mac: member.identity.mac.bytes(),
                 src_mac: port.map_or([0; 6], |port| port.mac.bytes()),
+                addr4: member.identity.address.octets(),
+                mtu: port.map_or(0, |port| port.mtu),
+                ..WorkerInfo::ABSENT
             };
             (id, info)
         })
@@ -130,14 +128,14 @@ fn function_rows(
         .collect()
 }
 
-fn vip_rows(vips: &[VipConfig]) -> HashMap<VipKey, VipInfo> {
+fn vip_rows(vips: &[VipConfig]) -> HashMap<AnyVipKey, VipInfo> {
     let mut rows = HashMap::new();
     for (number, vip) in (0..).zip(vips) {
-        let address = vip.address.octets();
-        rows.entry(VipKey::address_mark(address))
+        let address = vip.address.into();
+        rows.entry(AnyVipKey::address_mark(address))
             .or_insert_with(|| VipInfo::new(number, VipKind::Address));
         rows.insert(
-            VipKey::new(address, vip.port, UDP),
+            AnyVipKey::new(address, vip.port, UDP),
             VipInfo::new(number, VipKind::Rpc),
         );
     }

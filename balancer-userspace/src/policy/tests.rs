@@ -55,6 +55,7 @@ fn ports() -> Ports {
         name: "eth0".to_owned(),
         ifindex: 2,
         mac: MacAddress::new([2, 0, 0, 0, 0, 2]),
+        mtu: 1500,
         subnets: vec![Subnet::new(
             Ipv4Addr::new(10, 80, 0, 2),
             Ipv4Addr::new(255, 255, 0, 0),
@@ -199,9 +200,9 @@ proptest! {
 fn a_vip_has_a_row_for_its_port_and_one_for_its_address() {
     let tables = tables(&[]);
     assert_eq!(tables.vips.len(), 2);
-    let mark = tables.vips[&VipKey::address_mark([10, 99, 0, 1])];
+    let mark = tables.vips[&AnyVipKey::address_mark("10.99.0.1".parse().unwrap())];
     assert_eq!(mark.kind, VipKind::Address as u8);
-    let port = tables.vips[&VipKey::new([10, 99, 0, 1], 9000, UDP)];
+    let port = tables.vips[&AnyVipKey::new("10.99.0.1".parse().unwrap(), 9000, UDP)];
     assert_eq!(port.kind, VipKind::Rpc as u8);
 }
 

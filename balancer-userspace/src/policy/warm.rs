@@ -48,8 +48,8 @@ pub fn warm_sets(
 /// Which quarter of its capacity a worker is in.
 #[must_use]
 pub fn load_step(loads: &Loads, worker: WorkerId) -> u64 {
-    let Some(row) = loads.get(worker).and_then(|load| load.row) else {
+    let Some(report) = loads.get(worker).and_then(|load| load.report) else {
         return 0;
     };
-    u64::from(row.in_flight) * LOAD_STEPS / u64::from(row.capacity).max(1)
+    u64::from(report.in_flight) * LOAD_STEPS / u64::from(report.capacity).max(1)
 }

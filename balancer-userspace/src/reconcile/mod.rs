@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 
 use ebpf_common::{
     ids::WorkerId,
-    limits::{MAGLEV_TABLE_LEN, SLOTS},
+    limits::SLOTS,
     maps::{Config, WorkerInfo, WorkerState},
 };
-use tables::{ActualTables, DesiredTables, MapWrite};
+use tables::{ActualTables, DesiredTables, HOME_LEN, MapWrite, vip_filter};
 
 /// The writes that lead from `actual` to `desired`.
 #[must_use]
@@ -31,15 +31,11 @@ pub fn plan(desired: &DesiredTables, actual: &ActualTables) -> Vec<MapWrite> {
     );
     // A dead worker answers nobody: the sooner its row says so the better, and the rules pass it over.
     worker_writes(&desired.workers, actual, When::Dead, &mut writes);
-    // Its load before the worker, or the warm rule would take it for full.
-    load_writes(desired, actual, false, &mut writes);
     worker_writes(&desired.workers, actual, When::Takes, &mut writes);
     // Now every worker that the new tables name is there.
     table_writes(desired, actual, &mut writes);
     // Functions after the tables: one that loses its warm workers falls through to its home.
     function_writes(desired, actual, &mut writes);
-    // A full worker is passed over by the warm rule, and then the home table must be the new one.
-    load_writes(desired, actual, true, &mut writes);
     vip_writes(desired, actual, &mut writes);
     // No live table names these any more.
     worker_writes(&desired.workers, actual, When::Leaves, &mut writes);
@@ -92,19 +88,6 @@ fn worker_writes(
     }
 }
 
-fn load_writes(
-    desired: &DesiredTables,
-    actual: &ActualTables,
-    full: bool,
-    writes: &mut Vec<MapWrite>,
-) {
-    for (id, load) in &desired.loads {
-        if load.is_full() == full && actual.loads[usize::from(id.0)] != *load {
-            writes.push(MapWrite::Load(*id, *load));
-        }
-    }
-}
-
 /// Writes what differs into the standby copies, then makes them live by the configuration's generation.
 fn table_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
     let live = actual.config.generation;
@@ -117,7 +100,7 @@ fn table_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec
         debug_assert_ne!(is, should);
         writes.push(MapWrite::Slot(start + index, should));
     }
-    let start = (standby & 1) * MAGLEV_TABLE_LEN;
+    let start = (standby & 1) * HOME_LEN;
     for (index, is, should) in differences(actual.home_of(standby), &desired.home) {
         debug_assert_ne!(is, should);
         writes.push(MapWrite::Home(start + index, should));
@@ -154,12 +137,23 @@ fn vip_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<M
         .iter()
         .filter(|(key, info)| actual.vips.get(key) != Some(info))
         .collect();
-    changed.sort_unstable_by_key(|(key, _)| (key.addr, key.port, key.protocol));
+    changed.sort_unstable_by_key(|(key, _)| key.parts());
+    // The bits of the filter before the rows, and cleared after them.
+    let wanted = vip_filter(actual.vips.keys().chain(desired.vips.keys()));
+    filter_writes(&wanted, &actual.vip_filter, writes);
     writes.extend(
         changed
             .into_iter()
             .map(|(key, info)| MapWrite::Vip(*key, *info)),
     );
+}
+
+fn filter_writes(wanted: &[u64], actual: &[u64], writes: &mut Vec<MapWrite>) {
+    for (index, (should, is)) in (0..).zip(wanted.iter().zip(actual)) {
+        if should != is {
+            writes.push(MapWrite::VipFilter(index, *should));
+        }
+    }
 }
 
 fn removals(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
@@ -168,6 +162,9 @@ fn removals(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<Map
         .keys()
         .filter(|key| !desired.vips.contains_key(key));
     writes.extend(vips.copied().map(MapWrite::RemoveVip));
+    // From what `vip_writes` has left.
+    let both = vip_filter(actual.vips.keys().chain(desired.vips.keys()));
+    filter_writes(&vip_filter(desired.vips.keys()), &both, writes);
     if let Some(functions) = &desired.functions {
         let gone = actual
             .functions

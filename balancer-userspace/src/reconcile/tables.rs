@@ -1,22 +1,98 @@
 //! The content of the maps, twice: as it should be and as it is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use ebpf_common::{
     ids::WorkerId,
-    limits::{GENERATIONS, MAGLEV_TABLE_LEN, MAX_WORKERS, SLOTS},
-    maps::{Config, FunctionEntry, VipInfo, VipKey, WorkerInfo, WorkerLoad},
+    limits::{GENERATIONS, MAGLEV_TABLE_LEN, MAX_POOLS, MAX_WORKERS, SLOTS, VIP_FILTER_BITS},
+    maps::{
+        Config, FunctionEntry, Vip6Key, VipInfo, VipKey, WorkerInfo, name, vip_filter_bit,
+        vip6_filter_bit,
+    },
 };
+
+/// Words of `VIP_FILTER`.
+const FILTER_WORDS: usize = (VIP_FILTER_BITS / 64) as usize;
+
+/// The key of a row of `VIPS` or of `VIPS6`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AnyVipKey {
+    /// Of `VIPS`.
+    V4(VipKey),
+    /// Of `VIPS6`.
+    V6(Vip6Key),
+}
+
+impl AnyVipKey {
+    /// The key of `address`:`port` over `protocol`; port 0 is any.
+    #[must_use]
+    pub const fn new(address: IpAddr, port: u16, protocol: u8) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::V4(VipKey::new(address.octets(), port, protocol)),
+            IpAddr::V6(address) => Self::V6(Vip6Key::new(address.octets(), port, protocol)),
+        }
+    }
+
+    /// The key under which `address` is marked as having a VIP.
+    #[must_use]
+    pub const fn address_mark(address: IpAddr) -> Self {
+        Self::new(address, 0, 0)
+    }
+
+    /// Address, port and protocol.
+    #[must_use]
+    pub fn parts(&self) -> (IpAddr, u16, u8) {
+        match self {
+            Self::V4(key) => (key.addr.into(), u16::from_be_bytes(key.port), key.protocol),
+            Self::V6(key) => (key.addr.into(), u16::from_be_bytes(key.port), key.protocol),
+        }
+    }
+
+    /// The map that holds it.
+    #[must_use]
+    pub const fn map(&self) -> &'static str {
+        match self {
+            Self::V4(_) => name::VIPS,
+            Self::V6(_) => name::VIPS6,
+        }
+    }
+
+    fn filter_bit(&self) -> u32 {
+        match self {
+            Self::V4(key) => vip_filter_bit(key.addr),
+            Self::V6(key) => {
+                let [a, b, c, d] = [0, 4, 8, 12].map(|at| {
+                    let mut word = [0; 4];
+                    word.copy_from_slice(&key.addr[at..at + 4]);
+                    u32::from_ne_bytes(word)
+                });
+                vip6_filter_bit([a, b, c, d])
+            }
+        }
+    }
+}
+
+/// `VIP_FILTER` for a set of VIPs.
+#[must_use]
+pub fn vip_filter<'a>(keys: impl Iterator<Item = &'a AnyVipKey>) -> Vec<u64> {
+    let mut words = vec![0; FILTER_WORDS];
+    for key in keys {
+        let bit = key.filter_bit();
+        words[(bit / 64) as usize] |= 1 << (bit % 64);
+    }
+    words
+}
 
 /// What the maps should hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredTables {
-    /// Rows of `VIPS`.
-    pub vips: HashMap<VipKey, VipInfo>,
+    /// Rows of `VIPS` and `VIPS6`.
+    pub vips: HashMap<AnyVipKey, VipInfo>,
     /// Rows of `WORKERS`; every other row is absent.
     pub workers: BTreeMap<WorkerId, WorkerInfo>,
-    /// Rows of `WORKER_LOAD`; every other row stays as it is.
-    pub loads: BTreeMap<WorkerId, WorkerLoad>,
     /// Rows of `FUNCTIONS`; none means that they stay as they are.
     pub functions: Option<BTreeMap<u64, FunctionEntry>>,
     /// Owner of each slot.
@@ -27,15 +103,16 @@ pub struct DesiredTables {
     pub ports: BTreeSet<u32>,
 }
 
-/// What the maps hold: read once when they are opened, and from then on kept in step with each write.
+/// What the maps hold: read once when they are opened, and from then on kept in step with each write. Without
+/// `WORKER_LOAD`, which the program writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActualTables {
-    /// `VIPS`.
-    pub vips: HashMap<VipKey, VipInfo>,
+    /// `VIPS` and `VIPS6`.
+    pub vips: HashMap<AnyVipKey, VipInfo>,
     /// `WORKERS`, by worker id.
     pub workers: Vec<WorkerInfo>,
-    /// `WORKER_LOAD`, by worker id.
-    pub loads: Vec<WorkerLoad>,
+    /// `VIP_FILTER`.
+    pub vip_filter: Vec<u64>,
     /// `FUNCTIONS`.
     pub functions: HashMap<u64, FunctionEntry>,
     /// `SLOTS`, both copies.
@@ -57,8 +134,6 @@ pub enum MapWrite {
     RemovePort(u32),
     /// Sets a worker's row.
     Worker(WorkerId, WorkerInfo),
-    /// Sets a worker's load.
-    Load(WorkerId, WorkerLoad),
     /// Sets a function's row.
     Function(u64, FunctionEntry),
     /// Removes a function.
@@ -70,25 +145,26 @@ pub enum MapWrite {
     /// Sets the configuration, and so which copies are live.
     Config(Config),
     /// Sets a VIP's row.
-    Vip(VipKey, VipInfo),
+    Vip(AnyVipKey, VipInfo),
     /// Removes a VIP.
-    RemoveVip(VipKey),
+    RemoveVip(AnyVipKey),
+    /// Sets a word of `VIP_FILTER`.
+    VipFilter(u32, u64),
 }
 
 impl MapWrite {
     /// The map that it changes.
     #[must_use]
     pub const fn map(&self) -> &'static str {
-        use ebpf_common::maps::name;
         match self {
             Self::AddPort(_) | Self::RemovePort(_) => name::PORTS,
             Self::Worker(..) => name::WORKERS,
-            Self::Load(..) => name::WORKER_LOAD,
             Self::Function(..) | Self::RemoveFunction(_) => name::FUNCTIONS,
             Self::Slot(..) => name::SLOTS,
             Self::Home(..) => name::HOME,
             Self::Config(_) => name::CONFIG,
-            Self::Vip(..) | Self::RemoveVip(_) => name::VIPS,
+            Self::Vip(key, _) | Self::RemoveVip(key) => key.map(),
+            Self::VipFilter(..) => name::VIP_FILTER,
         }
     }
 }
@@ -101,17 +177,12 @@ impl ActualTables {
         Self {
             vips: HashMap::new(),
             workers: vec![WorkerInfo::ABSENT; MAX_WORKERS as usize],
-            loads: vec![NO_LOAD; MAX_WORKERS as usize],
+            vip_filter: vec![0; FILTER_WORDS],
             functions: HashMap::new(),
             slots: vec![zero; (GENERATIONS * SLOTS) as usize],
-            home: vec![zero; (GENERATIONS * MAGLEV_TABLE_LEN) as usize],
+            home: vec![zero; (GENERATIONS * HOME_LEN) as usize],
             ports: BTreeSet::new(),
-            config: Config {
-                generation: 0,
-                cookie_epoch: 0,
-                cookie_keys: [[0; 2]; 2],
-                reserved: 0,
-            },
+            config: Config::ZERO,
         }
     }
 
@@ -121,10 +192,10 @@ impl ActualTables {
         copy(&self.slots, generation, SLOTS)
     }
 
-    /// The copy of `HOME` for `generation`.
+    /// The table of pool 0 in the copy of `HOME` for `generation`.
     #[must_use]
     pub fn home_of(&self, generation: u32) -> &[WorkerId] {
-        copy(&self.home, generation, MAGLEV_TABLE_LEN)
+        &copy(&self.home, generation, HOME_LEN)[..MAGLEV_TABLE_LEN as usize]
     }
 
     /// Follows a write that the kernel has taken.
@@ -137,7 +208,6 @@ impl ActualTables {
                 self.ports.remove(&ifindex);
             }
             MapWrite::Worker(id, info) => self.workers[usize::from(id.0)] = info,
-            MapWrite::Load(id, load) => self.loads[usize::from(id.0)] = load,
             MapWrite::Function(id, entry) => {
                 self.functions.insert(id, entry);
             }
@@ -153,14 +223,13 @@ impl ActualTables {
             MapWrite::RemoveVip(key) => {
                 self.vips.remove(&key);
             }
+            MapWrite::VipFilter(index, word) => self.vip_filter[index as usize] = word,
         }
     }
 }
 
-const NO_LOAD: WorkerLoad = WorkerLoad {
-    in_flight: 0,
-    capacity: 0,
-};
+/// Entries of one generation of `HOME`.
+pub(super) const HOME_LEN: u32 = MAX_POOLS * MAGLEV_TABLE_LEN;
 
 fn copy(table: &[WorkerId], generation: u32, len: u32) -> &[WorkerId] {
     let start = ((generation & 1) * len) as usize;

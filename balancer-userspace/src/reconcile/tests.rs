@@ -5,14 +5,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use ebpf_common::{
     cookie::CookieScope,
     ids::{FunctionId, SlotId},
-    maps::{
-        Affinity, Counter, FunctionEntry, SessionEntry, SessionKey, VipInfo, VipKey, VipKind,
-        WorkerLoad,
-    },
+    maps::{Affinity, FunctionEntry, NORMAL_WEIGHT, VipInfo, VipKind},
     wire::{RpcHeader, flags},
 };
 use proptest::prelude::*;
-use xdp_balancer::{SessionError, Tables};
+use tables::AnyVipKey;
+use xdp_balancer::{
+    Verdict, balance,
+    testing::{
+        FakeTables, HostPacket,
+        frame::{Frame, VIP, VIP_PORT},
+    },
+};
 
 use super::*;
 use crate::policy::maglev;
@@ -88,7 +92,7 @@ fn tables(scene: &Scene) -> DesiredTables {
     let mut vips = HashMap::new();
     if scene.has_vip {
         vips.insert(
-            VipKey::new([10, 99, 0, 1], 9000, 17),
+            AnyVipKey::new("10.99.0.9".parse().unwrap(), 9000, 17),
             VipInfo::new(0, VipKind::Rpc),
         );
     }
@@ -100,20 +104,14 @@ fn tables(scene: &Scene) -> DesiredTables {
                 let info = WorkerInfo {
                     ifindex: *scene.ports.first().unwrap(),
                     state: state(id) as u8,
+                    weight: NORMAL_WEIGHT,
+                    // An ERROR goes back to the client, a request to one of these.
+                    dst_mac: [2, 0, 0, 0, 1, id as u8],
                     ..WorkerInfo::ABSENT
                 };
                 (WorkerId(id), info)
             })
             .collect(),
-        loads: (0..WORKERS)
-            .map(|id| {
-                let load = WorkerLoad {
-                    in_flight: scene.in_flight[usize::from(id)],
-                    capacity: 32,
-                };
-                (WorkerId(id), load)
-            })
-            .collect::<BTreeMap<_, _>>(),
         functions: Some((0..).zip(&scene.functions).filter_map(function).collect()),
         slots: (0..SLOTS).map(owner).collect(),
         home: maglev::table(&up),
@@ -137,78 +135,85 @@ struct Packet {
     session: Option<u16>,
 }
 
-/// What the data plane's own code does with it.
-fn route(tables: &ActualTables, packet: Packet) -> Option<WorkerId> {
-    let mut header = RpcHeader::request(FunctionId(packet.function), packet.request_id);
-    if let Some(slot) = packet.slot {
-        header.flags |= flags::HAS_SLOT;
-        header.slot = SlotId(slot);
-    }
-    if packet.session.is_some() {
-        header.flags |= flags::HAS_SESSION;
-        header.session_id = 1;
-    }
-    if let Some(worker) = packet.cookie {
-        let scope = CookieScope {
-            function: header.function,
-            session: header.session_id,
-        };
-        header.flags |= flags::HAS_COOKIE;
-        header.route_cookie = tables.config.cookie_keys().seal(WorkerId(worker), scope);
-    }
-    let view = View {
-        tables,
-        session: packet.session,
-    };
-    let placement = xdp_balancer::route::route(&header, &view);
-    placement.ok().map(|placement| placement.worker)
-}
+/// The tables as the program sees them, with a VIP of their own.
+struct Mirror(FakeTables, Vec<u32>);
 
-/// The tables as the program sees them.
-struct View<'a> {
-    tables: &'a ActualTables,
-    session: Option<u16>,
-}
+impl Mirror {
+    fn new(actual: &ActualTables, in_flight: &[u32]) -> Self {
+        let mut mirror = Self(FakeTables::default(), in_flight.to_vec());
+        mirror.0.add_vip(VIP, VIP_PORT);
+        mirror.set_generation(actual.config.generation);
+        for (id, info) in (0..).zip(&actual.workers[..usize::from(WORKERS)]) {
+            mirror.apply(&MapWrite::Worker(WorkerId(id), *info));
+        }
+        for (id, entry) in &actual.functions {
+            mirror.apply(&MapWrite::Function(*id, *entry));
+        }
+        mirror.0.slots = (0..).zip(actual.slots.iter().copied()).collect();
+        mirror.0.home = (0..).zip(actual.home.iter().copied()).collect();
+        mirror.0.ports = actual.ports.clone();
+        mirror
+    }
 
-impl Tables for View<'_> {
-    fn config(&self) -> Option<&Config> {
-        Some(&self.tables.config)
+    fn set_generation(&mut self, generation: u32) {
+        self.0.config.as_mut().unwrap().generation = generation;
     }
-    fn vip(&self, key: &VipKey) -> Option<&VipInfo> {
-        self.tables.vips.get(key)
+
+    fn apply(&mut self, write: &MapWrite) {
+        let tables = &mut self.0;
+        match write {
+            MapWrite::AddPort(ifindex) => drop(tables.ports.insert(*ifindex)),
+            MapWrite::RemovePort(ifindex) => drop(tables.ports.remove(ifindex)),
+            MapWrite::Worker(id, info) => drop(tables.workers.insert(*id, *info)),
+            MapWrite::Function(id, entry) => drop(tables.functions.insert(FunctionId(*id), *entry)),
+            MapWrite::RemoveFunction(id) => drop(tables.functions.remove(&FunctionId(*id))),
+            MapWrite::Slot(index, owner) => drop(tables.slots.insert(*index, *owner)),
+            MapWrite::Home(index, worker) => drop(tables.home.insert(*index, *worker)),
+            MapWrite::Config(config) => self.set_generation(config.generation),
+            // The packets are for the mirror's own VIP.
+            MapWrite::Vip(..) | MapWrite::RemoveVip(_) | MapWrite::VipFilter(..) => {}
+        }
     }
-    fn worker(&self, worker: WorkerId) -> Option<&WorkerInfo> {
-        self.tables.workers.get(usize::from(worker.0))
+
+    /// Where the data plane's own code sends `packet`.
+    fn route(&mut self, packet: Packet) -> Option<WorkerId> {
+        let mut header = RpcHeader::request(FunctionId(packet.function), packet.request_id);
+        if let Some(slot) = packet.slot {
+            header.flags |= flags::HAS_SLOT;
+            header.slot = SlotId(slot);
+        }
+        if packet.session.is_some() {
+            header.flags |= flags::HAS_SESSION;
+            header.session_id = 1;
+        }
+        if let Some(worker) = packet.cookie {
+            let scope = CookieScope {
+                function: header.function,
+                session: header.session_id,
+            };
+            header.flags |= flags::HAS_COOKIE;
+            let keys = self.0.config.unwrap().cookie_keys();
+            header.route_cookie = keys.seal(WorkerId(worker), scope);
+        }
+        self.0
+            .sessions
+            .iter()
+            .flatten()
+            .for_each(|place| place.set(0));
+        if let Some(worker) = packet.session {
+            self.0.set_session(header.function, 1, WorkerId(worker));
+        }
+        // What is asked here is about tables: no packet changes the loads for the next one.
+        for (id, in_flight) in (0..).zip(&self.1) {
+            self.0.set_load(id, *in_flight, 32);
+        }
+        let mut frame = HostPacket::new(Frame::rpc(header, b"").bytes());
+        let verdict = balance(&mut frame, &self.0);
+        let workers = self.0.worker_counters.take();
+        let is_sent =
+            matches!(verdict, Verdict::Tx | Verdict::Redirect { .. }) && frame.bytes[4] == 1;
+        workers.into_keys().next().filter(|_| is_sent)
     }
-    fn worker_load(&self, worker: WorkerId) -> Option<&WorkerLoad> {
-        self.tables.loads.get(usize::from(worker.0))
-    }
-    fn function(&self, function: FunctionId) -> Option<&FunctionEntry> {
-        self.tables.functions.get(&function.0)
-    }
-    fn session(&self, _: &SessionKey) -> Option<SessionEntry> {
-        let worker = self.session?;
-        Some(SessionEntry {
-            worker,
-            reserved: 0,
-        })
-    }
-    fn create_session(&self, _: &SessionKey, _: SessionEntry) -> Result<(), SessionError> {
-        Ok(())
-    }
-    fn move_session(&self, _: &SessionKey, _: SessionEntry) -> Result<(), SessionError> {
-        Ok(())
-    }
-    fn slot(&self, index: u32) -> Option<WorkerId> {
-        self.tables.slots.get(index as usize).copied()
-    }
-    fn home(&self, index: u32) -> Option<WorkerId> {
-        self.tables.home.get(index as usize).copied()
-    }
-    fn redirect(&self, ifindex: u32) -> bool {
-        self.tables.ports.contains(&ifindex)
-    }
-    fn count(&self, _: Counter) {}
 }
 
 fn any_packet() -> impl Strategy<Value = Packet> {
@@ -240,6 +245,7 @@ proptest! {
             prop_assert_eq!(actual.slots_of(live), &desired.slots);
             prop_assert_eq!(actual.home_of(live), &desired.home);
             prop_assert_eq!(&actual.vips, &desired.vips);
+            prop_assert_eq!(&actual.vip_filter, &vip_filter(desired.vips.keys()));
             prop_assert_eq!(&actual.ports, &desired.ports);
             let functions: BTreeMap<_, _> = actual.functions.clone().into_iter().collect();
             prop_assert_eq!(Some(functions), desired.functions);
@@ -266,8 +272,10 @@ proptest! {
         run(&mut actual, &tables(&before));
         let desired = tables(&after);
         let writes = plan(&desired, &actual);
+        let mut mirror = Mirror::new(&actual, &after.in_flight);
         let mut end = actual.clone();
         writes.iter().for_each(|write| end.apply(write));
+        let mut end = Mirror::new(&end, &after.in_flight);
 
         let is_dead = |id: WorkerId| {
             desired.workers.get(&id).is_none_or(|info| info.state() == WorkerState::Down)
@@ -275,21 +283,20 @@ proptest! {
         let claims: Vec<Packet> = packets
             .into_iter()
             .filter(|packet| {
-                route(&actual, *packet).is_some_and(|id| !is_dead(id))
-                    && route(&end, *packet).is_some()
+                mirror.route(*packet).is_some_and(|id| !is_dead(id)) && end.route(*packet).is_some()
             })
             .collect();
         // Every prefix matters, but between two writes to a standby copy nothing can change: look
         // after each other write, and at some of those.
         let looked_at: BTreeSet<usize> = cuts.iter().map(|cut| cut.index(writes.len().max(1))).collect();
         for (number, write) in writes.iter().enumerate() {
-            actual.apply(write);
+            mirror.apply(write);
             let is_table = matches!(write, MapWrite::Home(..) | MapWrite::Slot(..));
             if is_table && !looked_at.contains(&number) {
                 continue;
             }
             for packet in &claims {
-                prop_assert!(route(&actual, *packet).is_some(), "{packet:?} after write {number}, {write:?}");
+                prop_assert!(mirror.route(*packet).is_some(), "{packet:?} after write {number}, {write:?}");
             }
         }
     }

@@ -9,11 +9,14 @@ mod frame;
 use std::{path::Path, thread};
 
 use aya::{
-    maps::{HashMap, MapData, MapError},
+    maps::{Array, MapData, MapError},
     programs::{ProgramError, TestRun, TestRunOptions, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
-use ebpf_common::maps::{Class, Counter, SessionEntry, SessionKey, WorkerInfo, name};
+use ebpf_common::{
+    hash::table_hash,
+    maps::{Class, Config, Counter, PlaceRow, WorkerInfo, name, row_index},
+};
 use frame::{frame, header, hex, packet_out};
 use nix::{
     errno::Errno,
@@ -85,8 +88,9 @@ struct Asker {
     program: Xdp,
     counters: Counters,
     workers: Vec<WorkerInfo>,
-    sessions: HashMap<MapData, SessionKey, SessionEntry>,
-    session: Option<SessionKey>,
+    sessions: Array<MapData, PlaceRow>,
+    /// The row of `SESSIONS` that the request may change.
+    session_row: Option<u32>,
     /// The interface that the packet pretends to come in by: the first port.
     ingress: Option<u32>,
     cpu: usize,
@@ -106,6 +110,9 @@ impl Asker {
             .iter()
             .collect::<Result<_, _>>()
             .map_err(map_error(name::WORKERS))?;
+        let config = open::array::<Config>(pin_path, name::CONFIG)?
+            .get(&0, 0)
+            .map_err(map_error(name::CONFIG))?;
         let ports = open::ports(pin_path)?;
         let program = Xdp::from_pin(program_pin(pin_path), XdpAttachType::Interface)
             .map_err(|source| ExplainError::Run(Box::new(source)))?;
@@ -113,10 +120,10 @@ impl Asker {
             program,
             counters: Counters::open(pin_path)?,
             workers,
-            sessions: open::hash(pin_path, name::SESSIONS)?,
-            session: request.session.map(|session| SessionKey {
-                function: header.function.0,
-                session,
+            sessions: open::array(pin_path, name::SESSIONS)?,
+            session_row: request.session.map(|session| {
+                let hash = table_hash(config.table_secret(), session, header.function.0);
+                row_index(hash, config.session_mask)
             }),
             ingress: ports.keys().flatten().min(),
             cpu: stay_on_one_cpu()?,
@@ -156,17 +163,15 @@ impl Asker {
 
     /// Runs the program once and leaves the session table as it was.
     fn run(&mut self) -> Result<Run, ExplainError> {
-        let session_before = self.session_entry()?;
+        let row_before = self.session_places()?;
         let before = self.counts()?;
         let (verdict, frame) = self.run_program()?;
         let after = self.counts()?;
-        if let Some(key) = self.session
-            && self.session_entry()? != session_before
+        if let (Some(index), Some(row)) = (self.session_row, row_before)
+            && self.session_places()? != row_before
         {
-            let restored = match session_before {
-                Some(entry) => self.sessions.insert(key, entry, 0),
-                None => self.sessions.remove(&key),
-            };
+            // With it goes what live traffic wrote to this row of eight in the meantime, which its next packet repairs.
+            let restored = self.sessions.set(index, row, 0);
             restored.map_err(map_error(name::SESSIONS))?;
         }
         let moved = Counter::ALL
@@ -221,15 +226,11 @@ impl Asker {
             .collect()
     }
 
-    fn session_entry(&self) -> Result<Option<SessionEntry>, ExplainError> {
-        let Some(key) = self.session else {
-            return Ok(None);
-        };
-        match self.sessions.get(&key, 0) {
-            Ok(entry) => Ok(Some(entry)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(map_error(name::SESSIONS)(error)),
-        }
+    fn session_places(&self) -> Result<Option<PlaceRow>, ExplainError> {
+        self.session_row
+            .map(|index| self.sessions.get(&index, 0))
+            .transpose()
+            .map_err(map_error(name::SESSIONS))
     }
 
     fn worker(&self, out: &PacketOut) -> Option<ExplainedWorker> {
