@@ -196,6 +196,14 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Rows of the `FUNCTIONS` map: see [`ebpf_common::cuckoo`].
+    #[must_use]
+    pub const fn function_rows(&self) -> u32 {
+        (2 * self.functions).next_power_of_two()
+    }
+}
+
 const fn place_rows(places: u32) -> u32 {
     places.div_ceil(PLACES_PER_ROW).next_power_of_two()
 }

@@ -36,7 +36,7 @@ use crate::{
     catalog::Catalog,
     config::{Config, StaticWorker},
     loads::{Loads, Report},
-    maps::{MapStore, PlaceRows},
+    maps::{MapStore, TableRows},
     membership::{
         persist::Persisted,
         protocol::Heartbeat,
@@ -68,7 +68,7 @@ pub(crate) struct Start {
     pub(crate) catalog: Option<Catalog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) program: ProgramInfo,
-    pub(crate) place_rows: PlaceRows,
+    pub(crate) table_rows: TableRows,
 }
 
 /// What is told of the program.
@@ -167,7 +167,7 @@ impl<S: MapStore> Controller<S> {
             metrics: start.metrics,
             is_dirty: true,
         };
-        controller.complete_config(start.place_rows);
+        controller.complete_config(start.table_rows);
         controller.reset_static_loads();
         Ok(controller)
     }

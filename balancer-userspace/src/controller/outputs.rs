@@ -7,12 +7,13 @@ use std::{
 };
 
 use ebpf_common::maps::Config as ConfigRow;
+use nix::time::{ClockId, clock_getres};
 use tracing::warn;
 
 use super::Controller;
 use crate::{
     loads::Report,
-    maps::{MapStore, PlaceRows},
+    maps::{MapStore, TableRows},
     membership::{
         persist::Persisted,
         server::Shared,
@@ -20,6 +21,9 @@ use crate::{
     },
     reconcile::tables::MapWrite,
 };
+
+/// 250 ticks a second, as most distributions have it.
+const COMMON_TICK_NS: u32 = 4_000_000;
 
 impl<S: MapStore> Controller<S> {
     /// Tells all workers who holds which slots and what cookies are made with.
@@ -51,7 +55,7 @@ impl<S: MapStore> Controller<S> {
 
     /// Fills in what no plan is about. Keys and secrets are made by the first control plane of a data plane; the pinned
     /// map keeps them.
-    pub(super) fn complete_config(&mut self, rows: PlaceRows) {
+    pub(super) fn complete_config(&mut self, rows: TableRows) {
         let config = self.applier.actual().config;
         let complete = completed(config, rows);
         if complete != config {
@@ -119,7 +123,17 @@ impl<S: MapStore> Controller<S> {
     }
 }
 
-fn completed(config: ConfigRow, rows: PlaceRows) -> ConfigRow {
+/// The coarse clock moves with each tick of the kernel's timer, and says so.
+fn tick_ns() -> u32 {
+    let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE);
+    resolution
+        .ok()
+        .and_then(|tick| u32::try_from(tick.tv_nsec()).ok())
+        .filter(|tick| *tick > 0)
+        .unwrap_or(COMMON_TICK_NS)
+}
+
+fn completed(config: ConfigRow, rows: TableRows) -> ConfigRow {
     let made = |secret: [u64; 2]| {
         if secret == [0; 2] {
             rand::random()
@@ -130,6 +144,8 @@ fn completed(config: ConfigRow, rows: PlaceRows) -> ConfigRow {
     ConfigRow {
         session_mask: rows.sessions - 1,
         flow_mask: rows.flows - 1,
+        function_mask: rows.functions - 1,
+        tick_ns: tick_ns(),
         table_secret: made(config.table_secret),
         cookie_keys: config.cookie_keys.map(made),
         token_keys: config.token_keys.map(made),

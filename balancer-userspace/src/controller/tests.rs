@@ -76,9 +76,10 @@ impl Bench {
             ports: ports(),
             metrics: Arc::new(Metrics::new().unwrap()),
             program: ProgramInfo::default(),
-            place_rows: PlaceRows {
+            table_rows: TableRows {
                 sessions: 128,
                 flows: 256,
+                functions: 2048,
             },
             config,
         };

@@ -149,7 +149,7 @@ fn layout(pin_path: &Path) -> Result<Option<u32>, LoadError> {
 
 fn warn_of_other_limits(pin_path: &Path, limits: &Limits) -> Result<(), LoadError> {
     for (map, wanted) in [
-        (name::FUNCTIONS, limits.functions),
+        (name::FUNCTIONS, limits.function_rows()),
         (name::SESSIONS, limits.session_rows()),
         (name::FLOWS, limits.flow_rows()),
     ] {

@@ -2,29 +2,40 @@
 
 use std::{fmt, path::Path};
 
-use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, xdp::XdpMapError};
+use aya::maps::{Array, DevMapHash, MapData, MapError, xdp::XdpMapError};
 use ebpf_common::{
-    ids::WorkerId,
-    maps::{Config, FunctionEntry, Vip6Key, VipInfo, VipKey, WorkerInfo, WorkerLoad, name},
+    ids::{FunctionId, WorkerId},
+    maps::{Config, FunctionRow, Vip6Row, VipRow, WorkerInfo, WorkerLoad, name},
 };
 use nix::errno::Errno;
 use thiserror::Error;
 
-use super::{OpenError, open};
+use super::{OpenError, open, placed::Placed};
 use crate::{
     loads::Report,
     reconcile::tables::{ActualTables, AnyVipKey, MapWrite},
 };
 
-/// The kernel did not take a write.
+/// A write was not carried out.
 #[derive(Debug, Error)]
-#[error("cannot write map {map}{}", mend(.source))]
-pub struct WriteError {
-    /// The map.
-    pub map: &'static str,
-    /// The cause.
-    #[source]
-    pub source: Box<XdpMapError>,
+pub enum WriteError {
+    /// The kernel did not take it.
+    #[error("cannot write map {map}{}", mend(.source))]
+    Kernel {
+        /// The map.
+        map: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<XdpMapError>,
+    },
+    /// There is no room for one more entry.
+    #[error(
+        "map {map} is full; raise its size in [limits] and load anew (`warmpath balancer detach`, then start)"
+    )]
+    Full {
+        /// The map.
+        map: &'static str,
+    },
 }
 
 fn mend(error: &XdpMapError) -> &'static str {
@@ -58,24 +69,26 @@ pub trait MapStore {
     fn report_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError>;
 }
 
-/// How many rows the tables of places have: powers of two.
+/// How many rows the tables have that are found by a hash: powers of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlaceRows {
+pub struct TableRows {
     /// Of `SESSIONS`.
     pub sessions: u32,
     /// Of `FLOWS`.
     pub flows: u32,
+    /// Of `FUNCTIONS`.
+    pub functions: u32,
 }
 
 /// The pinned maps, open.
 pub struct KernelMaps {
     config: Array<MapData, Config>,
-    vips: HashMap<MapData, VipKey, VipInfo>,
-    vips6: HashMap<MapData, Vip6Key, VipInfo>,
+    vips: Placed<VipRow>,
+    vips6: Placed<Vip6Row>,
     vip_filter: Array<MapData, u64>,
     workers: Array<MapData, WorkerInfo>,
     loads: Array<MapData, WorkerLoad>,
-    functions: HashMap<MapData, u64, FunctionEntry>,
+    functions: Placed<FunctionRow>,
     slots: Array<MapData, u16>,
     home: Array<MapData, u16>,
     ports: DevMapHash<MapData>,
@@ -98,26 +111,27 @@ impl KernelMaps {
     pub fn open(pin_path: &Path) -> Result<Self, OpenError> {
         Ok(Self {
             config: open::array(pin_path, name::CONFIG)?,
-            vips: open::hash(pin_path, name::VIPS)?,
-            vips6: open::hash(pin_path, name::VIPS6)?,
+            vips: Placed::open(pin_path, name::VIPS)?,
+            vips6: Placed::open(pin_path, name::VIPS6)?,
             vip_filter: open::array(pin_path, name::VIP_FILTER)?,
-            session_rows: rows(pin_path, name::SESSIONS)?,
-            flow_rows: rows(pin_path, name::FLOWS)?,
+            session_rows: usable_rows(pin_path, name::SESSIONS)?,
+            flow_rows: usable_rows(pin_path, name::FLOWS)?,
             workers: open::array(pin_path, name::WORKERS)?,
             loads: open::array(pin_path, name::WORKER_LOAD)?,
-            functions: open::hash(pin_path, name::FUNCTIONS)?,
+            functions: Placed::open(pin_path, name::FUNCTIONS)?,
             slots: open::array(pin_path, name::SLOTS)?,
             home: open::array(pin_path, name::HOME)?,
             ports: open::ports(pin_path)?,
         })
     }
 
-    /// Rows of `SESSIONS` and of `FLOWS` that the program can use.
+    /// How many rows the program can use.
     #[must_use]
-    pub const fn place_rows(&self) -> PlaceRows {
-        PlaceRows {
+    pub fn table_rows(&self) -> TableRows {
+        TableRows {
             sessions: self.session_rows,
             flows: self.flow_rows,
+            functions: self.functions.rows(),
         }
     }
 
@@ -131,17 +145,21 @@ impl KernelMaps {
         };
         let v4 = self
             .vips
-            .iter()
+            .entries()
             .map(|row| row.map(|(key, info)| (AnyVipKey::V4(key), info)));
         let v6 = self
             .vips6
-            .iter()
+            .entries()
             .map(|row| row.map(|(key, info)| (AnyVipKey::V6(key), info)));
         Ok(ActualTables {
             vips: v4.chain(v6).collect::<Result<_, _>>()?,
             vip_filter: self.vip_filter.iter().collect::<Result<_, _>>()?,
             workers: self.workers.iter().collect::<Result<_, _>>()?,
-            functions: self.functions.iter().collect::<Result<_, _>>()?,
+            functions: self
+                .functions
+                .entries()
+                .map(|row| row.map(|(id, entry)| (id.0, entry)))
+                .collect::<Result<_, _>>()?,
             slots: ids(&self.slots)?,
             home: ids(&self.home)?,
             ports: self.ports.keys().collect::<Result<_, _>>()?,
@@ -153,32 +171,26 @@ impl KernelMaps {
 impl MapStore for KernelMaps {
     fn write(&mut self, write: &MapWrite) -> Result<(), WriteError> {
         let result = match *write {
+            MapWrite::Vip(AnyVipKey::V4(key), info) => return self.vips.insert(key, info),
+            MapWrite::Vip(AnyVipKey::V6(key), info) => return self.vips6.insert(key, info),
+            MapWrite::RemoveVip(AnyVipKey::V4(key)) => return self.vips.remove(&key),
+            MapWrite::RemoveVip(AnyVipKey::V6(key)) => return self.vips6.remove(&key),
+            MapWrite::Function(id, entry) => return self.functions.insert(FunctionId(id), entry),
+            MapWrite::RemoveFunction(id) => return self.functions.remove(&FunctionId(id)),
             MapWrite::AddPort(ifindex) => self.ports.insert(ifindex, ifindex, None, 0),
             // The kernel itself removes the entry of an interface that goes away.
             MapWrite::RemovePort(ifindex) => gone_is_fine(self.ports.remove(ifindex)),
             MapWrite::Worker(id, info) => {
                 self.workers.set(id.0.into(), info, 0).map_err(Into::into)
             }
-            MapWrite::Function(id, entry) => {
-                self.functions.insert(id, entry, 0).map_err(Into::into)
-            }
-            MapWrite::RemoveFunction(id) => gone_is_fine(self.functions.remove(&id)),
             MapWrite::Slot(index, owner) => self.slots.set(index, owner.0, 0).map_err(Into::into),
             MapWrite::Home(index, worker) => self.home.set(index, worker.0, 0).map_err(Into::into),
             MapWrite::Config(config) => self.config.set(0, config, 0).map_err(Into::into),
-            MapWrite::Vip(AnyVipKey::V4(key), info) => {
-                self.vips.insert(key, info, 0).map_err(Into::into)
-            }
-            MapWrite::Vip(AnyVipKey::V6(key), info) => {
-                self.vips6.insert(key, info, 0).map_err(Into::into)
-            }
-            MapWrite::RemoveVip(AnyVipKey::V4(key)) => gone_is_fine(self.vips.remove(&key)),
-            MapWrite::RemoveVip(AnyVipKey::V6(key)) => gone_is_fine(self.vips6.remove(&key)),
             MapWrite::VipFilter(index, word) => {
                 self.vip_filter.set(index, word, 0).map_err(Into::into)
             }
         };
-        result.map_err(|source| WriteError {
+        result.map_err(|source| WriteError::Kernel {
             map: write.map(),
             source: Box::new(source),
         })
@@ -211,14 +223,14 @@ const fn reported(load: WorkerLoad, report: Report) -> WorkerLoad {
 }
 
 fn load_error(source: MapError) -> WriteError {
-    WriteError {
+    WriteError::Kernel {
         map: name::WORKER_LOAD,
         source: Box::new(source.into()),
     }
 }
 
 /// The program finds a row by masking a hash, so only as many rows as a power of two are of use.
-fn rows(pin_path: &Path, name: &str) -> Result<u32, OpenError> {
+pub(super) fn usable_rows(pin_path: &Path, name: &str) -> Result<u32, OpenError> {
     let rows = open::max_entries(pin_path, name)?;
     Ok(if rows.is_power_of_two() {
         rows
@@ -282,7 +294,7 @@ pub(crate) mod fake {
 
         fn write(&mut self, write: &MapWrite) -> Result<(), WriteError> {
             if (self.refuse)(write) {
-                return Err(WriteError {
+                return Err(WriteError::Kernel {
                     map: write.map(),
                     source: Box::new(XdpMapError::MapError(MapError::KeyNotFound)),
                 });

@@ -106,7 +106,7 @@ pub(super) fn fresh(object: &[u8], pin_path: &Path, limits: &Limits) -> Result<(
     remove_leftovers(pin_path)?;
     let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries(name::FUNCTIONS, limits.functions)
+        .map_max_entries(name::FUNCTIONS, limits.function_rows())
         .map_max_entries(name::SESSIONS, limits.session_rows())
         .map_max_entries(name::FLOWS, limits.flow_rows());
     let mut ebpf = loader.load(object).map_err(prepare_error)?;

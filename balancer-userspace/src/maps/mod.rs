@@ -11,6 +11,7 @@ mod bpffs;
 mod explain;
 mod load;
 mod open;
+mod placed;
 mod privilege;
 mod read;
 
@@ -19,7 +20,7 @@ use std::path::Path;
 pub use adopt::{DataPlane, DetachError, Detached, detach};
 #[cfg(test)]
 pub(crate) use apply::fake;
-pub use apply::{KernelMaps, MapStore, PlaceRows, WriteError};
+pub use apply::{KernelMaps, MapStore, TableRows, WriteError};
 pub use attach::{AttachError, Attachment, XdpMode};
 pub use bpffs::BpffsError;
 pub use explain::{ExplainError, explain};

@@ -14,8 +14,8 @@ use aya::{
 use ebpf_common::{
     limits::{MAGLEV_TABLE_LEN, MAX_POOLS, PLACES_PER_ROW, SLOTS},
     maps::{
-        Affinity, Config, Counter, FunctionEntry, PktgenInfo, Place, PlaceRow, TopFunction,
-        Traffic, Vip6Key, VipInfo, VipKey, VipKind, WorkerInfo, WorkerLoad, name,
+        Affinity, Config, Counter, FunctionEntry, FunctionRow, PktgenInfo, Place, PlaceRow,
+        TopFunction, Traffic, Vip6Row, VipInfo, VipKind, VipRow, WorkerInfo, WorkerLoad, name,
     },
 };
 use serde_json::{Value, json};
@@ -153,12 +153,20 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
                 rows.push(config_row(&config));
             }
         }
-        name::VIPS => hash(pin_path, name, &mut rows, |key: &VipKey, info| {
-            vip_row(AnyVipKey::V4(*key), info)
-        })?,
-        name::VIPS6 => hash(pin_path, name, &mut rows, |key: &Vip6Key, info| {
-            vip_row(AnyVipKey::V6(*key), info)
-        })?,
+        name::VIPS => {
+            for row in array::<VipRow>(pin_path, name)? {
+                if row != VipRow::EMPTY {
+                    rows.push(vip_row(AnyVipKey::V4(row.key), &row.info));
+                }
+            }
+        }
+        name::VIPS6 => {
+            for row in array::<Vip6Row>(pin_path, name)? {
+                if row != Vip6Row::EMPTY {
+                    rows.push(vip_row(AnyVipKey::V6(row.key), &row.info));
+                }
+            }
+        }
         name::VIP_FILTER => {
             let words = array::<u64>(pin_path, name)?;
             let bits: u32 = words.iter().map(|word| word.count_ones()).sum();
@@ -178,7 +186,13 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
                 }
             }
         }
-        name::FUNCTIONS => hash(pin_path, name, &mut rows, function_row)?,
+        name::FUNCTIONS => {
+            for row in array::<FunctionRow>(pin_path, name)? {
+                if row.function != 0 {
+                    rows.push(function_row(row.function, &row.entry));
+                }
+            }
+        }
         name::SESSIONS | name::FLOWS => places(pin_path, name, &mut rows)?,
         name::SLOTS => generations(pin_path, name, SLOTS, &mut rows)?,
         name::HOME => generations(pin_path, name, MAX_POOLS * MAGLEV_TABLE_LEN, &mut rows)?,
@@ -260,25 +274,6 @@ fn array<V: Pod>(pin_path: &Path, name: &str) -> Result<Vec<V>, ReadError> {
     map.iter()
         .collect::<Result<_, _>>()
         .map_err(read_error(name))
-}
-
-fn hash<K: Pod, V: Pod>(
-    pin_path: &Path,
-    name: &str,
-    rows: &mut Rows,
-    row: impl Fn(&K, &V) -> Value,
-) -> Result<(), ReadError> {
-    let map = open::hash::<K, V>(pin_path, name)?;
-    for key in map.keys() {
-        let key = key.map_err(read_error(name))?;
-        match map.get(&key, 0) {
-            Ok(value) => rows.push(row(&key, &value)),
-            // Gone since its key was read: an LRU does that.
-            Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(read_error(name)(error)),
-        }
-    }
-    Ok(())
 }
 
 /// Both copies of a double-buffered table, as runs of equal entries.
@@ -433,7 +428,7 @@ fn worker_row(id: u16, info: &WorkerInfo) -> Value {
     })
 }
 
-fn function_row(id: &u64, entry: &FunctionEntry) -> Value {
+fn function_row(id: u64, entry: &FunctionEntry) -> Value {
     let warm_len = usize::from(entry.warm_len).min(entry.warm.len());
     json!({
         "function": format!("{id:016x}"),

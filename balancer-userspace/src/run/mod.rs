@@ -155,7 +155,7 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
         catalog: outside.store.is_none().then(|| own_functions.clone()),
         metrics: Arc::clone(&metrics),
         program: kernel.program,
-        place_rows: kernel.maps.place_rows(),
+        table_rows: kernel.maps.table_rows(),
         config: config.clone(),
     };
     let controller = Controller::new(start, kernel.maps)?;

@@ -1,0 +1,207 @@
+//! A table whose rows we place ourselves (`VIPS`, `VIPS6`, `FUNCTIONS`): see [`ebpf_common::cuckoo`].
+
+use std::{fmt, path::Path};
+
+use aya::{
+    Pod,
+    maps::{Array, MapData, MapError},
+};
+use ebpf_common::{
+    cuckoo::Cuckoo,
+    ids::FunctionId,
+    maps::{
+        FunctionEntry, FunctionRow, Vip6Key, Vip6Row, VipInfo, VipKey, VipRow, function_hash,
+        vip_hash, vip6_hash,
+    },
+};
+
+use super::{OpenError, WriteError, open};
+
+/// A row that says itself whose it is.
+pub(super) trait Row: Pod + Eq {
+    type Key: Copy + Eq + std::hash::Hash;
+    type Value: Copy;
+    const EMPTY: Self;
+
+    fn new(key: Self::Key, value: Self::Value) -> Self;
+    fn hash(key: &Self::Key) -> u64;
+    /// None for an empty row.
+    fn parts(&self) -> Option<(Self::Key, Self::Value)>;
+    /// The same row, not yet anybody's.
+    fn nobodys(self) -> Self;
+}
+
+impl Row for FunctionRow {
+    type Key = FunctionId;
+    type Value = FunctionEntry;
+    const EMPTY: Self = Self::EMPTY;
+
+    fn new(key: FunctionId, entry: FunctionEntry) -> Self {
+        Self::new(key, entry)
+    }
+
+    fn hash(key: &FunctionId) -> u64 {
+        function_hash(*key)
+    }
+
+    fn parts(&self) -> Option<(FunctionId, FunctionEntry)> {
+        (self.function != 0).then_some((FunctionId(self.function), self.entry))
+    }
+
+    fn nobodys(self) -> Self {
+        Self {
+            function: 0,
+            ..self
+        }
+    }
+}
+
+impl Row for VipRow {
+    type Key = VipKey;
+    type Value = VipInfo;
+    const EMPTY: Self = Self::EMPTY;
+
+    fn new(key: VipKey, info: VipInfo) -> Self {
+        Self::new(key, info)
+    }
+
+    fn hash(key: &VipKey) -> u64 {
+        vip_hash(key)
+    }
+
+    fn parts(&self) -> Option<(VipKey, VipInfo)> {
+        (self.info.kind != 0).then_some((self.key, self.info))
+    }
+
+    fn nobodys(self) -> Self {
+        Self::EMPTY
+    }
+}
+
+impl Row for Vip6Row {
+    type Key = Vip6Key;
+    type Value = VipInfo;
+    const EMPTY: Self = Self::EMPTY;
+
+    fn new(key: Vip6Key, info: VipInfo) -> Self {
+        Self::new(key, info)
+    }
+
+    fn hash(key: &Vip6Key) -> u64 {
+        vip6_hash(key)
+    }
+
+    fn parts(&self) -> Option<(Vip6Key, VipInfo)> {
+        (self.info.kind != 0).then_some((self.key, self.info))
+    }
+
+    fn nobodys(self) -> Self {
+        Self::EMPTY
+    }
+}
+
+/// The map, and which key stands in which row.
+pub(super) struct Placed<R: Row> {
+    map: Array<MapData, R>,
+    places: Cuckoo<R::Key>,
+    name: &'static str,
+}
+
+// aya's maps have no Debug of their own.
+impl<R: Row> fmt::Debug for Placed<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Placed")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: Row> Placed<R> {
+    /// Opens the map and reads who stands where.
+    pub(super) fn open(pin_path: &Path, name: &'static str) -> Result<Self, OpenError> {
+        let map: Array<MapData, R> = open::array(pin_path, name)?;
+        let rows = super::apply::usable_rows(pin_path, name)?;
+        let keys = (0..rows).map(|row| Ok(map.get(&row, 0)?.parts().map(|(key, _)| key)));
+        let keys = keys
+            .collect::<Result<Vec<_>, MapError>>()
+            .map_err(|source| OpenError::Type {
+                path: pin_path.join(name),
+                source: Box::new(source),
+            })?;
+        Ok(Self {
+            places: Cuckoo::from_rows(keys, R::hash),
+            map,
+            name,
+        })
+    }
+
+    /// Rows that the program can use.
+    pub(super) fn rows(&self) -> u32 {
+        self.places.rows().len() as u32
+    }
+
+    /// What it holds.
+    pub(super) fn entries(
+        &self,
+    ) -> impl Iterator<Item = Result<(R::Key, R::Value), MapError>> + '_ {
+        (0..)
+            .zip(self.places.rows())
+            .filter(|(_, key)| key.is_some())
+            .filter_map(|(row, _)| self.map.get(&row, 0).map(|row| row.parts()).transpose())
+    }
+
+    /// Sets the entry of `key`.
+    pub(super) fn insert(&mut self, key: R::Key, value: R::Value) -> Result<(), WriteError> {
+        if let Some(row) = self.places.row_of(&key) {
+            return self.set(row, R::new(key, value));
+        }
+        let full = |_full| WriteError::Full { map: self.name };
+        let steps = self.places.insert(key).map_err(full)?;
+        let result = self.carry_out(&steps, R::new(key, value));
+        if result.is_err() {
+            // Whatever was moved stands in both of its rows, and the later write is of the same bytes.
+            self.places.remove(&key);
+        }
+        result
+    }
+
+    fn carry_out(
+        &mut self,
+        steps: &[ebpf_common::cuckoo::Step<R::Key>],
+        new: R,
+    ) -> Result<(), WriteError> {
+        for (number, step) in steps.iter().enumerate() {
+            // Who moves stands until then in the row that the next step is about.
+            let row = match steps.get(number + 1) {
+                Some(next) => self.map.get(&next.row, 0).map_err(self.error())?,
+                None => new,
+            };
+            // Its body first, under nobody's name: the program never reads a mixture of two entries.
+            self.set(step.row, row.nobodys())?;
+            self.set(step.row, row)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the entry of `key`, if there is one.
+    pub(super) fn remove(&mut self, key: &R::Key) -> Result<(), WriteError> {
+        let Some(row) = self.places.row_of(key) else {
+            return Ok(());
+        };
+        self.set(row, R::EMPTY)?;
+        self.places.remove(key);
+        Ok(())
+    }
+
+    fn set(&mut self, row: u32, value: R) -> Result<(), WriteError> {
+        self.map.set(row, value, 0).map_err(self.error())
+    }
+
+    fn error(&self) -> impl Fn(MapError) -> WriteError + use<R> {
+        let map = self.name;
+        move |source| WriteError::Kernel {
+            map,
+            source: Box::new(source.into()),
+        }
+    }
+}
