@@ -148,6 +148,7 @@ const fn code_of_status(status: Status) -> StatusCode {
     match status {
         Status::Ok | Status::Continue => StatusCode::OK,
         Status::UnknownFunction => StatusCode::NOT_FOUND,
+        Status::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Status::BudgetExceeded => StatusCode::REQUEST_TIMEOUT,
         Status::Malformed
         | Status::UnsupportedVersion
