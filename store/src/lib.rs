@@ -34,6 +34,7 @@ pub mod publish;
 mod records;
 #[cfg(feature = "server")]
 mod repository;
+pub mod schema;
 #[cfg(feature = "server")]
 mod service;
 #[cfg(feature = "unpack")]
@@ -53,6 +54,7 @@ pub use manifest::{AffinityKind, Manifest, ManifestError, PayloadKind, Runtime};
 pub use publish::PublishError;
 #[cfg(feature = "server")]
 pub use repository::{Repository, RepositoryError};
+pub use schema::{Schema, SchemaError};
 #[cfg(feature = "server")]
 pub use service::{RunError, router, run};
 #[cfg(feature = "unpack")]

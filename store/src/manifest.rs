@@ -7,6 +7,8 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
+use crate::schema::{Schema, SchemaError};
+
 /// Where the manifest lies in a bundle.
 pub const MANIFEST_PATH: &str = "warmpath.toml";
 /// Longest manifest read.
@@ -47,6 +49,9 @@ pub struct Manifest {
     /// How the handler takes its event and gives its reply.
     #[serde(default)]
     pub payload: PayloadKind,
+    /// Where the payload holds the session or shard key of requests that do not name it in their header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Schema>,
 }
 
 /// What runs the code.
@@ -145,6 +150,9 @@ pub enum ManifestError {
         /// The refused path.
         given: String,
     },
+    /// A schema that cannot be compiled.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
 }
 
 /// Checks a function's name.
@@ -211,6 +219,9 @@ impl Manifest {
                     max,
                 });
             }
+        }
+        if let Some(schema) = &self.schema {
+            schema.compile(self.affinity)?;
         }
         Ok(())
     }
