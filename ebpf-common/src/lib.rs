@@ -27,6 +27,7 @@ pub mod maps;
 pub mod schema;
 #[expect(missing_debug_implementations, reason = "as in `maps`")]
 pub mod traffic;
+pub mod tunnel;
 pub mod wire;
 
 /// Version of every map type in [`maps`] taken together. The control plane stores it in the `LAYOUT`

@@ -8,7 +8,7 @@ use core::{hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_load_bytes},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
 use ebpf_common::schema::SCAN_MAX;
@@ -48,6 +48,17 @@ impl XdpPacket {
     fn address(&self, offset: u32, size: usize) -> Option<usize> {
         let start = self.ctx.data() + offset as usize;
         (start + size <= self.end()).then_some(start)
+    }
+
+    /// Moves the beginning of the frame, backwards if `by` is below zero.
+    #[inline(always)]
+    fn move_start(&mut self, by: i32) -> Result<(), CutError> {
+        // SAFETY: the helper takes the context of the running program, which `ctx` is. All addresses into the frame
+        // are void after it; none is kept.
+        match unsafe { bpf_xdp_adjust_head(self.ctx.ctx, by) } {
+            0 => Ok(()),
+            _ => Err(CutError),
+        }
     }
 }
 
@@ -109,6 +120,16 @@ impl Packet for XdpPacket {
             0 => Ok(()),
             _ => Err(CutError),
         }
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, bytes: u32) -> Result<(), CutError> {
+        self.move_start(-(bytes as i32))
+    }
+
+    #[inline(always)]
+    fn strip(&mut self, bytes: u32) -> Result<(), CutError> {
+        self.move_start(bytes as i32)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `WORKERS` and `WORKER_LOAD`: where a worker is, what it takes, and how busy it is.
 
-use crate::map_type::map_type;
+use crate::{map_type::map_type, tunnel::DEFAULT_MTU};
 
 /// What a worker takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +93,13 @@ impl WorkerInfo {
         } else {
             capacity
         }
+    }
+
+    /// Bytes of the largest IP packet on the way to it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mtu_or_default(&self) -> u16 {
+        if self.mtu == 0 { DEFAULT_MTU } else { self.mtu }
     }
 
     /// The state; an unknown code counts as down.

@@ -1,27 +1,23 @@
-//! Mode `l2`: the frame goes to the worker's MAC address as it is. The worker has the VIP on `lo` and
-//! answers the client itself (DSR).
+//! Mode `l2`: the frame goes to the worker's MAC address as it is, but for its hop limit. The worker has the VIP on `lo`
+//! and answers the client itself (DSR).
 
-use crate::{DropReason, Outcome, Packet, Tables, route::Placement};
+use super::{exit::Exit, hop_limit};
+use crate::{DropReason, Packet, Tables, balance::Arrival, route::Placement};
 
-/// Sends the frame to the worker of `placement`.
+/// Rewrites the frame for the worker of `placement`; returns the interface to redirect it to, if it is another one.
+///
+/// # Errors
+/// Why it is dropped.
 #[inline(always)]
-pub(super) fn send<P: Packet, T: Tables>(
+pub(super) fn rewrite<P: Packet, T: Tables>(
     packet: &mut P,
+    arrival: &Arrival<'_>,
     placement: &Placement<'_>,
     tables: &T,
-) -> Outcome {
-    let ifindex = placement.info.ifindex;
-    let redirect = (ifindex != 0 && ifindex != packet.ingress_ifindex()).then_some(ifindex);
-    if redirect.is_some_and(|ifindex| !tables.redirect(ifindex)) {
-        return Outcome::Dropped(DropReason::NoPort);
-    }
-    // Receiver and sender lie in the row as they lie in the frame.
-    let macs = [placement.info.dst_mac, placement.info.src_mac];
-    match packet.write(0, macs) {
-        Some(()) => Outcome::Routed {
-            rule: placement.rule,
-            redirect,
-        },
-        None => Outcome::Dropped(DropReason::NotRewritten),
-    }
+) -> Result<Option<u32>, DropReason> {
+    let network = &arrival.headers.network;
+    let exit = Exit::configured(packet, placement.info, tables)?;
+    hop_limit::lower(packet, arrival.config, network.family, network.offset)?;
+    packet.write(0, exit.macs).ok_or(DropReason::NotRewritten)?;
+    Ok(exit.redirect)
 }

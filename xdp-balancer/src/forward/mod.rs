@@ -2,10 +2,15 @@
 
 mod answer;
 mod checksum;
+mod encap;
+mod exit;
+mod hop_limit;
 mod l2;
+mod outer;
 
 pub use answer::{ANSWER_LEN, ANSWER_TTL};
 pub(crate) use answer::{refuse, retry};
+use ebpf_common::maps::ForwardMode;
 
 use crate::{Outcome, Packet, Tables, balance::Arrival, observe, route::Placement};
 
@@ -18,5 +23,15 @@ pub(crate) fn to_worker<P: Packet, T: Tables>(
     tables: &T,
 ) -> Outcome {
     observe::worker(tables, arrival, placement);
-    l2::send(packet, placement, tables)
+    let redirect = match arrival.vip.forward() {
+        ForwardMode::L2 => l2::rewrite(packet, arrival, placement, tables),
+        mode => encap::rewrite(packet, arrival, placement, mode, tables),
+    };
+    match redirect {
+        Ok(redirect) => Outcome::Routed {
+            rule: placement.rule,
+            redirect,
+        },
+        Err(reason) => Outcome::Dropped(reason),
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod ethernet;
 pub mod ipv4;
+pub mod ipv6;
 pub mod rpc;
 pub mod transport;
 
@@ -34,9 +35,19 @@ pub trait Packet {
     /// # Errors
     /// [`CutError`] if the driver cannot; the frame is as it was.
     fn cut(&mut self, len: u32) -> Result<(), CutError>;
+    /// Puts `bytes` bytes, of any value, in front of the frame; every offset moves by as many.
+    ///
+    /// # Errors
+    /// [`CutError`] if there is no room in front; the frame is as it was.
+    fn grow(&mut self, bytes: u32) -> Result<(), CutError>;
+    /// Takes the first `bytes` bytes off the frame; every offset moves by as many.
+    ///
+    /// # Errors
+    /// [`CutError`] if not even an Ethernet header would be left; the frame is as it was.
+    fn strip(&mut self, bytes: u32) -> Result<(), CutError>;
 }
 
-/// The frame could not be shortened.
+/// The frame could not be made longer or shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CutError;
 

@@ -7,6 +7,10 @@ use crate::{DropReason, NotOurs};
 
 /// Protocol number of UDP.
 pub const PROTOCOL_UDP: u8 = 17;
+/// Protocol number of an IPv4 packet within another (RFC 2003).
+pub const PROTOCOL_IPV4: u8 = 4;
+/// Protocol number of an IPv6 packet within another (RFC 2473).
+pub const PROTOCOL_IPV6: u8 = 41;
 /// Protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
 /// Bytes of UDP's header.

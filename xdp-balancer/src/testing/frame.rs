@@ -2,10 +2,11 @@
 
 use ebpf_common::{
     ids::FunctionId,
-    maps::WorkerInfo,
     wire::{Kind, RpcHeader, Status, flags},
 };
 use etherparse::{IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv4Options, PacketBuilder};
+
+pub use super::tunnel::forwarded;
 
 /// The client's MAC address.
 pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
@@ -84,12 +85,6 @@ impl Frame {
             .expect("writing to a vector cannot fail");
         bytes
     }
-}
-
-/// What `frame` must be when it has been sent to `worker`.
-#[must_use]
-pub fn forwarded(frame: &[u8], worker: &WorkerInfo) -> Vec<u8> {
-    [&worker.dst_mac, &worker.src_mac, frame.split_at(12).1].concat()
 }
 
 /// The ERROR frame that must answer a request with the fields of `request`.

@@ -3,7 +3,13 @@
 use ebpf_common::schema::SCAN_MAX;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{CutError, Packet};
+use crate::{CutError, Packet, parse::ethernet};
+
+/// Room in front of a frame, as a driver has it (XDP_PACKET_HEADROOM, linux/bpf.h).
+pub const HEAD_ROOM: u32 = 256;
+
+/// What the room in front of a frame is filled with here, so that bytes that nobody writes are seen.
+const HEAD_ROOM_BYTE: u8 = 0xa5;
 
 /// A frame as the host sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +18,8 @@ pub struct HostPacket {
     pub bytes: Vec<u8>,
     /// The interface it came in by.
     pub ingress_ifindex: u32,
+    /// Bytes of room in front of the frame.
+    pub head_room: u32,
     /// Makes [`Packet::cut`] fail, as a driver may.
     pub refuses_cut: bool,
 }
@@ -23,6 +31,7 @@ impl HostPacket {
         Self {
             bytes,
             ingress_ifindex: 1,
+            head_room: HEAD_ROOM,
             refuses_cut: false,
         }
     }
@@ -58,6 +67,22 @@ impl Packet for HostPacket {
             return Err(CutError);
         }
         self.bytes.truncate(len as usize);
+        Ok(())
+    }
+
+    fn grow(&mut self, bytes: u32) -> Result<(), CutError> {
+        self.head_room = self.head_room.checked_sub(bytes).ok_or(CutError)?;
+        let room = std::iter::repeat_n(HEAD_ROOM_BYTE, bytes as usize);
+        self.bytes.splice(..0, room);
+        Ok(())
+    }
+
+    fn strip(&mut self, bytes: u32) -> Result<(), CutError> {
+        if bytes + ethernet::HEADER_LEN > self.len() {
+            return Err(CutError);
+        }
+        self.bytes.drain(..bytes as usize);
+        self.head_room += bytes;
         Ok(())
     }
 }

@@ -1,5 +1,10 @@
 //! What tests run the pipeline on: a frame of plain bytes, tables of standard maps, and frames built by
 //! `etherparse`, which knows nothing of this crate. For the tests here and in package `tests` only.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what a test expects may fail loudly"
+)]
 
 pub mod frame;
 mod host_packet;
@@ -8,6 +13,7 @@ mod host_packet;
     reason = "tables of a test: an index beyond them is a bug of the test"
 )]
 mod tables;
+pub mod tunnel;
 
-pub use host_packet::HostPacket;
+pub use host_packet::{HEAD_ROOM, HostPacket};
 pub use tables::{FUNCTION_ROWS, FakeTables, PLACE_ROWS};

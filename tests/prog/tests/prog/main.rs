@@ -12,6 +12,7 @@ mod budget;
 mod case;
 mod differential;
 mod drop;
+mod forward;
 mod kinds;
 mod load;
 mod pass;
