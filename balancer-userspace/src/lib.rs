@@ -47,6 +47,8 @@ pub mod reconcile;
 #[cfg(feature = "server")]
 mod run;
 #[cfg(feature = "server")]
+pub mod schemas;
+#[cfg(feature = "server")]
 pub mod slots;
 
 #[cfg(feature = "server")]
