@@ -14,6 +14,13 @@ pub const HEAD_WORDS: usize = HEAD_LEN / 8;
 /// Entries of the table of route cookies, and the most flows a template can have.
 pub const MAX_FLOWS: u32 = 1 << 20;
 
+/// Streams that one generator mixes.
+pub const MAX_STREAMS: u32 = 16;
+/// Entries of the table that says which stream's turn it is; a power of two.
+pub const MIX_LEN: u32 = 64;
+/// Rows of the table in which a sink counts; a power of two.
+pub const ARRIVAL_ROWS: u32 = 1_024;
+
 /// Bits of [`Template::vary`]: what differs from flow to flow.
 pub mod vary {
     /// Source address (its last four bytes) and port.
@@ -30,6 +37,8 @@ pub mod vary {
     pub const COOKIE: u32 = 1 << 5;
     /// Source address and port, and no two packets have the same ones (within 2^32 packets).
     pub const NEW_SOURCE: u32 = 1 << 6;
+    /// The checksums of IPv4 and UDP, so that they are right. The harness leaves them: no program under test looks.
+    pub const CHECKSUMS: u32 = 1 << 7;
 }
 
 /// What the harness must undo before it writes the next frame.
@@ -73,12 +82,55 @@ map_type! {
         source: u32,
         /// Source port of flow 0, host byte order.
         port: u32,
-        /// Unused; zero.
-        reserved: u32,
+        /// Sum of the IPv4 header's 16-bit words without what differs (see [`Sum`]).
+        ip_sum: u32,
         /// The first bytes of the frame, as they lie in memory.
         head: [u64; HEAD_WORDS],
-        /// Unused; zero: makes rows whole cache lines.
-        padding: u64,
+        /// Sum of the words that UDP's checksum is over, without what differs.
+        udp_sum: u32,
+        /// Unused; zero.
+        reserved: u32,
+    }
+}
+
+/// A one's complement sum (RFC 1071) of 16-bit words as they lie in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Begins with `sum`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(sum: u32) -> Self {
+        Self(sum as u64)
+    }
+
+    /// Adds the eight bytes of `word`, as they lie in memory.
+    #[inline(always)]
+    pub const fn add(&mut self, word: u64) {
+        self.0 += (word & 0xffff_ffff) + (word >> 32);
+    }
+
+    /// The sum in 16 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fold(self) -> u16 {
+        let mut sum = self.0;
+        sum = (sum & 0xffff_ffff) + (sum >> 32);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum as u16
+    }
+
+    /// The checksum field of UDP or IPv4 whose header and data sum up to this: never 0, which UDP takes for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn checksum(self) -> u16 {
+        match !self.fold() {
+            0 => 0xffff,
+            checksum => checksum,
+        }
     }
 }
 
@@ -171,6 +223,43 @@ impl Template {
     }
 }
 
+map_type! {
+    /// What a sink has seen for one receiver. The first receiver of a row holds it; others are counted apart.
+    Arrivals, 32 {
+        /// The MAC address, as the lower bytes of a number; 0 before the first packet.
+        mac: u64,
+        /// Packets for it.
+        packets: u64,
+        /// Bytes of them.
+        bytes: u64,
+        /// Packets for other receivers whose row this would be.
+        others: u64,
+    }
+}
+
+impl Arrivals {
+    /// The row that counts packets for `mac`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn row_of(mac: u64) -> u32 {
+        mix64(mac) as u32 & (ARRIVAL_ROWS - 1)
+    }
+
+    /// Counts a packet of `bytes` for `mac`.
+    #[inline(always)]
+    pub const fn count(&mut self, mac: u64, bytes: u64) {
+        if self.mac == 0 {
+            self.mac = mac;
+        }
+        if self.mac == mac {
+            self.packets += 1;
+            self.bytes += bytes;
+        } else {
+            self.others += 1;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -189,9 +278,10 @@ mod tests {
             frame_len: 138,
             source: 0x0a01_0000,
             port: 1_024,
-            reserved: 0,
+            ip_sum: 0,
             head: [0; HEAD_WORDS],
-            padding: 0,
+            udp_sum: 0,
+            reserved: 0,
         }
     }
 
@@ -236,6 +326,26 @@ mod tests {
                 .collect::<HashSet<_>>()
                 .len(),
         );
+    }
+
+    #[test]
+    fn a_row_counts_for_its_first_receiver_and_others_apart() {
+        let mut row = Arrivals {
+            mac: 0,
+            packets: 0,
+            bytes: 0,
+            others: 0,
+        };
+        row.count(7, 100);
+        row.count(8, 100);
+        row.count(7, 50);
+        let expected = Arrivals {
+            mac: 7,
+            packets: 2,
+            bytes: 150,
+            others: 1,
+        };
+        assert_eq!(row, expected);
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub(crate) enum Bench {
     /// What the XDP program costs, rule by rule, by BPF_PROG_TEST_RUN.
     #[command(disable_help_flag = true)]
     Xdp(PassedOn),
+    /// Packets per second through the attached program, live in network namespaces, on one CPU.
+    #[command(disable_help_flag = true)]
+    Live(PassedOn),
     /// What single operations cost in an XDP program.
     #[command(disable_help_flag = true)]
     Ops(PassedOn),
@@ -44,6 +47,7 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
     build_ebpf::build_ebpf(root)?;
     let (package, verb, passed_on) = match bench {
         Bench::Xdp(passed_on) => ("bench", "xdp", passed_on),
+        Bench::Live(passed_on) => ("bench", "live", passed_on),
         Bench::Ops(passed_on) => ("bench", "ops", passed_on),
         Bench::Load(passed_on) => ("traffic", "load", passed_on),
     };

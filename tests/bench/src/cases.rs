@@ -1,5 +1,9 @@
 //! The cases of `bench xdp`: rule × IP version × forwarding mode × number of flows.
 
+use blast::{
+    Ip, Scene,
+    scene::{self},
+};
 use ebpf_common::{
     ids::FunctionId,
     maps::{Counter, ForwardMode},
@@ -8,11 +12,12 @@ use ebpf_common::{
 };
 
 use crate::{
-    harness::{DROP, PASS, Scene, TX},
-    scene::{self, Ip},
+    harness::{DROP, PASS, TX},
     world::{self, SESSION_FUNCTION, SHARD_FUNCTION, UNKNOWN_FUNCTION},
 };
 
+/// Bytes behind the RPC header.
+const PAYLOAD_LEN: usize = 64;
 /// Numbers of flows: caches of every level, and none.
 pub(crate) const FLOWS: [u32; 4] = [1, 1 << 10, 1 << 17, 1 << 20];
 /// Numbers of flows where encapsulation is measured: what it adds does not depend on them.
@@ -160,7 +165,8 @@ fn kinds() -> [Kind; 4] {
 }
 
 fn rpc(kind: &Kind, ip: Ip, way: Way, flows: u32) -> Case {
-    let scene = scene::rpc(ip, world::rpc_vip(way.mode), kind.header, kind.vary, flows);
+    let vip = world::rpc_vip(way.mode);
+    let scene = scene::rpc(ip, vip, kind.header, PAYLOAD_LEN, kind.vary, flows);
     case(kind.rule, kind.name, ip, way, flows, scene, kind.counter)
 }
 
@@ -178,6 +184,7 @@ fn new_session(ip: Ip) -> Case {
         ip,
         world::rpc_vip(ForwardMode::L2),
         session.header,
+        PAYLOAD_LEN,
         what,
         flows,
     );
@@ -196,7 +203,7 @@ fn new_session(ip: Ip) -> Case {
 
 fn pass(ip: Ip, flows: u32) -> Case {
     let header = RpcHeader::request(SHARD_FUNCTION, 1);
-    let scene = scene::rpc(ip, world::NOWHERE, header, 0, flows);
+    let scene = scene::rpc(ip, world::NOWHERE, header, PAYLOAD_LEN, 0, flows);
     let counter = Counter::PassNotVip;
     Case {
         verdict: PASS,
@@ -207,7 +214,7 @@ fn pass(ip: Ip, flows: u32) -> Case {
 fn error(ip: Ip) -> Case {
     let header = RpcHeader::request(UNKNOWN_FUNCTION, 1);
     let vip = world::rpc_vip(ForwardMode::L2);
-    let scene = scene::rpc(ip, vip, header, 0, 1).undoing(undo::TAIL);
+    let scene = scene::rpc(ip, vip, header, PAYLOAD_LEN, 0, 1).undoing(undo::TAIL);
     // It goes as far as the rule for functions, and is answered there.
     case(
         "warm",
@@ -223,7 +230,7 @@ fn error(ip: Ip) -> Case {
 /// The case of a floor. Its packets go nowhere, and no counter of the product knows them.
 pub(crate) fn floor(name: &str, ip: Ip, what: u32, verdict: u32) -> Case {
     let header = RpcHeader::request(SHARD_FUNCTION, 1);
-    let scene = scene::rpc(ip, world::NOWHERE, header, 0, 1).undoing(what);
+    let scene = scene::rpc(ip, world::NOWHERE, header, PAYLOAD_LEN, 0, 1).undoing(what);
     Case {
         name: format!("floor_{name}/{}", ip.name()),
         verdict,

@@ -8,6 +8,7 @@ use aya::{
     maps::{Array, MapData, ProgramArray},
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
+use blast::Scene;
 use ebpf_common::traffic::Template;
 
 /// Names another object than the one that `cargo xtask bench` made.
@@ -22,13 +23,6 @@ const DEFAULT_OBJECT: &str = concat!(
 pub(crate) const DROP: u32 = 1;
 pub(crate) const PASS: u32 = 2;
 pub(crate) const TX: u32 = 3;
-
-/// The frame that is presented, and how it differs from flow to flow.
-#[derive(Debug, Clone)]
-pub(crate) struct Scene {
-    pub(crate) template: Template,
-    pub(crate) frame: Vec<u8>,
-}
 
 /// The programs of the object `bench`.
 pub(crate) struct Harness {
@@ -57,6 +51,11 @@ impl Harness {
                 .with_context(|| format!("loading the program `{name}`"))?;
         }
         Ok(program.fd()?.try_clone()?)
+    }
+
+    /// The program `name` of the object, to be attached.
+    pub(crate) fn program(&mut self, name: &str) -> Result<&mut Xdp> {
+        program(&mut self.ebpf, name)
     }
 
     /// Makes `target` the program under test.
@@ -142,14 +141,6 @@ impl Harness {
         })?;
         out.truncate(result.data_size_out as usize);
         Ok(out)
-    }
-}
-
-impl Scene {
-    /// The same with another way of undoing.
-    pub(crate) const fn undoing(mut self, what: u32) -> Self {
-        self.template.undo = what;
-        self
     }
 }
 

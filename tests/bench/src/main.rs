@@ -2,12 +2,12 @@
 
 mod cases;
 mod harness;
+mod live;
 mod ops;
 #[cfg(all(test, feature = "privileged"))]
 #[expect(clippy::unwrap_used, reason = "a module of tests")]
 mod presented;
 mod report;
-mod scene;
 mod statistics;
 mod world;
 mod xdp;
@@ -32,6 +32,8 @@ struct Args {
 enum Verb {
     /// What the balancer's program costs, rule by rule.
     Xdp(xdp::Args),
+    /// Packets per second through the attached program, live.
+    Live(live::Args),
     /// What single operations cost in an XDP program.
     Ops {
         /// Only operations whose name contains this.
@@ -60,6 +62,7 @@ fn run(args: Args) -> Result<ExitCode> {
     pin(1)?;
     match args.verb {
         Verb::Xdp(args) => return xdp::run(&args),
+        Verb::Live(args) => return live::run(&args),
         Verb::Ops {
             case,
             rounds,

@@ -1,12 +1,11 @@
 //! What single operations cost, by the same method as whole packets: for those who design the data plane.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use anyhow::Result;
 use aya::{
     maps::{HashMap, LpmTrie, lpm_trie::Key},
     programs::ProgramFd,
 };
+use blast::{Ip, Scene, scene};
 use ebpf_common::{
     hash::mix64,
     ids::FunctionId,
@@ -15,16 +14,11 @@ use ebpf_common::{
 };
 
 use crate::{
-    harness::{Harness, Scene, TX},
-    scene::{self, Destination, Ip},
+    harness::{Harness, TX},
     statistics::Summary,
+    world,
 };
 
-const NOWHERE: Destination = Destination {
-    v4: Ipv4Addr::new(10, 99, 0, 9),
-    v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9),
-    port: 9,
-};
 const ONE: &[u32] = &[1];
 const MANY: &[u32] = &[1, 1 << 10, 1 << 17, 1 << 20];
 
@@ -130,8 +124,9 @@ fn scene(name: &str, flows: u32, new: bool) -> Scene {
     };
     let mut scene = scene::rpc(
         Ip::V4,
-        NOWHERE,
+        world::NOWHERE,
         RpcHeader::request(FunctionId(1), 1),
+        64,
         what,
         flows,
     );

@@ -1,5 +1,6 @@
 //! Tests that the harness presents what it claims: the kernel's frame against one that is put together here.
 
+use blast::Scene;
 use ebpf_common::{
     ids::{FunctionId, SlotId},
     traffic::{Template, carries, undo, vary},
@@ -9,7 +10,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use crate::{
     cases::{self, Case},
-    harness::{Harness, Scene},
+    harness::Harness,
 };
 
 /// The fields of a frame that differ from flow to flow, as an independent parser reads them.
@@ -94,6 +95,42 @@ fn each_case_presents_the_flows_that_it_claims() {
                 "{name} {number}"
             );
             assert_eq!(rest(&scene, &frame), rest(&scene, &scene.frame), "{name}");
+        }
+    }
+}
+
+#[test]
+fn checksums_are_right_where_they_are_asked_for() {
+    let mut harness = Harness::load().unwrap();
+    harness
+        .set_cookies(&vec![0xdead_beef_0bad_cafe; 1 << 20])
+        .unwrap();
+    let all = cases::all();
+    for Case { name, scene, .. } in all
+        .iter()
+        .filter(|it| it.scene.template.carries == carries::RPC)
+    {
+        let scene = scene.clone().with_checksums();
+        for number in [0, 77, 0xffff_ffff_ffff] {
+            let frame = harness.presented(&scene, number).unwrap();
+            let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+            let Some(TransportSlice::Udp(udp)) = packet.transport else {
+                panic!("{name}: not UDP");
+            };
+            let header = udp.to_header();
+            let expected = match packet.net.unwrap() {
+                NetSlice::Ipv4(ip) => {
+                    let ip = ip.header().to_header();
+                    assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "{name}");
+                    header.calc_checksum_ipv4(&ip, udp.payload()).unwrap()
+                }
+                NetSlice::Ipv6(ip) => {
+                    let ip = ip.header().to_header();
+                    header.calc_checksum_ipv6(&ip, udp.payload()).unwrap()
+                }
+                NetSlice::Arp(_) => panic!("not IP"),
+            };
+            assert_eq!(header.checksum, expected, "{name} {number}");
         }
     }
 }

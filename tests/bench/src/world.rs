@@ -13,6 +13,10 @@ use aya::{
     maps::{Array, MapData, PerCpuArray},
     programs::{ProgramFd, Xdp},
 };
+use blast::{
+    Destination, Ip,
+    scene::{function_of, session_of},
+};
 use ebpf_common::{
     cookie::CookieScope,
     cuckoo::Cuckoo,
@@ -27,8 +31,7 @@ use ebpf_common::{
     },
     traffic::MAX_FLOWS,
 };
-
-use crate::scene::{Destination, Ip, function_of, session_of};
+use xdp_balancer::testing::frame::{BALANCER_MAC, CLIENT_MAC};
 
 /// Workers, all of them up.
 const WORKERS: u16 = 16;
@@ -42,6 +45,9 @@ const TICK_NS: u32 = 4_000_000;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
+/// MAC addresses of client and balancer.
+const MACS: [[u8; 6]; 2] = [CLIENT_MAC, BALANCER_MAC];
+
 /// A function of which sessions stay with their worker.
 pub(crate) const SESSION_FUNCTION: FunctionId = FunctionId(0x5e55_1011_0000_0001);
 /// A function whose requests go to the owner of their slot.
@@ -53,6 +59,7 @@ pub(crate) const NOWHERE: Destination = Destination {
     v4: Ipv4Addr::new(10, 98, 0, 1),
     v6: Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, 1),
     port: RPC_PORT,
+    macs: MACS,
 };
 
 /// The loaded product.
@@ -83,7 +90,16 @@ impl World {
         Ok(world)
     }
 
-    /// The program under test.
+    /// The program under test, to be attached.
+    pub(crate) fn program(&mut self) -> Result<&mut Xdp> {
+        Ok(self
+            .ebpf
+            .program_mut("balancer")
+            .context("the object has no program `balancer`")?
+            .try_into()?)
+    }
+
+    /// The program under test, to be called by the harness.
     pub(crate) fn target(&self) -> Result<ProgramFd> {
         let program: &Xdp = self
             .ebpf
@@ -252,6 +268,7 @@ const fn vip(port: u16) -> Destination {
         v4: VIP4,
         v6: VIP6,
         port,
+        macs: MACS,
     }
 }
 

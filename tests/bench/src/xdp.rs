@@ -5,12 +5,12 @@ use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::ProgramFd;
+use blast::Ip;
 
 use crate::{
     cases::{self, Case},
     harness::{Harness, TX},
     report::{self, Row},
-    scene::Ip,
     statistics::Summary,
     world::World,
 };

@@ -5,10 +5,10 @@
 )]
 
 use aya_ebpf::{
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use ebpf_common::traffic::{Fields, HEAD_LEN, HEAD_WORDS, Template, carries, undo, vary};
+use ebpf_common::traffic::{Fields, HEAD_LEN, HEAD_WORDS, Sum, Template, carries, undo, vary};
 
 use crate::maps;
 
@@ -69,25 +69,45 @@ fn write<const SOURCE: usize, const PORTS: usize>(
     fields: &Fields,
     cookie: u64,
 ) -> Option<()> {
+    let mut ip_sum = Sum::new(template.ip_sum);
+    let mut udp_sum = Sum::new(template.udp_sum);
     if template.varies(vary::SOURCE | vary::NEW_SOURCE) {
-        put(head, SOURCE, fields.source.to_be_bytes())?;
-        put(head, PORTS, fields.port.to_be_bytes())?;
+        let (source, port) = (fields.source.to_be(), fields.port.to_be());
+        put(head, SOURCE, source.to_ne_bytes())?;
+        put(head, PORTS, port.to_ne_bytes())?;
+        ip_sum.add(u64::from(source));
+        udp_sum.add(u64::from(source));
+        udp_sum.add(u64::from(port));
     }
-    if template.carries == carries::RPC {
-        let rpc = PORTS + 8;
-        put(head, rpc + 8, fields.request_id.to_be_bytes())?;
-        if template.varies(vary::FUNCTION) {
-            put(head, rpc + 16, fields.function.to_be_bytes())?;
+    if template.carries != carries::RPC {
+        return Some(());
+    }
+    let rpc = PORTS + 8;
+    let mut field = |offset: usize, value: u64| {
+        let value = value.to_be();
+        udp_sum.add(value);
+        put(head, rpc + offset, value.to_ne_bytes())
+    };
+    field(8, fields.request_id)?;
+    if template.varies(vary::FUNCTION) {
+        field(16, fields.function)?;
+    }
+    if template.varies(vary::SESSION | vary::NEW_SESSION) {
+        field(24, fields.session)?;
+    }
+    if template.varies(vary::COOKIE) {
+        field(48, cookie)?;
+    }
+    if template.varies(vary::SLOT) {
+        let slot = fields.slot.to_be();
+        udp_sum.add(u64::from(slot));
+        put(head, rpc + 32, slot.to_ne_bytes())?;
+    }
+    if template.varies(vary::CHECKSUMS) {
+        if PORTS == 34 {
+            put(head, 24, ip_sum.checksum().to_ne_bytes())?;
         }
-        if template.varies(vary::SESSION | vary::NEW_SESSION) {
-            put(head, rpc + 24, fields.session.to_be_bytes())?;
-        }
-        if template.varies(vary::SLOT) {
-            put(head, rpc + 32, fields.slot.to_be_bytes())?;
-        }
-        if template.varies(vary::COOKIE) {
-            put(head, rpc + 48, cookie.to_be_bytes())?;
-        }
+        put(head, PORTS + 6, udp_sum.checksum().to_ne_bytes())?;
     }
     Some(())
 }
@@ -108,6 +128,26 @@ pub(crate) fn session4(ctx: &XdpContext) -> u64 {
     }
     // SAFETY: the check above.
     u64::from_be(unsafe { ((data + 66) as *const u64).read_unaligned() })
+}
+
+/// The receiver's MAC address, as the lower bytes of a number, and the length of the frame.
+#[inline(always)]
+pub(crate) fn receiver(ctx: &XdpContext) -> Option<(u64, u64)> {
+    let data = ctx.data();
+    if data + 14 > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: the check above.
+    let [high, middle, low] = unsafe { (data as *const [u16; 3]).read() }.map(u16::from_be);
+    let mac = u64::from(high) << 32 | u64::from(middle) << 16 | u64::from(low);
+    Some((mac, len(ctx) as u64))
+}
+
+/// Sends the frame out of `ifindex`; the verdict.
+#[inline(always)]
+pub(crate) fn redirect(ifindex: u32) -> u32 {
+    // SAFETY: the helper takes numbers.
+    unsafe { bpf_redirect(ifindex, 0) as u32 }
 }
 
 /// Swaps the MAC addresses.

@@ -16,9 +16,9 @@ fn harness(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn prepare(ctx: &XdpContext) -> Option<()> {
-    let template = maps::template()?;
+    let template = maps::template(0)?;
     frame::restore(ctx, template)?;
-    frame::present(ctx, template, maps::next()?)
+    frame::present(ctx, template, maps::next(0)?)
 }
 
 /// Floor: sends the frame back as it is.

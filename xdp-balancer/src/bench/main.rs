@@ -1,11 +1,12 @@
 //! The programs of the benchmarks, in an object of their own so that the product's holds nothing but the product.
 //!
 //! `harness` presents one packet after the other to the program under test; `tx`, `drop` and `swap` are the
-//! floors; `op_…` are single operations, to see what each piece of the data plane costs.
+//! floors; `generate` and `sink` are the ends of live traffic; `op_…` are single operations, to see what each piece of the data plane costs.
 #![no_std]
 #![feature(asm_experimental_arch)]
 #![no_main]
 
+mod blast;
 mod frame;
 mod harness;
 mod maps;

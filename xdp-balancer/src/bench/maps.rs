@@ -12,14 +12,23 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key},
     programs::XdpContext,
 };
-use ebpf_common::traffic::{MAX_FLOWS, Template};
+use ebpf_common::traffic::{ARRIVAL_ROWS, Arrivals, MAX_FLOWS, MAX_STREAMS, MIX_LEN, Template};
 
-/// What is presented.
+/// What is presented: by the harness the first, by the generator one of several streams.
 #[map]
-static TEMPLATE: Array<Template> = Array::with_max_entries(1, 0);
-/// Number of the next packet.
+static TEMPLATE: Array<Template> = Array::with_max_entries(MAX_STREAMS, 0);
+/// Number of the next packet of each stream, and behind them of all.
 #[map]
-static NEXT: Array<u64> = Array::with_max_entries(1, 0);
+static NEXT: Array<u64> = Array::with_max_entries(MAX_STREAMS + 1, 0);
+/// Which stream a packet is of, by its number: as many entries for each as its share.
+#[map]
+static MIX: Array<u32> = Array::with_max_entries(MIX_LEN, 0);
+/// The interface that the generator's packets leave by.
+#[map]
+static OUT: Array<u32> = Array::with_max_entries(1, 0);
+/// What arrived, by the destination's MAC address.
+#[map]
+static ARRIVED: PerCpuArray<Arrivals> = PerCpuArray::with_max_entries(ARRIVAL_ROWS, 0);
 /// Route cookies by flow.
 #[map]
 static COOKIES: Array<u64> = Array::with_max_entries(MAX_FLOWS, 0);
@@ -47,21 +56,43 @@ static OP_LRU: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entries(MAX_FLOW
 #[map]
 static OP_LPM4: LpmTrie<u32, u64> = LpmTrie::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
 
-/// The template.
+/// The template of `stream`.
 #[inline(always)]
-pub(crate) fn template() -> Option<&'static Template> {
-    TEMPLATE.get(0)
+pub(crate) fn template(stream: u32) -> Option<&'static Template> {
+    TEMPLATE.get(stream)
 }
 
-/// The number of the packet to present, each number once.
+/// The number of the packet of `stream` to present, each number once.
 #[inline(always)]
-pub(crate) fn next() -> Option<u64> {
-    let next = NEXT.get_ptr_mut(0)?;
-    // SAFETY: `get_ptr_mut` gives the address of a row, and one harness runs at a time.
+pub(crate) fn next(stream: u32) -> Option<u64> {
+    let next = NEXT.get_ptr_mut(stream)?;
+    // SAFETY: `get_ptr_mut` gives the address of a row, and one harness or generator runs at a time.
     let next = unsafe { &mut *next };
     let number = *next;
     *next = number + 1;
     Some(number)
+}
+
+/// The stream whose turn it is.
+#[inline(always)]
+pub(crate) fn stream() -> Option<u32> {
+    let number = next(MAX_STREAMS)?;
+    MIX.get(number as u32 & (MIX_LEN - 1)).copied()
+}
+
+/// The interface that the generator's packets leave by.
+#[inline(always)]
+pub(crate) fn out() -> Option<u32> {
+    OUT.get(0).copied()
+}
+
+/// Counts a packet of `bytes` for `mac`.
+#[inline(always)]
+pub(crate) fn arrived(mac: u64, bytes: u64) {
+    if let Some(row) = ARRIVED.get_ptr_mut(Arrivals::row_of(mac)) {
+        // SAFETY: the row is this CPU's own.
+        unsafe { &mut *row }.count(mac, bytes);
+    }
 }
 
 /// The route cookie of `flow`.
