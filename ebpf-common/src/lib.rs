@@ -25,6 +25,7 @@ mod map_type;
 pub mod maps;
 #[expect(missing_debug_implementations, reason = "as in `maps`")]
 pub mod schema;
+pub mod token;
 #[expect(missing_debug_implementations, reason = "as in `maps`")]
 pub mod traffic;
 pub mod tunnel;

@@ -38,6 +38,18 @@ pub const MAX_PKTGEN: u32 = 16;
 pub const PKTGEN_FUNCTIONS: usize = 16;
 /// Rows of `FUNCTION_COUNTERS`; a power of two.
 pub const TOP_FUNCTIONS: u32 = 1_024;
+/// Prefixes of `BLOCK4`, and as many of `BLOCK6`.
+pub const MAX_BLOCKS: u32 = 1 << 16;
+/// Bits of `BLOCK_FILTER`: one half for each version of IP.
+pub const BLOCK_FILTER_BITS: u32 = 2 << 16;
+/// Rows of `BLOCK_FILTER`.
+pub const BLOCK_FILTER_WORDS: u32 = BLOCK_FILTER_BITS / 64;
+/// Rows of `SOURCE_BUCKETS`, a power of two: 2 MiB. Sources beyond as many share rates for certain; the program's code
+/// holds this number, so it is not changed at load.
+pub const SOURCE_BUCKETS: u32 = 1 << 18;
+/// Rows of `FUNCTION_LIMITS` and `FUNCTION_BUCKETS`, a power of two; nine tenths of them can be used. Not changed at load
+/// either.
+pub const FUNCTION_LIMITS: u32 = 1 << 12;
 /// Double-buffered tables (`SLOTS`, `HOME`) hold this many copies; `Config::generation` says which is live.
 pub const GENERATIONS: u32 = 2;
 
@@ -55,5 +67,6 @@ const _: () = assert!(
 );
 const _: () = assert!(MAX_SESSIONS.is_power_of_two() && MAX_FLOWS.is_power_of_two());
 const _: () = assert!(PKTGEN_FUNCTIONS.is_power_of_two());
+const _: () = assert!(SOURCE_BUCKETS.is_power_of_two() && FUNCTION_LIMITS.is_power_of_two());
 const _: () = assert!(MAX_FRAGMENT_PAYLOAD * MAX_FRAGMENTS as usize >= MAX_MESSAGE);
 const _: () = assert!(MAX_FRAGMENT_PAYLOAD + crate::wire::HEADER_LEN + 40 + 8 + 40 + 16 <= 1_500);

@@ -8,12 +8,14 @@ use ebpf_common::{
     hash::{TableSecret, table_hash},
     ids::{FunctionId, SlotId, WorkerId},
     maps::{
-        Affinity, Config, ForwardMode, FunctionEntry, FunctionRow, PktgenInfo, Place, PlaceRow,
-        Rate, TopFunction, Traffic, Vip6Key, Vip6Row, VipInfo, VipKey, VipKind, VipRow, WorkerInfo,
-        WorkerLoad, WorkerState, function_hash, home_hash, home_index, row_index, slot_index,
-        vip_filter_bit, vip_hash, vip6_filter_bit, vip6_hash, worker_flags,
+        Affinity, BlockEntry, Config, CpuBucket, ForwardMode, FunctionEntry, FunctionLimit,
+        FunctionRow, PktgenInfo, Place, PlaceRow, Rate, TopFunction, Traffic, Vip6Key, Vip6Row,
+        VipInfo, VipKey, VipKind, VipRow, WorkerInfo, WorkerLoad, WorkerState, block_filter_bit,
+        function_hash, home_hash, home_index, row_index, slot_index, source_bucket, vip_filter_bit,
+        vip_hash, vip6_filter_bit, vip6_hash, worker_flags,
     },
     schema::{SchemaEntry, SchemaTarget},
+    token::SourceAddress,
     wire::{Kind, RpcHeader, Status, flags},
 };
 use zerocopy::IntoBytes;
@@ -328,4 +330,44 @@ fn status_codes() {
     for status in Status::ALL {
         assert_eq!(Status::from_code(*status as u16), Some(*status));
     }
+}
+
+#[test]
+fn police_types() {
+    let rate = Rate {
+        interval_ns: 0x0102,
+        tolerance_ns: 0x0304,
+    };
+    let golden = [
+        (hex(BlockEntry { hits: 5 }.as_bytes()), "0500000000000000"),
+        (
+            hex(FunctionLimit::new(FunctionId(0x0506), rate).as_bytes()),
+            "0605000000000000020100000000000004030000000000000000000000000000",
+        ),
+    ];
+    for (bytes, expected) in golden {
+        assert_eq!(bytes, expected);
+    }
+    assert_eq!(CpuBucket::Unknown as u32, 0);
+    assert_eq!(CpuBucket::Answer as u32, 1);
+}
+
+/// Computed by another implementation of SipHash and of the mixer, in Python.
+#[test]
+fn tokens_and_places_of_sources() {
+    let v4 = SourceAddress::v4([192, 0, 2, 1]);
+    let v6 = SourceAddress::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    let keys = Config {
+        key_epoch: 7,
+        token_keys: [[1, 2], [3, 4]],
+        ..Config::ZERO
+    }
+    .token_keys();
+    assert_eq!(format!("{:016x}", keys.seal(v4)), "07ea7dd28929cfbf");
+    assert_eq!(format!("{:016x}", keys.seal(v6)), "07b93c5ce1e214e5");
+    let secret = TableSecret([5, 6]);
+    assert_eq!(source_bucket(secret, v4), 117_316);
+    assert_eq!(source_bucket(secret, v6), 131_700);
+    assert_eq!(block_filter_bit(v4), 49_152);
+    assert_eq!(block_filter_bit(v6), 74_430);
 }

@@ -1,5 +1,7 @@
 //! The way of one packet through the stages, by the kind of its VIP.
 
+use core::cell::Cell;
+
 use ebpf_common::{
     maps::{Config, VipInfo, VipKind},
     wire::RpcHeader,
@@ -31,6 +33,10 @@ pub(crate) struct Arrival<'t> {
     pub(crate) config: &'t Config,
     /// Bytes of its frame when it came in.
     pub(crate) frame_len: u32,
+    /// Milliseconds after which its sender is to try again, where the stage that refused it knows better than
+    /// [`crate::Refusal::retry_after_ms`]; 0 where not. Here and not in [`Stop`], as LLVM would keep the unset half of an
+    /// enum on the stack, which the verifier refuses ("R1 !read_ok").
+    pub(crate) retry_after_ms: &'t Cell<u32>,
 }
 
 #[inline(always)]
@@ -42,11 +48,13 @@ fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let Some(config) = tables.config() else {
         return Outcome::Dropped(DropReason::NotConfigured);
     };
+    let retry_after_ms = Cell::new(0);
     let arrival = Arrival {
         headers,
         vip,
         config,
         frame_len: packet.len(),
+        retry_after_ms: &retry_after_ms,
     };
     observe::vip(tables, &arrival);
     if let Err(reason) = police::source(packet, &arrival, tables) {
@@ -94,7 +102,7 @@ fn place<'t, P: Packet, T: Tables>(
     police::request(packet, arrival, request, tables)?;
     observe::function(tables, request.function);
     let placement = route::route(packet, arrival, request, tables)?;
-    police::shed(arrival, &placement, tables)?;
+    police::shed(arrival, request, &placement, tables)?;
     if request.fragment_index == 0 {
         tables.count_sent(placement.worker);
     }
@@ -113,7 +121,7 @@ fn send<P: Packet, T: Tables>(
         // Only an RPC header can be answered by one.
         Err(Stop::Drop(reason)) => Outcome::Dropped(reason),
         Err(Stop::Refuse(refusal)) => Outcome::Dropped(refusal.silent()),
-        Err(Stop::Retry(_)) => Outcome::Dropped(DropReason::AnswerRate),
+        Err(Stop::Retry) => Outcome::Dropped(DropReason::AnswerRate),
     }
 }
 
@@ -127,6 +135,6 @@ fn stopped<P: Packet, T: Tables>(
     match stop {
         Stop::Drop(reason) => Outcome::Dropped(reason),
         Stop::Refuse(refusal) => forward::refuse(packet, arrival, refusal, tables),
-        Stop::Retry(token) => forward::retry(packet, arrival, token, tables),
+        Stop::Retry => forward::retry(packet, arrival, tables),
     }
 }

@@ -28,7 +28,8 @@ pub use balance::balance;
 pub use parse::{CutError, Packet};
 pub use tables::{Row, Tables};
 pub use verdict::{
-    Answer, DropReason, NotOurs, Outcome, RETRY_AFTER_MS, Refusal, Rule, Stop, Verdict,
+    Answer, DropReason, NotOurs, Outcome, RETRY_AFTER_MAX_MS, RETRY_AFTER_MS, Refusal, Rule, Stop,
+    Verdict,
 };
 
 #[cfg(test)]

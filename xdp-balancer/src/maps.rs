@@ -6,13 +6,13 @@
     reason = "maps are memory shared with other CPUs and with userspace"
 )]
 
-use core::{arch::asm, ffi::c_void, ptr::null_mut};
+use core::{arch::asm, cell::Cell, ffi::c_void, ptr::null_mut, sync::atomic::AtomicU64};
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::generated::{bpf_jiffies64, bpf_loop},
     macros::map,
-    maps::{Array, DevMapHash, PerCpuArray},
+    maps::{Array, DevMapHash, LpmTrie, PerCpuArray, lpm_trie::Key as Prefix},
 };
 use ebpf_common::{
     cuckoo::{CANDIDATES, candidates},
@@ -20,11 +20,12 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
-        Config, Counter, FunctionEntry, FunctionRow, PktgenInfo, PlaceRow, SchemaScratch,
-        TopFunction, Traffic, Vip6Key, Vip6Row, VipInfo, VipKey, VipRow, WorkerInfo, WorkerLoad,
-        function_hash, vip_hash, vip6_hash,
+        Config, Counter, CpuBucket, FunctionEntry, FunctionLimit, FunctionRow, PktgenInfo,
+        PlaceRow, SchemaScratch, TopFunction, Traffic, Vip6Key, Vip6Row, VipInfo, VipKey, VipRow,
+        WorkerInfo, WorkerLoad, function_hash, vip_hash, vip6_hash,
     },
     schema::{Key, SCAN_MAX, Scan, SchemaEntry},
+    token::SourceAddress,
 };
 use xdp_balancer::{Packet, Row, Tables};
 
@@ -70,6 +71,22 @@ static SCHEMAS: Array<SchemaEntry> = Array::with_max_entries(limits::MAX_SCHEMAS
 static SCHEMA_SCRATCH: PerCpuArray<SchemaScratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static PKTGEN: Array<PktgenInfo> = Array::with_max_entries(limits::MAX_PKTGEN, 0);
+/// Of [`ebpf_common::maps::BlockEntry`], whose only field the program adds to.
+#[map]
+static BLOCK4: LpmTrie<u32, AtomicU64> = LpmTrie::with_max_entries(limits::MAX_BLOCKS, 0);
+#[map]
+static BLOCK6: LpmTrie<[u64; 2], AtomicU64> = LpmTrie::with_max_entries(limits::MAX_BLOCKS, 0);
+#[map]
+static BLOCK_FILTER: Array<u64> = Array::with_max_entries(limits::BLOCK_FILTER_WORDS, 0);
+#[map]
+static SOURCE_BUCKETS: Array<u64> = Array::with_max_entries(limits::SOURCE_BUCKETS, 0);
+#[map]
+static FUNCTION_LIMITS: Array<FunctionLimit> =
+    Array::with_max_entries(limits::FUNCTION_LIMITS, BPF_F_MMAPABLE);
+#[map]
+static FUNCTION_BUCKETS: Array<u64> = Array::with_max_entries(limits::FUNCTION_LIMITS, 0);
+#[map]
+static CPU_BUCKETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(CpuBucket::COUNT, 0);
 #[map]
 static PORTS: DevMapHash = DevMapHash::with_max_entries(limits::MAX_PORTS, 0);
 #[map]
@@ -141,9 +158,7 @@ impl Tables for KernelTables {
         if let Some(load) = WORKER_LOAD.get_ptr_mut(u32::from(worker.0)) {
             // SAFETY: the pointer is to a row of the map.
             let sent = unsafe { &raw mut (*load).sent };
-            // SAFETY: the instruction adds to the eight bytes at `sent`, which lie in the row, aligned. Written as
-            // assembly because core's atomics have no `fetch_add` for this target.
-            unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) sent, in(reg) 1_u64) };
+            add(sent);
         }
     }
 
@@ -216,6 +231,44 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn pktgen(&self, index: u32) -> Option<&PktgenInfo> {
         PKTGEN.get(index)
+    }
+
+    #[inline(always)]
+    fn block_filter(&self, index: u32) -> Option<u64> {
+        BLOCK_FILTER.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn blocked(&self, source: SourceAddress) -> bool {
+        let hits = match source {
+            SourceAddress::V4(addr) => BLOCK4.get(Prefix::new(u32::BITS, addr)),
+            SourceAddress::V6(addr) => BLOCK6.get(Prefix::new(u128::BITS, addr)),
+        };
+        if let Some(hits) = hits {
+            add(hits.as_ptr());
+        }
+        hits.is_some()
+    }
+
+    #[inline(always)]
+    fn source_bucket(&self, index: u32) -> Option<&Cell<u64>> {
+        bucket(SOURCE_BUCKETS.get_ptr(index))
+    }
+
+    #[inline(always)]
+    fn function_limit(&self, function: FunctionId) -> Option<(&FunctionLimit, &Cell<u64>)> {
+        for row in candidates(function_hash(function), limits::FUNCTION_LIMITS - 1) {
+            let limit = FUNCTION_LIMITS.get(row)?;
+            if limit.function == function.0 {
+                return Some((limit, bucket(FUNCTION_BUCKETS.get_ptr(row))?));
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn cpu_bucket(&self, which: CpuBucket) -> Option<&Cell<u64>> {
+        bucket(CPU_BUCKETS.get_ptr(which as u32))
     }
 
     #[inline(always)]
@@ -298,6 +351,21 @@ fn find<Row>(
         }
     }
     None
+}
+
+/// Adds one to a word of a map's row, whatever other CPUs do. Written as assembly because core's atomics have no
+/// `fetch_add` for this target.
+#[inline(always)]
+fn add(word: *mut u64) {
+    // SAFETY: the callers' words lie in rows of maps, aligned.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) 1_u64) };
+}
+
+#[inline(always)]
+fn bucket<'m>(row: Option<*const u64>) -> Option<&'m Cell<u64>> {
+    let row = row?.cast::<Cell<u64>>();
+    // SAFETY: the pointer is to a row of a map, which lives as long as the program; other CPUs write it whole.
+    Some(unsafe { &*row })
 }
 
 #[inline(always)]

@@ -6,10 +6,11 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits::PLACES_PER_ROW,
     maps::{
-        Config, Counter, FunctionEntry, PktgenInfo, Vip6Key, VipInfo, VipKey, WorkerInfo,
-        WorkerLoad,
+        Config, Counter, CpuBucket, FunctionEntry, FunctionLimit, PktgenInfo, Vip6Key, VipInfo,
+        VipKey, WorkerInfo, WorkerLoad,
     },
     schema::{Key, SchemaEntry},
+    token::SourceAddress,
 };
 
 use crate::Packet;
@@ -66,6 +67,16 @@ pub trait Tables {
     fn home(&self, index: u32) -> Option<WorkerId>;
     /// A row of `PKTGEN`.
     fn pktgen(&self, index: u32) -> Option<&PktgenInfo>;
+    /// Word `index` of `BLOCK_FILTER`.
+    fn block_filter(&self, index: u32) -> Option<u64>;
+    /// Whether `BLOCK4` or `BLOCK6` has a prefix of `source`; counts a hit of the longest.
+    fn blocked(&self, source: SourceAddress) -> bool;
+    /// A row of `SOURCE_BUCKETS` (see [`ebpf_common::maps::Rate`]), which other CPUs read and write too.
+    fn source_bucket(&self, index: u32) -> Option<&Cell<u64>>;
+    /// The row of `FUNCTION_LIMITS` of `function`, and that of `FUNCTION_BUCKETS`, which other CPUs read and write too.
+    fn function_limit(&self, function: FunctionId) -> Option<(&FunctionLimit, &Cell<u64>)>;
+    /// A row of `CPU_BUCKETS`, this CPU's own.
+    fn cpu_bucket(&self, bucket: CpuBucket) -> Option<&Cell<u64>>;
     /// Nanoseconds by the ticks of the kernel's timer: moves in steps of [`Config::tick_ns`] (1 to 10 ms), never back, and
     /// costs a load.
     fn now_ns(&self) -> u64;

@@ -5,6 +5,8 @@ use ebpf_common::{maps::Counter, wire::Status};
 /// Milliseconds after which a client that was told "no worker" may try again: two heartbeats of a worker,
 /// in which a replacement can announce itself.
 pub const RETRY_AFTER_MS: u32 = 40;
+/// The longest time that a client is told to wait.
+pub const RETRY_AFTER_MAX_MS: u32 = 60_000;
 
 /// What the driver is to do with the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,14 +85,18 @@ impl Outcome {
 }
 
 /// Why a packet that was addressed to a VIP goes no further.
+///
+/// VERIFIER: a word before the reason, so that where it shares its place on the stack with a pointer (in a `Result`), both
+/// are read by words: "invalid size of register fill" (Linux 6.18, rustc 1.96).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
 pub enum Stop {
     /// Nobody is told.
     Drop(DropReason),
     /// Its sender is told.
     Refuse(Refusal),
-    /// Its sender is to prove its address by this token, and send again.
-    Retry(u64),
+    /// Its sender is to prove its address by an address token, and send again.
+    Retry,
 }
 
 /// Declares an enum whose variants are counters of one class.
@@ -298,7 +304,7 @@ impl Refusal {
         }
     }
 
-    /// Milliseconds to wait before trying again, 0 where trying again is of no use.
+    /// Milliseconds to wait before trying again where nothing better is known; 0 where trying again is of no use.
     #[inline(always)]
     #[must_use]
     pub const fn retry_after_ms(self) -> u32 {

@@ -4,6 +4,8 @@ use crate::{
     cookie::CookieKeys,
     hash::{SipKey, TableSecret},
     map_type::map_type,
+    maps::Rate,
+    token::TokenKeys,
 };
 
 /// Bits of [`Config::features`]: what is switched on.
@@ -24,17 +26,6 @@ pub mod features {
     pub const TRACE: u32 = 1 << 6;
     /// The hop limit of forwarded packets is not lowered (for measuring; loops are then not broken).
     pub const KEEP_HOP_LIMIT: u32 = 1 << 7;
-}
-
-map_type! {
-    /// A rate as the generic cell rate algorithm has it (ITU-T I.371), which admits what a token bucket does with a
-    /// state of one number: the time at which the bucket will be full again.
-    Rate, 16 {
-        /// Nanoseconds between two packets at the steady rate.
-        interval_ns: u64,
-        /// How far ahead of the steady rate a burst may run, in nanoseconds: burst × interval.
-        tolerance_ns: u64,
-    }
 }
 
 map_type! {
@@ -72,7 +63,7 @@ map_type! {
         unknown_rate: Rate,
         /// Rate of answers, of one CPU.
         answer_rate: Rate,
-        /// With [`features::SHED`]: percent of its capacity above which a worker gets no more requests.
+        /// With [`features::SHED`]: a worker with this percent of its capacity in flight gets no more requests.
         shed_percent: u32,
         /// IPv4 source of encapsulated packets; the last two bytes are varied by flow.
         tunnel_v4: [u8; 4],
@@ -121,11 +112,14 @@ impl Config {
         }
     }
 
-    /// The keys of address tokens, by the parity of their epoch.
+    /// The keys of address tokens in the form that [`TokenKeys`] works with.
     #[inline(always)]
     #[must_use]
-    pub const fn token_keys(&self) -> [SipKey; 2] {
-        pair(&self.token_keys)
+    pub const fn token_keys(&self) -> TokenKeys {
+        TokenKeys {
+            epoch: self.key_epoch as u8,
+            keys: pair(&self.token_keys),
+        }
     }
 
     /// The keys of LOAD packets, by the parity of their epoch.
@@ -141,14 +135,6 @@ impl Config {
     pub const fn table_secret(&self) -> TableSecret {
         TableSecret(self.table_secret)
     }
-}
-
-impl Rate {
-    /// No rate at all: admits everything.
-    pub const NONE: Self = Self {
-        interval_ns: 0,
-        tolerance_ns: 0,
-    };
 }
 
 #[inline(always)]

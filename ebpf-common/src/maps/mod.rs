@@ -1,20 +1,26 @@
 //! The BPF maps: their names, keys and values. `docs/maps.md` says what each costs in memory.
 
+mod block;
+mod bucket;
 mod config;
 mod counters;
 mod function;
 mod pktgen;
 mod place;
+mod rate;
 mod scratch;
 mod traffic;
 mod vip;
 mod worker;
 
-pub use config::{Config, Rate, features};
+pub use block::{BlockEntry, BlockFilter, block_filter_bit};
+pub use bucket::{CpuBucket, FunctionLimit, source_bucket};
+pub use config::{Config, features};
 pub use counters::{Class, Counter};
 pub use function::{Affinity, FunctionEntry, FunctionRow, function_hash};
 pub use pktgen::PktgenInfo;
 pub use place::{Place, PlaceRow, row_index};
+pub use rate::{CLOCK_TICK_NS, Rate, RateError};
 pub use scratch::SchemaScratch;
 pub use traffic::{TopFunction, Traffic};
 pub use vip::{
@@ -60,6 +66,20 @@ pub mod name {
     pub const SCHEMA_SCRATCH: &str = "SCHEMA_SCRATCH";
     /// Array of [`super::PktgenInfo`].
     pub const PKTGEN: &str = "PKTGEN";
+    /// LPM trie: IPv4 prefix of sources that may not send → [`super::BlockEntry`].
+    pub const BLOCK4: &str = "BLOCK4";
+    /// LPM trie: IPv6 prefix of sources that may not send → [`super::BlockEntry`].
+    pub const BLOCK6: &str = "BLOCK6";
+    /// Array of `u64`: which sources may have a prefix in the lists, see [`super::BlockFilter`].
+    pub const BLOCK_FILTER: &str = "BLOCK_FILTER";
+    /// Array of `u64`: the state of each source's rate, see [`super::source_bucket`].
+    pub const SOURCE_BUCKETS: &str = "SOURCE_BUCKETS";
+    /// Array of [`super::FunctionLimit`], placed by [`super::function_hash`].
+    pub const FUNCTION_LIMITS: &str = "FUNCTION_LIMITS";
+    /// Array of `u64`: the state of each function's rate, in the row of its limit.
+    pub const FUNCTION_BUCKETS: &str = "FUNCTION_BUCKETS";
+    /// Per-CPU array of `u64`, by [`super::CpuBucket`].
+    pub const CPU_BUCKETS: &str = "CPU_BUCKETS";
     /// DEVMAP_HASH: interface index → the same, the ports that packets can leave by.
     pub const PORTS: &str = "PORTS";
     /// Per-CPU array: [`super::Counter`] → `u64`.
@@ -87,6 +107,13 @@ pub mod name {
         SCHEMAS,
         SCHEMA_SCRATCH,
         PKTGEN,
+        BLOCK4,
+        BLOCK6,
+        BLOCK_FILTER,
+        SOURCE_BUCKETS,
+        FUNCTION_LIMITS,
+        FUNCTION_BUCKETS,
+        CPU_BUCKETS,
         PORTS,
         COUNTERS,
         VIP_COUNTERS,

@@ -7,6 +7,7 @@
 //! in seconds, and runs in a virtual machine with another kernel.
 
 pub mod object;
+mod police;
 pub mod program;
 
 pub use object::object;

@@ -13,8 +13,8 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits::VIP_ROWS,
     maps::{
-        Config, Counter, FunctionRow, PktgenInfo, PlaceRow, Traffic, Vip6Row, VipRow, WorkerInfo,
-        WorkerLoad, function_hash, name, vip_hash, vip6_hash,
+        Config, Counter, CpuBucket, FunctionRow, PktgenInfo, PlaceRow, Traffic, Vip6Row, VipRow,
+        WorkerInfo, WorkerLoad, function_hash, name, vip_hash, vip6_hash,
     },
     schema::SchemaEntry,
 };
@@ -22,6 +22,8 @@ use xdp_balancer::{
     Row,
     testing::{FUNCTION_ROWS, FakeTables, PLACE_ROWS},
 };
+
+use crate::police;
 
 /// Rows of `WORKERS` and `WORKER_LOAD` in a test.
 pub const WORKERS_LEN: u32 = 256;
@@ -176,7 +178,7 @@ impl Program {
                 array.set(index, place_row(row), 0)?;
             }
         }
-        Ok(())
+        police::apply(&mut self.ebpf, &tables.police)
     }
 
     /// Runs the program on `frame`; returns what it says, and the frame afterwards.
@@ -260,6 +262,30 @@ impl Program {
             sum.bytes += part.bytes;
         }
         Ok(sum)
+    }
+
+    /// The hits of each prefix of `BLOCK4`.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn hits4(&self) -> Result<BTreeMap<([u8; 4], u32), u64>> {
+        police::hits4(&self.ebpf)
+    }
+
+    /// The hits of each prefix of `BLOCK6`.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn hits6(&self) -> Result<BTreeMap<([u8; 16], u32), u64>> {
+        police::hits6(&self.ebpf)
+    }
+
+    /// The most that one CPU's `bucket` holds.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn cpu_bucket(&self, bucket: CpuBucket) -> Result<u64> {
+        police::cpu_bucket(&self.ebpf, bucket)
     }
 
     fn array<V: Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>> {

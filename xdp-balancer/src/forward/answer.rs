@@ -1,8 +1,8 @@
-//! Turns a request into the ERROR packet that answers it, in the same frame: addresses and ports swapped,
-//! a new header, no payload.
+//! Turns a request into the packet that answers it, in the same frame: addresses and ports swapped, a new RPC header, no
+//! payload. The answer is an ERROR or a RETRY.
 //!
-//! The answer has no IPv4 options whatever the request had, so it is 106 bytes long, which every request that
-//! gets this far is at least: it is never longer than what it answers.
+//! VLAN tags stay as they are. The answer has no IPv4 options and no IPv6 extension headers, whatever the request had, so it
+//! is as short as a request can be: it is never longer than what it answers.
 
 use ebpf_common::{
     ids::{FunctionId, SlotId},
@@ -16,49 +16,55 @@ use crate::{
     Answer, DropReason, Outcome, Packet, Refusal, Tables,
     balance::Arrival,
     parse::{
-        Headers,
-        ethernet::{self, EthernetHeader},
+        Family,
         ipv4::{self, Ipv4Header},
         rpc,
         transport::{PROTOCOL_UDP, UDP_HEADER_LEN, UdpHeader},
     },
+    police,
 };
 
-/// Bytes of an answer's frame.
-pub const ANSWER_LEN: u32 = RPC_OFFSET + rpc::HEADER_LEN;
 /// Hops an answer may take.
-pub const ANSWER_TTL: u8 = 64;
+pub const ANSWER_HOPS: u8 = 64;
 
-const UDP_OFFSET: u32 = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
-const RPC_OFFSET: u32 = UDP_OFFSET + UDP_HEADER_LEN;
 const UDP_LEN: u16 = (UDP_HEADER_LEN + rpc::HEADER_LEN) as u16;
-const IP_LEN: u16 = ipv4::HEADER_LEN as u16 + UDP_LEN;
+const IPV6_HEADER_LEN: u32 = 40;
+/// Version 6, no traffic class, no flow label; length of the payload; UDP; hops (RFC 8200, section 3).
+const IPV6_START: u64 =
+    6 << 60 | (UDP_LEN as u64) << 16 | (PROTOCOL_UDP as u64) << 8 | ANSWER_HOPS as u64;
 
-/// Answers the request in `packet` with why it was refused.
+/// Answers the request in `packet` with why it was refused, and after how long to try again.
 #[inline(always)]
 pub(crate) fn refuse<P: Packet, T: Tables>(
     packet: &mut P,
     arrival: &Arrival<'_>,
     refusal: Refusal,
-    _tables: &T,
+    tables: &T,
 ) -> Outcome {
-    match rewrite(packet, &arrival.headers, |request| {
-        error_header(request, refusal)
+    let retry_after_ms = match arrival.retry_after_ms.get() {
+        0 => refusal.retry_after_ms(),
+        known => known,
+    };
+    match rewrite(packet, arrival, tables, |request| {
+        error_header(request, refusal.status() as u16, retry_after_ms)
     }) {
         Ok(()) => Outcome::Refused(refusal),
         Err(reason) => Outcome::Dropped(reason),
     }
 }
 
-/// Answers the request in `packet` with RETRY: its sender is to show `token`.
+/// Answers the request in `packet` with RETRY: its sender is to show the token in it.
 #[inline(always)]
 pub(crate) fn retry<P: Packet, T: Tables>(
     packet: &mut P,
     arrival: &Arrival<'_>,
-    token: u64,
-    _tables: &T,
+    tables: &T,
 ) -> Outcome {
-    match rewrite(packet, &arrival.headers, |request| {
+    let token = match police::token(packet, arrival) {
+        Ok(token) => token,
+        Err(reason) => return Outcome::Dropped(reason),
+    };
+    match rewrite(packet, arrival, tables, |request| {
         retry_header(request, token)
     }) {
         Ok(()) => Outcome::Answered(Answer::Retry),
@@ -66,46 +72,94 @@ pub(crate) fn retry<P: Packet, T: Tables>(
     }
 }
 
+/// None of the reads and writes can fail: the request was read from there.
+const CUT_OFF: DropReason = DropReason::NotRewritten;
+
 #[inline(always)]
-fn rewrite<P: Packet>(
+fn rewrite<P: Packet, T: Tables>(
     packet: &mut P,
-    headers: &Headers,
+    arrival: &Arrival<'_>,
+    tables: &T,
     answer: impl FnOnce([u64; 8]) -> RpcHeader,
 ) -> Result<(), DropReason> {
-    // None of these can be cut off: the request was read from there.
-    let cut_off = DropReason::NotRewritten;
-    let ethernet: EthernetHeader = packet.read(0).ok_or(cut_off)?;
-    let ip: Ipv4Header = packet.read(ethernet::HEADER_LEN).ok_or(cut_off)?;
-    let udp: UdpHeader = packet.read(headers.network.payload_offset).ok_or(cut_off)?;
-    let rpc_offset = headers.network.payload_offset + UDP_HEADER_LEN;
-    let request: [u64; 8] = packet.read(rpc_offset).ok_or(cut_off)?;
-    if !can_be_answered(&ip, &udp) {
+    let headers = &arrival.headers;
+    let [receiver, sender]: [[u8; 6]; 2] = packet.read(0).ok_or(CUT_OFF)?;
+    let udp: UdpHeader = packet.read(headers.network.payload_offset).ok_or(CUT_OFF)?;
+    let request = packet.read(rpc::offset(headers)).ok_or(CUT_OFF)?;
+    // Port 0 means "no answer wanted" (RFC 768).
+    if udp.source.get() == 0 {
         return Err(DropReason::BadSource);
     }
-
     let rpc = answer(request).to_words();
-    let ip = ip_header(&ip);
-    let udp = udp_header(&udp, &ip, rpc);
-    packet.write(RPC_OFFSET, rpc).ok_or(cut_off)?;
-    packet.write(UDP_OFFSET, udp).ok_or(cut_off)?;
-    packet.write(ethernet::HEADER_LEN, ip).ok_or(cut_off)?;
-    let macs = [ethernet.source, ethernet.destination];
-    packet.write(0, macs).ok_or(cut_off)?;
-    packet.cut(ANSWER_LEN).or(Err(cut_off))
+    let ip_offset = headers.network.offset;
+    let udp_offset = match headers.network.family {
+        Family::V4 => ipv4(packet, ip_offset, &udp, rpc, arrival, tables)?,
+        Family::V6 => ipv6(packet, ip_offset, &udp, rpc, arrival, tables)?,
+    };
+    let rpc_offset = udp_offset + UDP_HEADER_LEN;
+    packet.write(rpc_offset, rpc).ok_or(CUT_OFF)?;
+    packet.write(0, [sender, receiver]).ok_or(CUT_OFF)?;
+    packet.cut(rpc_offset + rpc::HEADER_LEN).or(Err(CUT_OFF))
 }
 
-/// Whether the source is one host and one port: not 0.0.0.0/8, not loopback, not multicast or broadcast
-/// (RFC 1122, section 3.2.1.3), not port 0, which means "no answer wanted" (RFC 768).
+/// Writes the headers of IPv4 and UDP; returns where UDP's begins.
 #[inline(always)]
-fn can_be_answered(ip: &Ipv4Header, udp: &UdpHeader) -> bool {
-    let [network, ..] = ip.source;
-    !matches!(network, 0 | 127 | 224..) && udp.source.get() != 0
+fn ipv4<P: Packet, T: Tables>(
+    packet: &mut P,
+    offset: u32,
+    udp: &UdpHeader,
+    rpc: [u64; 8],
+    arrival: &Arrival<'_>,
+    tables: &T,
+) -> Result<u32, DropReason> {
+    let request: Ipv4Header = packet.read(offset).ok_or(CUT_OFF)?;
+    // Not 0.0.0.0/8, not loopback, not multicast or broadcast (RFC 1122, section 3.2.1.3).
+    let [network, ..] = request.source;
+    if matches!(network, 0 | 127 | 224..) {
+        return Err(DropReason::BadSource);
+    }
+    police::answer(arrival, tables)?;
+    let header = ipv4_header(&request);
+    let addresses = Sum::ZERO.add([
+        u32::from_ne_bytes(header.source),
+        u32::from_ne_bytes(header.destination),
+    ]);
+    let udp_offset = offset + ipv4::HEADER_LEN;
+    let udp = udp_header(udp, addresses, rpc);
+    packet.write(udp_offset, udp).ok_or(CUT_OFF)?;
+    packet.write(offset, header).ok_or(CUT_OFF)?;
+    Ok(udp_offset)
 }
 
-/// The RPC header of the answer. Taken from the words and not from a parsed header, because some of the
+/// Writes the headers of IPv6 and UDP; returns where UDP's begins.
+#[inline(always)]
+fn ipv6<P: Packet, T: Tables>(
+    packet: &mut P,
+    offset: u32,
+    udp: &UdpHeader,
+    rpc: [u64; 8],
+    arrival: &Arrival<'_>,
+    tables: &T,
+) -> Result<u32, DropReason> {
+    let [_, net, host, vip_net, vip_host]: [u64; 5] = packet.read(offset).ok_or(CUT_OFF)?;
+    // Not multicast; not unspecified, loopback, or one that stands for an IPv4 address (RFC 4291, sections 2.5 and 2.7).
+    if net == 0 || u64::from_be(net) >> 56 == 0xff {
+        return Err(DropReason::BadSource);
+    }
+    police::answer(arrival, tables)?;
+    let addresses = Sum::ZERO.add_wide([net, host, vip_net, vip_host]);
+    let udp_offset = offset + IPV6_HEADER_LEN;
+    let udp = udp_header(udp, addresses, rpc);
+    let header = [IPV6_START.to_be(), vip_net, vip_host, net, host];
+    packet.write(udp_offset, udp).ok_or(CUT_OFF)?;
+    packet.write(offset, header).ok_or(CUT_OFF)?;
+    Ok(udp_offset)
+}
+
+/// The RPC header of an ERROR. Taken from the words and not from a parsed header, because some of the
 /// requests that are answered do not parse.
 #[inline(always)]
-fn error_header(request: [u64; 8], refusal: Refusal) -> RpcHeader {
+fn error_header(request: [u64; 8], status: u16, retry_after_ms: u32) -> RpcHeader {
     let [w0, request_id, function, session_id, w4, ..] = request.map(u64::from_be);
     let slot = SlotId((w4 >> 48) as u16);
     let mut echoed = (w0 >> 16) as u16 & (flags::HAS_SESSION | flags::HAS_SLOT);
@@ -118,8 +172,8 @@ fn error_header(request: [u64; 8], refusal: Refusal) -> RpcHeader {
         flags: flags::FIRST | flags::LAST | echoed,
         session_id,
         slot,
-        status: refusal.status() as u16,
-        budget_ms: refusal.retry_after_ms(),
+        status,
+        budget_ms: retry_after_ms,
         ..RpcHeader::request(FunctionId(function), request_id)
     }
 }
@@ -127,27 +181,25 @@ fn error_header(request: [u64; 8], refusal: Refusal) -> RpcHeader {
 /// The RETRY header: an ERROR's fields without a status, and the token.
 #[inline(always)]
 fn retry_header(request: [u64; 8], token: u64) -> RpcHeader {
-    let error = error_header(request, Refusal::NoWorker);
+    let error = error_header(request, 0, 0);
     RpcHeader {
         kind: Kind::Retry,
         flags: error.flags | flags::HAS_TOKEN,
-        status: 0,
-        budget_ms: 0,
         token,
         ..error
     }
 }
 
 #[inline(always)]
-fn ip_header(request: &Ipv4Header) -> Ipv4Header {
+fn ipv4_header(request: &Ipv4Header) -> Ipv4Header {
     let mut header = Ipv4Header {
         version_and_len: ipv4::VERSION_AND_LEN,
         service: 0,
-        total_len: U16::new(IP_LEN),
+        total_len: U16::new(ipv4::HEADER_LEN as u16 + UDP_LEN),
         // Never fragmented, so it needs no identification (RFC 6864, section 4.1).
         identification: U16::ZERO,
         fragment: U16::new(ipv4::DONT_FRAGMENT),
-        ttl: ANSWER_TTL,
+        ttl: ANSWER_HOPS,
         protocol: PROTOCOL_UDP,
         checksum: [0; 2],
         source: request.destination,
@@ -157,8 +209,9 @@ fn ip_header(request: &Ipv4Header) -> Ipv4Header {
     header
 }
 
+/// `addresses` is the sum over both.
 #[inline(always)]
-fn udp_header(request: &UdpHeader, ip: &Ipv4Header, rpc: [u64; 8]) -> UdpHeader {
+fn udp_header(request: &UdpHeader, addresses: Sum, rpc: [u64; 8]) -> UdpHeader {
     let mut header = UdpHeader {
         source: request.destination,
         destination: request.source,
@@ -166,16 +219,13 @@ fn udp_header(request: &UdpHeader, ip: &Ipv4Header, rpc: [u64; 8]) -> UdpHeader 
         checksum: [0; 2],
     };
     let [len_high, len_low] = UDP_LEN.to_be_bytes();
-    let sum = Sum::ZERO
-        .add([
-            u32::from_ne_bytes(ip.source),
-            u32::from_ne_bytes(ip.destination),
-            u32::from_ne_bytes([0, PROTOCOL_UDP, len_high, len_low]),
-        ])
+    // The pseudo headers of IPv4 and IPv6 have the same sum: 32 bits of length are 16 of them and a zero.
+    let sum = addresses
+        .add([u32::from_ne_bytes([0, PROTOCOL_UDP, len_high, len_low])])
         .add::<2>(transmute!(header))
         .add_wide(rpc)
         .finish();
-    // 0 would mean "no checksum"; its other one's complement form means the same sum (RFC 768).
+    // 0 would mean "no checksum"; its other one's complement form means the same sum (RFC 768; RFC 8200, section 8.1).
     header.checksum = if sum == [0; 2] { [0xff; 2] } else { sum };
     header
 }

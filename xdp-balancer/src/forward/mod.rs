@@ -8,7 +8,7 @@ mod hop_limit;
 mod l2;
 mod outer;
 
-pub use answer::{ANSWER_LEN, ANSWER_TTL};
+pub use answer::ANSWER_HOPS;
 pub(crate) use answer::{refuse, retry};
 use ebpf_common::maps::ForwardMode;
 

@@ -1,9 +1,33 @@
-//! Whether a packet may take up a worker's time. Three questions, in the order in which their answers become known: may
-//! the source send at all ([`source`]), may the request be made ([`request`]), can the worker take it ([`shed`]).
+//! Whether a packet may take up a worker's time. Four questions, in the order in which their answers become known: may the
+//! source send at all ([`source`]), may the request be made ([`request`]), can the worker take it ([`shed`]), and may what
+//! is refused be answered ([`answer`]).
+//!
+//! Each part is behind a bit of `Config::features` and costs an array row or two; a table that can grow is only asked
+//! behind a filter. Time is the coarse clock's (see [`ebpf_common::maps::CLOCK_TICK_NS`]).
 
-use ebpf_common::{maps::features, wire::RpcHeader};
+mod address;
+mod answer;
+mod block;
+mod function;
+mod overload;
+mod source;
 
-use crate::{DropReason, Packet, Refusal, Stop, Tables, balance::Arrival, route::Placement};
+use core::cell::Cell;
+
+pub(crate) use address::token;
+pub(crate) use answer::check as answer;
+use ebpf_common::{
+    maps::{Rate, features},
+    token::SourceAddress,
+    wire::RpcHeader,
+};
+pub(crate) use overload::check as shed;
+
+use crate::{
+    DropReason, Packet, Stop, Tables,
+    balance::Arrival,
+    parse::{Family, Network},
+};
 
 /// Block lists and the source's rate.
 ///
@@ -11,47 +35,55 @@ use crate::{DropReason, Packet, Refusal, Stop, Tables, balance::Arrival, route::
 /// Dropped, never answered: a source may be forged.
 #[inline(always)]
 pub(crate) fn source<P: Packet, T: Tables>(
-    _packet: &P,
-    _arrival: &Arrival<'_>,
-    _tables: &T,
+    packet: &P,
+    arrival: &Arrival<'_>,
+    tables: &T,
 ) -> Result<(), DropReason> {
-    Ok(())
+    if arrival.config.features & (features::BLOCK_LIST | features::SOURCE_RATE) == 0 {
+        return Ok(());
+    }
+    let source = source_address(packet, &arrival.headers.network)?;
+    block::check(source, arrival, tables)?;
+    source::check(source, arrival, tables)
 }
 
-/// The function's rate, and the address token above the rate of sources without one.
+/// The address token above the rate of sources without one, and the function's rate. In this order, so that nobody uses
+/// up a function's rate in another's name.
 ///
 /// # Errors
-/// Refused above the function's rate; RETRY with the token that the source is to show.
+/// RETRY, with the [`token`] that the source is to show; refused above the function's rate.
 #[inline(always)]
 pub(crate) fn request<P: Packet, T: Tables>(
-    _packet: &P,
-    _arrival: &Arrival<'_>,
-    _request: &RpcHeader,
-    _tables: &T,
-) -> Result<(), Stop> {
-    Ok(())
-}
-
-/// Whether the worker of `placement` has so much in flight that the request would only wait there.
-///
-/// # Errors
-/// Refused, with the time after which to try again.
-#[inline(always)]
-pub(crate) fn shed<T: Tables>(
+    packet: &P,
     arrival: &Arrival<'_>,
-    placement: &Placement<'_>,
+    request: &RpcHeader,
     tables: &T,
 ) -> Result<(), Stop> {
-    let config = arrival.config;
-    if !config.has(features::SHED) {
-        return Ok(());
-    }
-    let Some(load) = tables.worker_load(placement.worker) else {
-        return Ok(());
+    address::check(packet, arrival, request, tables)?;
+    function::check(arrival, request, tables)
+}
+
+/// The source of an IP header, which was read before.
+#[inline(always)]
+fn source_address<P: Packet>(packet: &P, network: &Network) -> Result<SourceAddress, DropReason> {
+    let address = match network.family {
+        // Behind time to live, protocol and checksum (RFC 791, section 3.1).
+        Family::V4 => packet.read(network.offset + 12).map(SourceAddress::V4),
+        // Behind version, length, next header and hop limit (RFC 8200, section 3).
+        Family::V6 => packet.read(network.offset + 8).map(SourceAddress::V6),
     };
-    let limit = u64::from(load.capacity) * u64::from(config.shed_percent);
-    if u64::from(load.in_flight_now()) * 100 > limit {
-        return Err(Stop::Refuse(Refusal::Overloaded));
+    address.ok_or(DropReason::TruncatedIp)
+}
+
+/// Takes one from `bucket`, if `rate` admits it at `now_ns`.
+#[inline(always)]
+fn take(bucket: &Cell<u64>, rate: &Rate, now_ns: u64) -> bool {
+    let before = bucket.get();
+    let mut next_ns = before;
+    let is_admitted = rate.admits(&mut next_ns, now_ns);
+    // What is refused mostly changes nothing: the line then stays in the caches of all CPUs.
+    if next_ns != before {
+        bucket.set(next_ns);
     }
-    Ok(())
+    is_admitted
 }

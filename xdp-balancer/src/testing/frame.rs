@@ -100,7 +100,7 @@ pub fn error_answer(request: &RpcHeader, status: Status, retry_after_ms: u32) ->
         ..RpcHeader::request(FunctionId(request.function.0), request.request_id)
     };
     let builder = PacketBuilder::ethernet2(BALANCER_MAC, CLIENT_MAC)
-        .ipv4(VIP, CLIENT, crate::forward::ANSWER_TTL)
+        .ipv4(VIP, CLIENT, crate::forward::ANSWER_HOPS)
         .udp(VIP_PORT, CLIENT_PORT);
     let mut bytes = Vec::with_capacity(builder.size(header.emit().len()));
     builder

@@ -8,6 +8,7 @@
 
 pub mod frame;
 mod host_packet;
+mod police;
 #[expect(
     clippy::indexing_slicing,
     reason = "tables of a test: an index beyond them is a bug of the test"
@@ -16,4 +17,5 @@ mod tables;
 pub mod tunnel;
 
 pub use host_packet::{HEAD_ROOM, HostPacket};
+pub use police::PoliceTables;
 pub use tables::{FUNCTION_ROWS, FakeTables, PLACE_ROWS};

@@ -10,13 +10,15 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
-        Config, Counter, FunctionEntry, NORMAL_WEIGHT, PktgenInfo, Place, TopFunction, Traffic,
-        Vip6Key, VipInfo, VipKey, VipKind, WorkerInfo, WorkerLoad, WorkerState, home_hash,
-        home_index, row_index, slot_index, vip_filter_bit, vip6_filter_bit,
+        Config, Counter, CpuBucket, FunctionEntry, FunctionLimit, NORMAL_WEIGHT, PktgenInfo, Place,
+        TopFunction, Traffic, Vip6Key, VipInfo, VipKey, VipKind, WorkerInfo, WorkerLoad,
+        WorkerState, home_hash, home_index, row_index, slot_index, vip_filter_bit, vip6_filter_bit,
     },
     schema::{Key, SCAN_MAX, SchemaEntry},
+    token::SourceAddress,
 };
 
+use super::police::PoliceTables;
 use crate::{Packet, Row, Tables};
 
 /// Rows of `SESSIONS` and of `FLOWS` in a test.
@@ -54,6 +56,8 @@ pub struct FakeTables {
     pub schemas: Vec<SchemaEntry>,
     /// `PKTGEN`.
     pub pktgen: Vec<PktgenInfo>,
+    /// `BLOCK4`, `BLOCK6`, `BLOCK_FILTER`, and the buckets.
+    pub police: PoliceTables,
     /// `PORTS`.
     pub ports: BTreeSet<u32>,
     /// `SESSIONS`.
@@ -101,6 +105,7 @@ impl Default for FakeTables {
             home_len: limits::GENERATIONS * limits::MAX_POOLS * limits::MAGLEV_TABLE_LEN,
             schemas: Vec::new(),
             pktgen: Vec::new(),
+            police: PoliceTables::default(),
             ports: BTreeSet::new(),
             sessions: rows(PLACE_ROWS),
             flows: rows(PLACE_ROWS),
@@ -300,6 +305,27 @@ impl Tables for FakeTables {
 
     fn pktgen(&self, index: u32) -> Option<&PktgenInfo> {
         self.pktgen.get(index as usize)
+    }
+
+    fn block_filter(&self, index: u32) -> Option<u64> {
+        self.police.filter.words().get(index as usize).copied()
+    }
+
+    fn blocked(&self, source: SourceAddress) -> bool {
+        self.police.blocked(source)
+    }
+
+    fn source_bucket(&self, index: u32) -> Option<&Cell<u64>> {
+        self.police.sources.get(index as usize)
+    }
+
+    fn function_limit(&self, function: FunctionId) -> Option<(&FunctionLimit, &Cell<u64>)> {
+        let (limit, bucket) = self.police.functions.get(&function)?;
+        Some((limit, bucket))
+    }
+
+    fn cpu_bucket(&self, bucket: CpuBucket) -> Option<&Cell<u64>> {
+        self.police.cpu.get(bucket as usize)
     }
 
     fn now_ns(&self) -> u64 {
