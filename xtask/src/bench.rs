@@ -25,6 +25,9 @@ pub(crate) enum Bench {
     /// Latency with one slow worker of three: the warm rule, round robin and random choice.
     #[command(disable_help_flag = true)]
     Load(PassedOn),
+    /// Tables and program changed under load: no packet is lost, and each comes to a right worker.
+    #[command(disable_help_flag = true)]
+    Loss(PassedOn),
 }
 
 /// Arguments of the benchmark itself; `--help` lists them.
@@ -50,6 +53,7 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
         Bench::Live(passed_on) => ("bench", "live", passed_on),
         Bench::Ops(passed_on) => ("bench", "ops", passed_on),
         Bench::Load(passed_on) => ("traffic", "load", passed_on),
+        Bench::Loss(passed_on) => ("traffic", "loss", passed_on),
     };
     shell::cargo(root, &["build", "--release", "--package", package])?;
     let mut command = Command::new(demo::binary(root, package));

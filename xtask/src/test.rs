@@ -37,7 +37,7 @@ pub(crate) fn run(root: &Path, floors: Floors) -> Result<ExitCode> {
         demo::build(root)?;
         args.extend([
             "--features",
-            "tests/privileged,prog-tests/privileged,bench/privileged",
+            "tests/privileged,prog-tests/privileged,bench/privileged,traffic/privileged",
         ]);
     }
     let tally = run_cargo(root, &args, floors)?;

@@ -4,9 +4,11 @@
 //! - `worker`: a worker that answers after a drawn time, and tells of its load with the product's own sender
 //! - `client`: requests at a fixed rate, whatever comes back
 //! - `compare`, `report`: the warm rule against round robin and random choice
+//! - `loss`: tables and program changed under load, without a packet lost
 
 mod client;
 mod compare;
+mod loss;
 mod report;
 mod scene;
 mod worker;
@@ -26,11 +28,16 @@ struct Args {
 enum Verb {
     /// Latency with one slow worker of three: the warm rule, round robin and random choice.
     Load(compare::Args),
+    /// Tables and program changed under load: no packet is lost, and each comes to a right worker.
+    Loss(loss::Args),
 }
 
 fn main() -> ExitCode {
-    let Verb::Load(args) = Args::parse().verb;
-    match compare::run(&args) {
+    let result = match Args::parse().verb {
+        Verb::Load(args) => compare::run(&args),
+        Verb::Loss(args) => loss::run(&args),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _closed = writeln!(std::io::stderr(), "error: {error:#}");

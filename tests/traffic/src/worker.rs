@@ -23,6 +23,7 @@ use ebpf_common::{
     wire::{Kind, RpcHeader},
 };
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
 };
@@ -150,8 +151,11 @@ impl Server {
         let next = self.running.peek().map(|Reverse((at, _))| *at);
         let patience = next.map_or(LOOK_UP, |at| at.saturating_duration_since(now).min(LOOK_UP));
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        ppoll(&mut fds, Some(TimeSpec::from_duration(patience)), None)?;
-        Ok(())
+        match ppoll(&mut fds, Some(TimeSpec::from_duration(patience)), None) {
+            // Woken by a signal: the caller looks at everything anyway.
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error).context("waiting for requests"),
+        }
     }
 
     fn receive(&mut self) -> Result<()> {
