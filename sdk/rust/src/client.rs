@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -52,6 +52,7 @@ impl Client {
             socket: open(vip, &config)?,
             flights: Flights::new(config.max_in_flight),
             sessions: SessionCookies::new(config.max_sessions),
+            token: Mutex::new(None),
             round_trip: RoundTrip::default(),
             counters: Arc::default(),
             config,
@@ -103,12 +104,14 @@ impl Client {
             (call.session.filter(|_| call.slot.is_none())).map(|session| (call.function, session));
         let budget = call.budget;
         let cookie = scope.and_then(|scope| link.sessions.get(scope));
+        let token = *crate::lock(&link.token);
         let timing = Timing {
             first: link.round_trip.retransmit_after(&link.config),
             max: link.config.max_retransmit,
         };
         let admitted = link.flights.admit(|id| {
             Exchange::begin(Request { id, ping, call }, cookie, timing, Instant::now())
+                .with_token(token)
         });
         let Some((id, flight)) = admitted else {
             let limit = link.config.max_in_flight;
@@ -179,7 +182,9 @@ impl Link {
                 ..
             } => {
                 self.counters.answered.add(1);
-                if attempts == 1 && retransmits == 0 && !exchange.acknowledged() {
+                let is_one_round_trip =
+                    attempts == 1 && retransmits == 0 && exchange.retries() == 0;
+                if is_one_round_trip && !exchange.acknowledged() {
                     self.round_trip.sample(elapsed);
                 }
                 Ok(Response {

@@ -1,8 +1,12 @@
 //! The socket with what is in flight on it: the one place where packets enter and leave.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
-use ebpf_common::wire::RpcHeader;
+use ebpf_common::wire::{Kind, RpcHeader};
 use tokio::net::UdpSocket;
 
 use crate::{
@@ -26,6 +30,8 @@ pub(crate) struct Link {
     pub(crate) socket: UdpSocket,
     pub(crate) flights: Flights,
     pub(crate) sessions: SessionCookies,
+    /// The address token that the VIP told last: it is for this machine's address, and so for every request.
+    pub(crate) token: Mutex<Option<u64>>,
     pub(crate) round_trip: RoundTrip,
     pub(crate) counters: Arc<Counters>,
     pub(crate) config: ClientConfig,
@@ -132,6 +138,9 @@ impl Link {
         };
         if accepted.is_err() {
             self.counters.packets_malformed.add(1);
+        } else if header.kind == Kind::Retry {
+            self.counters.retries.add(1);
+            *crate::lock(&self.token) = Some(header.token);
         }
         if wake {
             flight.wake.notify_one();

@@ -35,6 +35,8 @@ stats! {
     packets_retransmitted,
     /// Packets received from the VIP.
     packets_received,
+    /// RETRYs received: packets that the balancer did not pass on before they showed an address token.
+    retries,
     /// Requests begun anew after a retryable error or a lost worker.
     attempts_repeated,
     /// Packets received that are no answer to anything in flight: late duplicates, mostly.

@@ -282,6 +282,107 @@ async fn a_session_echoes_the_cookie_it_was_given() {
     assert_eq!(client.call(sharded).await.unwrap().payload, "new");
 }
 
+fn retry(request: RpcHeader, token: u64) -> RpcHeader {
+    RpcHeader {
+        kind: Kind::Retry,
+        flags: flags::FIRST | flags::LAST | flags::HAS_TOKEN,
+        budget_ms: 0,
+        token,
+        ..RpcHeader::request(request.function, request.request_id)
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_echoed_at_once_and_shown_by_later_calls() {
+    let vip = peer(|_, request, payload| {
+        if request.has(flags::HAS_TOKEN) && request.token == 42 {
+            vec![packet(response(request, Status::Ok), payload)]
+        } else {
+            vec![packet(retry(request, 42), b"")]
+        }
+    })
+    .await;
+    let client = client_of(vip);
+    let reply = client.call(hello()).await.unwrap();
+    assert_eq!(
+        (reply.attempts, reply.retransmits),
+        (1, 0),
+        "no timer was waited for"
+    );
+    for _ in 0..10 {
+        client.call(hello()).await.unwrap();
+    }
+    let timeout = 1_000 * MS;
+    client.ping(FunctionId::of("hello"), timeout).await.unwrap();
+    let stats = client.stats();
+    assert_eq!((stats.retries, stats.packets_sent), (1, 13));
+    // Clones have the same address.
+    client.clone().call(hello()).await.unwrap();
+    assert_eq!(client.stats().retries, 1);
+}
+
+#[tokio::test]
+async fn a_new_token_replaces_the_one_that_is_out_of_date() {
+    let vip = peer(|number, request, payload| {
+        // The keys are changed before the sixth packet.
+        let valid = if number < 5 { 1 } else { 2 };
+        if request.has(flags::HAS_TOKEN) && request.token == valid {
+            vec![packet(response(request, Status::Ok), payload)]
+        } else {
+            vec![packet(retry(request, valid), b"")]
+        }
+    })
+    .await;
+    let client = client_of(vip);
+    for _ in 0..20 {
+        client.call(hello()).await.unwrap();
+    }
+    let stats = client.stats();
+    assert_eq!((stats.retries, stats.packets_sent), (2, 22));
+}
+
+#[tokio::test]
+async fn a_balancer_that_takes_no_token_of_its_own_is_given_up_at_the_deadline_without_a_flood() {
+    let vip = peer(|number, request, _| vec![packet(retry(request, number as u64), b"")]).await;
+    let client = client_of(vip);
+    let error = client.call(hello().budget(200 * MS)).await.unwrap_err();
+    assert!(matches!(error, CallError::Timeout { .. }), "{error}");
+    assert!(client.stats().packets_sent < 20);
+}
+
+#[tokio::test]
+async fn who_is_told_to_come_later_comes_later_or_says_so_at_once() {
+    for status in [Status::RateLimited, Status::Overloaded] {
+        let vip = peer(move |number, request, payload| match number % 2 {
+            0 => vec![packet(
+                RpcHeader {
+                    kind: Kind::Error,
+                    status: status as u16,
+                    budget_ms: 60,
+                    ..RpcHeader::request(request.function, request.request_id)
+                },
+                b"",
+            )],
+            _ => vec![packet(response(request, Status::Ok), payload)],
+        })
+        .await;
+        let client = client_of(vip);
+        let begun = Instant::now();
+        let reply = client.call(hello()).await.unwrap();
+        assert_eq!((reply.attempts, reply.retransmits), (2, 0));
+        assert!(begun.elapsed() >= 60 * MS);
+
+        let begun = Instant::now();
+        let error = client.call(hello().budget(50 * MS)).await.unwrap_err();
+        assert!(begun.elapsed() < 50 * MS, "waiting would be in vain");
+        let CallError::Status { retry_after, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(*retry_after, Some(60 * MS));
+        assert!(error.retryable(), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn header_fields_are_those_of_the_call() {
     let vip = peer(|_, request, _| {

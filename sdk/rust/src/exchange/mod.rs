@@ -2,7 +2,8 @@
 //! [`Exchange::on_timer`] take in what happens, [`Exchange::next_packet`] gives what to send.
 //!
 //! ```text
-//!            ┌─ retryable ERROR ─▶ Pausing ─┐
+//!            ┌─ RETRY ─▶ Sending, with the address token in it
+//!            ├─ retryable ERROR ─▶ Pausing ─┐
 //!            │                              ▼
 //!  begin ─▶ Sending ─ continue(some) ─▶ Uploading ─ continue(all) ─▶ Waiting ─▶ Receiving ─▶ done
 //!            └────────────── reply of one packet, at any time ─────────────────────────────▶ done
@@ -27,6 +28,9 @@ pub(crate) use send::MAX_PACKET;
 
 /// Timers without an answer after which a worker counts as gone.
 const GONE_AFTER: u32 = 4;
+/// New tokens that make a request send again at once: one for a first request, one more for a rotation of keys or of
+/// this machine's address. Beyond that the timer decides, lest two machines that disagree send in a circle.
+const RETRIES_AT_ONCE: u32 = 3;
 
 /// What a request asks for; fixed while it lives.
 #[derive(Debug)]
@@ -94,6 +98,10 @@ pub(crate) struct Exchange {
     phase: Phase,
     /// Sent in every packet: the session's, later that of the worker that answered.
     cookie: Option<u64>,
+    /// Sent in every packet: the address token of an earlier RETRY.
+    token: Option<u64>,
+    /// Tokens taken from RETRYs.
+    retries: u32,
     /// Fragments of the request that the worker is known to hold.
     held: Held,
     /// Fragments of the request ever sent; the next time is a retransmission.
@@ -145,6 +153,8 @@ impl Exchange {
             unanswered: 0,
             phase: Phase::Sending,
             cookie,
+            token: None,
+            retries: 0,
             held: Held::NONE,
             sent: Held::NONE,
             sent_now: Held::NONE,
@@ -158,6 +168,12 @@ impl Exchange {
             over: false,
             end: None,
         }
+    }
+
+    /// Shows `token`, which an earlier request was told.
+    pub(crate) const fn with_token(mut self, token: Option<u64>) -> Self {
+        self.token = token;
+        self
     }
 
     /// When [`Exchange::on_timer`] is due.
@@ -188,6 +204,11 @@ impl Exchange {
     /// As [`crate::Response::retransmits`].
     pub(crate) const fn retransmits(&self) -> u32 {
         self.retransmits
+    }
+
+    /// How often it had to prove its address.
+    pub(crate) const fn retries(&self) -> u32 {
+        self.retries
     }
 
     /// Whether a worker has acknowledged the request.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ebpf_common::wire::{Kind, RpcHeader, Status, flags};
 
-use super::{Exchange, Phase, Reply};
+use super::{Exchange, Phase, RETRIES_AT_ONCE, Reply};
 use crate::fragment::{Added, Held, Reassembly};
 
 /// An answer that contradicts the request or itself; it has changed nothing.
@@ -36,9 +36,33 @@ impl Exchange {
             }
             Kind::Response => self.on_reply(status, header, payload, now)?,
             Kind::Error => self.on_error(status, header, payload, now)?,
-            Kind::Request | Kind::Retry | Kind::Load | Kind::Ping => return Err(Rejected),
+            Kind::Retry => self.on_retry(header)?,
+            Kind::Request | Kind::Load | Kind::Ping => return Err(Rejected),
         }
         self.unanswered = 0;
+        Ok(())
+    }
+
+    /// The balancer has not passed on a packet of ours, and tells the token to show: shows it at once.
+    fn on_retry(&mut self, header: &RpcHeader) -> Result<(), Rejected> {
+        if !header.has(flags::HAS_TOKEN) {
+            return Err(Rejected);
+        }
+        // A second RETRY to packets that were sent together; or a balancer that does not take its own token.
+        if self.token == Some(header.token) {
+            return Ok(());
+        }
+        self.token = Some(header.token);
+        self.retries += 1;
+        if self.retries > RETRIES_AT_ONCE {
+            return Ok(());
+        }
+        match self.phase {
+            Phase::Sending => self.outbox = self.outbox.with(Held::one(0)),
+            // Which of the fragments was not passed on, the worker knows.
+            Phase::Uploading | Phase::Waiting | Phase::Receiving => self.ask = true,
+            Phase::Pausing => (),
+        }
         Ok(())
     }
 
@@ -145,9 +169,10 @@ impl Exchange {
         if status.is_retryable() && self.phase == Phase::Pausing {
             return Ok(());
         }
-        // An overloaded worker is still the session's own; all the others have given it up.
-        if status.is_retryable() && !(status == Status::Overloaded && self.call().session.is_some())
-        {
+        // An overloaded worker is still the session's own, and so is that of a function above its rate; all the others
+        // have given it up.
+        let is_only_busy = matches!(status, Status::Overloaded | Status::RateLimited);
+        if status.is_retryable() && !(is_only_busy && self.call().session.is_some()) {
             self.cookie = None;
         }
         if !status.is_retryable() || !self.pause(wait, now) {

@@ -111,7 +111,8 @@ impl Exchange {
             slot: call.slot.unwrap_or(SlotId(0)),
             budget_ms: budget_ms(self.deadline.saturating_duration_since(now)),
             route_cookie: self.cookie.unwrap_or(0),
-            token: call.trace_id,
+            // The field is the trace id's only while no token is asked for.
+            token: self.token.unwrap_or(call.trace_id),
             ..RpcHeader::request(call.function, self.request.id)
         }
     }
@@ -122,6 +123,7 @@ impl Exchange {
             (call.session.is_some(), flags::HAS_SESSION),
             (call.slot.is_some(), flags::HAS_SLOT),
             (self.cookie.is_some(), flags::HAS_COOKIE),
+            (self.token.is_some(), flags::HAS_TOKEN),
             (call.idempotent, flags::IDEMPOTENT),
         ]
         .into_iter()

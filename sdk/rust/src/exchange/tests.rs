@@ -252,17 +252,17 @@ fn fragments_of_two_workers_replies_do_not_mix() {
 
 #[test]
 fn a_retryable_error_is_tried_again_after_the_time_it_names() {
-    let mut bench = Bench::small();
-    bench.only_packet();
-    let begun = bench.now;
-    bench
-        .receive(error(Status::Overloaded, 70), b"full")
-        .unwrap();
-    assert!(!bench.exchange.is_over());
-    bench.timer();
-    assert!(bench.now - begun >= 70 * MS);
-    assert_eq!(bench.only_packet().fragment_index, 0);
-    assert_eq!(bench.exchange.attempts(), 2);
+    for status in [Status::Overloaded, Status::RateLimited] {
+        let mut bench = Bench::small();
+        bench.only_packet();
+        let begun = bench.now;
+        bench.receive(error(status, 70), b"full").unwrap();
+        assert!(!bench.exchange.is_over());
+        bench.timer();
+        assert!(bench.now - begun >= 70 * MS);
+        assert_eq!(bench.only_packet().fragment_index, 0);
+        assert_eq!(bench.exchange.attempts(), 2);
+    }
 }
 
 #[test]
@@ -292,9 +292,83 @@ fn an_error_that_is_final_ends_the_call() {
     }
 }
 
+fn retry(token: u64) -> RpcHeader {
+    let header = answer(Kind::Retry, Status::Ok, None);
+    RpcHeader {
+        flags: header.flags | flags::HAS_TOKEN,
+        token,
+        ..header
+    }
+}
+
+fn token_of(header: &RpcHeader) -> Option<u64> {
+    header.has(flags::HAS_TOKEN).then_some(header.token)
+}
+
 #[test]
-fn an_overloaded_session_stays_with_its_worker_and_a_drained_one_does_not() {
-    for (status, cookie) in [(Status::Overloaded, Some(5)), (Status::Draining, None)] {
+fn a_retry_is_followed_at_once_with_its_token() {
+    let mut bench = Bench::small();
+    assert_eq!(token_of(&bench.only_packet()), None);
+    bench.receive(retry(77), b"").unwrap();
+    let again = bench.only_packet();
+    assert_eq!((token_of(&again), again.request_id), (Some(77), 1));
+    assert_eq!((again.fragment_index, again.payload_len), (0, 2));
+    // The same once more is the answer to a packet sent before.
+    bench.receive(retry(77), b"").unwrap();
+    assert!(bench.sent().is_empty());
+    // Lost, and sent again by the timer: the token is still shown.
+    bench.timer();
+    assert_eq!(token_of(&bench.only_packet()), Some(77));
+    let attempts = bench.exchange.attempts();
+    assert_eq!((bench.exchange.retries(), attempts), (1, 1));
+}
+
+#[test]
+fn a_new_token_replaces_the_old_one_and_a_flood_of_them_makes_no_flood() {
+    let mut bench = Bench::small();
+    bench.exchange = Exchange::begin(
+        Request {
+            id: 1,
+            ping: false,
+            call: Call::by_id(FUNCTION),
+        },
+        None,
+        TIMING,
+        bench.now,
+    )
+    .with_token(Some(1));
+    assert_eq!(token_of(&bench.only_packet()), Some(1));
+    let mut sent = 0;
+    for token in 2..1_000 {
+        bench.receive(retry(token), b"").unwrap();
+        sent += bench.sent().len();
+    }
+    assert_eq!(sent, RETRIES_AT_ONCE as usize);
+    bench.timer();
+    assert_eq!(token_of(&bench.only_packet()), Some(999));
+}
+
+#[test]
+fn a_retry_in_the_middle_of_a_message_asks_the_worker_what_is_missing() {
+    let mut bench = Bench::big(3);
+    bench.only_packet();
+    bench.progress(Held::one(0), 9);
+    assert_eq!(bench.sent().len(), 2);
+    bench.receive(retry(77), b"").unwrap();
+    let ask = bench.only_packet();
+    assert!(ask.has(flags::RESUME) && token_of(&ask) == Some(77));
+    bench.progress(Held::one(0).with(Held::one(1)), 9);
+    let missing = bench.only_packet();
+    assert_eq!((missing.fragment_index, token_of(&missing)), (2, Some(77)));
+}
+
+#[test]
+fn a_session_whose_function_is_above_its_rate_or_whose_worker_is_overloaded_stays() {
+    for (status, cookie) in [
+        (Status::Overloaded, Some(5)),
+        (Status::RateLimited, Some(5)),
+        (Status::Draining, None),
+    ] {
         let mut bench = Bench::of(Call::by_id(FUNCTION).session(1), Some(5));
         assert_eq!(bench.only_packet().route_cookie, 5);
         bench.receive(error(status, 0), b"").unwrap();
@@ -405,6 +479,7 @@ fn what_cannot_be_an_answer_changes_nothing() {
         ..ok
     };
     assert_eq!(bench.receive(other_function, b""), Err(Rejected));
+    // A RETRY without a token is none.
     for kind in [Kind::Request, Kind::Retry, Kind::Load, Kind::Ping] {
         assert_eq!(bench.receive(RpcHeader { kind, ..ok }, b""), Err(Rejected));
     }
