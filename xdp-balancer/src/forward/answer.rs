@@ -118,7 +118,7 @@ fn ipv4<P: Packet, T: Tables>(
     if matches!(network, 0 | 127 | 224..) {
         return Err(DropReason::BadSource);
     }
-    police::answer(arrival, tables)?;
+    police::answer(arrival.config, tables)?;
     let header = ipv4_header(&request);
     let addresses = Sum::ZERO.add([
         u32::from_ne_bytes(header.source),
@@ -146,7 +146,7 @@ fn ipv6<P: Packet, T: Tables>(
     if net == 0 || u64::from_be(net) >> 56 == 0xff {
         return Err(DropReason::BadSource);
     }
-    police::answer(arrival, tables)?;
+    police::answer(arrival.config, tables)?;
     let addresses = Sum::ZERO.add_wide([net, host, vip_net, vip_host]);
     let udp_offset = offset + IPV6_HEADER_LEN;
     let udp = udp_header(udp, addresses, rpc);

@@ -1,17 +1,16 @@
 //! The rate of answers, of whatever kind: a flood that is refused must not make us send one.
 
-use ebpf_common::maps::{CpuBucket, features};
+use ebpf_common::maps::{Config, CpuBucket, features};
 
 use super::take;
-use crate::{DropReason, Tables, balance::Arrival};
+use crate::{DropReason, Tables};
 
 /// Whether one more packet may be answered.
 ///
 /// # Errors
 /// Dropped above the rate.
 #[inline(always)]
-pub(crate) fn check<T: Tables>(arrival: &Arrival<'_>, tables: &T) -> Result<(), DropReason> {
-    let config = arrival.config;
+pub(crate) fn check<T: Tables>(config: &Config, tables: &T) -> Result<(), DropReason> {
     if !config.has(features::ANSWER_RATE) {
         return Ok(());
     }
