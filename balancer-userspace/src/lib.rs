@@ -26,6 +26,8 @@ pub mod config;
 #[cfg(feature = "server")]
 mod controller;
 #[cfg(feature = "server")]
+pub mod doctor;
+#[cfg(feature = "server")]
 pub mod loads;
 #[cfg(feature = "server")]
 pub mod mac;

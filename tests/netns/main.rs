@@ -11,6 +11,7 @@ mod attach;
 mod bed;
 mod client;
 mod drain;
+mod doctor;
 mod dsr;
 mod echo;
 mod explain;

@@ -9,7 +9,10 @@ use std::{
 };
 
 pub(crate) use check::is_name;
-use ebpf_common::limits::{MAX_FLOWS, MAX_FUNCTIONS, MAX_SESSIONS, PLACES_PER_ROW};
+use ebpf_common::{
+    limits::{MAX_FLOWS, MAX_FUNCTIONS, MAX_SESSIONS, PLACES_PER_ROW},
+    maps::name,
+};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -183,6 +186,16 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Rows of each map whose size these limits set.
+    #[must_use]
+    pub fn map_sizes(&self) -> [(&'static str, u32); 3] {
+        [
+            (name::FUNCTIONS, self.function_rows()),
+            (name::SESSIONS, self.session_rows()),
+            (name::FLOWS, self.flow_rows()),
+        ]
+    }
+
     /// Rows of the `SESSIONS` map.
     #[must_use]
     pub const fn session_rows(&self) -> u32 {

@@ -148,11 +148,7 @@ fn layout(pin_path: &Path) -> Result<Option<u32>, LoadError> {
 }
 
 fn warn_of_other_limits(pin_path: &Path, limits: &Limits) -> Result<(), LoadError> {
-    for (map, wanted) in [
-        (name::FUNCTIONS, limits.function_rows()),
-        (name::SESSIONS, limits.session_rows()),
-        (name::FLOWS, limits.flow_rows()),
-    ] {
+    for (map, wanted) in limits.map_sizes() {
         let found = open::max_entries(pin_path, map)?;
         if found != wanted {
             warn!(

@@ -90,6 +90,14 @@ pub(super) fn is_bpffs(path: &Path) -> Result<bool, BpffsError> {
     Ok(found.filesystem_type() == BPF_FS_MAGIC)
 }
 
+/// The same for a path that may not exist yet: the nearest folder above it answers. None if that cannot be asked.
+#[must_use]
+pub fn has_bpffs(path: &Path) -> Option<bool> {
+    path.ancestors()
+        .find(|path| path.exists())
+        .and_then(|path| is_bpffs(path).ok())
+}
+
 /// Unmounts the file system at `pin_path` if [`ensure`] of any process mounted it. Returns whether it did.
 pub(super) fn unmount_if_ours(pin_path: &Path) -> Result<bool, BpffsError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

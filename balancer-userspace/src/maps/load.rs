@@ -105,10 +105,9 @@ pub enum LoadError {
 pub(super) fn fresh(object: &[u8], pin_path: &Path, limits: &Limits) -> Result<(), LoadError> {
     remove_leftovers(pin_path)?;
     let mut loader = EbpfLoader::new();
-    loader
-        .map_max_entries(name::FUNCTIONS, limits.function_rows())
-        .map_max_entries(name::SESSIONS, limits.session_rows())
-        .map_max_entries(name::FLOWS, limits.flow_rows());
+    for (map, rows) in limits.map_sizes() {
+        loader.map_max_entries(map, rows);
+    }
     let mut ebpf = loader.load(object).map_err(prepare_error)?;
     write_layout(&mut ebpf)?;
     verified(&mut ebpf)?

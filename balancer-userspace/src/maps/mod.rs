@@ -9,10 +9,12 @@ mod apply;
 mod attach;
 mod bpffs;
 mod explain;
+mod footprint;
 mod load;
 mod open;
 mod placed;
 mod privilege;
+mod probe;
 mod read;
 
 use std::path::Path;
@@ -22,11 +24,13 @@ pub use adopt::{DataPlane, DetachError, Detached, detach};
 pub(crate) use apply::fake;
 pub use apply::{KernelMaps, MapStore, TableRows, WriteError};
 pub use attach::{AttachError, Attachment, XdpMode};
-pub use bpffs::BpffsError;
+pub use bpffs::{BpffsError, has_bpffs};
 pub use explain::{ExplainError, explain};
+pub use footprint::{MapSize, map_size};
 pub use load::LoadError;
 pub use open::OpenError;
 pub use privilege::{PrivilegeError, check_privilege};
+pub use probe::{BpfProbes, Loaded, MapShape, Probe, bpf as probe_bpf, map_shapes, try_native};
 pub(crate) use read::affinity_name;
 pub use read::{Counters, ReadError, counters, dump, list};
 

@@ -1,6 +1,7 @@
 //! One verb, one file. Each reads its arguments, calls the crate that knows, and prints.
 
 mod balancer;
+mod doctor;
 mod explain;
 mod function;
 mod invoke;
@@ -54,6 +55,7 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         Verb::Map(MapVerb::Dump { name, pins, output }) => {
             map::dump(name.as_deref(), &pins, &output)
         }
+        Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Route(RouteVerb::Explain(args)) => explain::explain(&args),
     }
 }

@@ -1,0 +1,90 @@
+//! What a worker builds sandboxes from.
+
+use crate::doctor::{
+    Report,
+    facts::{Cgroups, Sandbox},
+    report::Notes,
+};
+
+/// The controllers that limit a sandbox.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+/// Far more than a worker has sandboxes.
+const USER_NAMESPACES: u64 = 10_000;
+
+pub(super) fn judge(sandbox: &Sandbox, report: &mut Report) {
+    let mut notes = Notes::of("sandbox", report);
+    match &sandbox.check {
+        Ok(()) => notes.ok("worker", "can make sandboxes here"),
+        Err(problem) => notes.failure(
+            "worker",
+            problem.clone(),
+            "what the finding says; then: warmpath doctor --role worker",
+        ),
+    }
+    judge_namespaces(sandbox, &mut notes);
+    judge_cgroups(&sandbox.cgroups, &mut notes);
+    match &sandbox.seccomp_actions {
+        Some(actions) if actions.split_whitespace().any(|action| action == "errno") => {
+            notes.ok("seccomp", "filters can be installed");
+        }
+        _ => notes.failure(
+            "seccomp",
+            "the kernel has no system call filters",
+            "use a kernel with CONFIG_SECCOMP_FILTER=y",
+        ),
+    }
+    match &sandbox.security_modules {
+        Some(modules) if modules.split(',').any(|module| module == "landlock") => {
+            notes.ok("landlock", "on");
+        }
+        Some(modules) => notes.not_applicable(
+            "landlock",
+            format!("off (active: {modules}); sandboxes do not need it"),
+        ),
+        None => notes.not_applicable(
+            "landlock",
+            "not known (securityfs is not mounted); sandboxes do not need it",
+        ),
+    }
+}
+
+fn judge_namespaces(sandbox: &Sandbox, notes: &mut Notes<'_>) {
+    const CHECK: &str = "user namespaces";
+    let mend = format!("sysctl -w user.max_user_namespaces={USER_NAMESPACES}");
+    match sandbox.max_user_namespaces {
+        None => notes.failure(
+            CHECK,
+            "the kernel has none",
+            "use a kernel with CONFIG_USER_NS=y",
+        ),
+        Some(0) => notes.failure(CHECK, "switched off", mend),
+        Some(most) if most < 1_000 => notes.warning(CHECK, format!("at most {most}"), mend),
+        Some(most) => notes.ok(CHECK, format!("at most {most}")),
+    }
+}
+
+/// All of them in one version's hierarchy, or each at least in one of the two.
+fn judge_cgroups(cgroups: &Cgroups, notes: &mut Notes<'_>) {
+    const CHECK: &str = "cgroups";
+    let missing: Vec<_> = CONTROLLERS
+        .into_iter()
+        .filter(|name| !cgroups.v1.contains(*name) && !cgroups.v2.contains(*name))
+        .collect();
+    if let Some(first) = missing.first() {
+        notes.failure(
+            CHECK,
+            format!("no controller for {}", missing.join(", ")),
+            if cgroups.has_v2 && cgroups.v1.is_empty() {
+                format!("echo +{first} > /sys/fs/cgroup/cgroup.subtree_control")
+            } else {
+                format!("mkdir -p /sys/fs/cgroup/{first} && mount -t cgroup -o {first} none /sys/fs/cgroup/{first}")
+            },
+        );
+    } else if cgroups.v1.is_empty() {
+        notes.ok(CHECK, "version 2");
+    } else if cgroups.has_v2 {
+        notes.ok(CHECK, "version 1 for limits, version 2 beside it");
+    } else {
+        notes.ok(CHECK, "version 1");
+    }
+}
