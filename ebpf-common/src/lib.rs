@@ -13,6 +13,11 @@
 
 pub mod cookie;
 pub mod cuckoo;
+#[expect(
+    missing_debug_implementations,
+    reason = "zerocopy 0.8's IntoBytes derive writes helper types without it"
+)]
+pub mod event;
 pub mod hash;
 pub mod ids;
 pub mod limits;

@@ -17,9 +17,15 @@ use crate::{
 /// Decides what becomes of `packet`, rewrites it for that, and counts it.
 #[inline(always)]
 pub fn balance<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    decide(packet, tables).verdict()
+}
+
+/// As [`balance`], and says why.
+#[inline(always)]
+pub(crate) fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let outcome = process(packet, tables);
     observe::count(tables, &outcome);
-    outcome.verdict()
+    outcome
 }
 
 /// A packet for a VIP, and all that the stages need to know of where it is and what it is for.
@@ -41,7 +47,9 @@ pub(crate) struct Arrival<'t> {
 
 #[inline(always)]
 fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
-    let (headers, vip) = match route::vip::admit(packet, parse::headers(packet), tables) {
+    let parsed = parse::headers(packet);
+    observe::parsed(&parsed, tables);
+    let (headers, vip) = match route::vip::admit(packet, parsed, tables) {
         Ok(admitted) => admitted,
         Err(outcome) => return outcome,
     };
@@ -99,6 +107,7 @@ fn place<'t, P: Packet, T: Tables>(
     request: &RpcHeader,
     tables: &'t T,
 ) -> Result<Placement<'t>, Stop> {
+    observe::request(tables, request);
     police::request(packet, arrival, request, tables)?;
     observe::function(tables, request.function);
     let placement = route::route(packet, arrival, request, tables)?;

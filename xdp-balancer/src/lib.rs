@@ -22,11 +22,13 @@ pub mod route;
 mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trace;
 mod verdict;
 
 pub use balance::balance;
 pub use parse::{CutError, Packet};
 pub use tables::{Row, Tables};
+pub use trace::{Recorder, trace};
 pub use verdict::{
     Answer, DropReason, NotOurs, Outcome, RETRY_AFTER_MAX_MS, RETRY_AFTER_MS, Refusal, Rule, Stop,
     Verdict,

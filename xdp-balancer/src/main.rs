@@ -1,4 +1,4 @@
-//! The kernel shell: XDP programs `balancer`, and `pass` for the far ends of veth pairs.
+//! The kernel shell: XDP programs `balancer`, `traced` (the same, with a tracer looking on), and `pass` for the far ends of veth pairs.
 //!
 //! All it does is lend the pipeline of the library its packet and its maps. Build it with `cargo xtask build`.
 #![no_std]
@@ -10,14 +10,31 @@ mod maps;
 mod packet;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use xdp_balancer::{Verdict, balance};
+use xdp_balancer::{Verdict, balance, trace};
 
-use crate::{maps::KernelTables, packet::XdpPacket};
+use crate::{
+    maps::{KernelTables, NoNotes, Scratch},
+    packet::XdpPacket,
+};
 
 /// The load balancer.
 #[xdp]
 fn balancer(ctx: XdpContext) -> u32 {
-    match balance(&mut XdpPacket::new(ctx), &KernelTables) {
+    action(balance(&mut XdpPacket::new(ctx), &KernelTables(NoNotes)))
+}
+
+/// The load balancer under a loupe: what `warmpath trace` attaches in its place.
+#[xdp]
+fn traced(ctx: XdpContext) -> u32 {
+    let Some(scratch) = Scratch::of_this_cpu() else {
+        return xdp_action::XDP_PASS;
+    };
+    action(trace(&mut XdpPacket::new(ctx), &KernelTables(scratch)))
+}
+
+#[inline(always)]
+const fn action(verdict: Verdict) -> u32 {
+    match verdict {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop(_) | Verdict::Consumed => xdp_action::XDP_DROP,
         Verdict::Tx => xdp_action::XDP_TX,

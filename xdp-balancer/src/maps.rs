@@ -9,13 +9,14 @@
 use core::{arch::asm, cell::Cell, ffi::c_void, ptr::null_mut, sync::atomic::AtomicU64};
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
-    helpers::generated::{bpf_jiffies64, bpf_loop},
+    bindings::{BPF_F_MMAPABLE, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns, bpf_loop},
     macros::map,
-    maps::{Array, DevMapHash, LpmTrie, PerCpuArray, lpm_trie::Key as Prefix},
+    maps::{Array, DevMapHash, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key as Prefix},
 };
 use ebpf_common::{
     cuckoo::{CANDIDATES, candidates},
+    event::{EVENTS_LEN, TraceEvent, TraceFilter, TraceScratch, TraceState},
     hash::mix64,
     ids::{FunctionId, WorkerId},
     limits,
@@ -27,7 +28,7 @@ use ebpf_common::{
     schema::{Key, SCAN_MAX, Scan, SchemaEntry},
     token::SourceAddress,
 };
-use xdp_balancer::{Packet, Row, Tables};
+use xdp_balancer::{Packet, Recorder, Row, Tables};
 
 /// Written by userspace, read by userspace; the program only carries it.
 #[map]
@@ -100,10 +101,101 @@ static WORKER_COUNTERS: PerCpuArray<Traffic> =
 static FUNCTION_COUNTERS: PerCpuArray<TopFunction> =
     PerCpuArray::with_max_entries(limits::TOP_FUNCTIONS, 0);
 
-/// The maps of the loaded program.
-pub(crate) struct KernelTables;
+#[map]
+static TRACE: Array<TraceFilter> = Array::with_max_entries(1, 0);
+#[map]
+static TRACE_SCRATCH: PerCpuArray<TraceScratch> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_LEN, 0);
 
-impl Tables for KernelTables {
+/// The maps of the loaded program, in which `N` says whether anything is noted for a tracer.
+pub(crate) struct KernelTables<N>(pub(crate) N);
+
+/// Where an event is noted.
+pub(crate) trait Notes {
+    /// Calls `note` with the event of this packet, if there is one.
+    fn note(&self, note: impl FnOnce(&mut TraceEvent));
+    /// Marks `counter` as moved in it.
+    fn mark(&self, counter: Counter);
+}
+
+/// Of `balancer`: nowhere.
+pub(crate) struct NoNotes;
+
+/// Of `traced`: in this CPU's scratch row, also for packets that make no event, because a test at each note would double
+/// what the verifier has to follow.
+pub(crate) struct Scratch {
+    row: *mut TraceScratch,
+}
+
+impl Scratch {
+    /// The row of this CPU, which is always there.
+    #[inline(always)]
+    pub(crate) fn of_this_cpu() -> Option<Self> {
+        let row = TRACE_SCRATCH.get_ptr_mut(0)?;
+        Some(Self { row })
+    }
+}
+
+impl Notes for NoNotes {
+    #[inline(always)]
+    fn note(&self, note: impl FnOnce(&mut TraceEvent)) {
+        drop(note);
+    }
+
+    #[inline(always)]
+    fn mark(&self, _counter: Counter) {}
+}
+
+impl Notes for Scratch {
+    #[inline(always)]
+    fn note(&self, note: impl FnOnce(&mut TraceEvent)) {
+        // SAFETY: as in `count`.
+        note(unsafe { &mut (*self.row).event });
+    }
+
+    #[inline(always)]
+    fn mark(&self, counter: Counter) {
+        self.note(|event| event.head.mark(counter as u32));
+    }
+}
+
+impl Recorder for KernelTables<Scratch> {
+    #[inline(always)]
+    fn filter(&self) -> Option<&TraceFilter> {
+        TRACE.get(0)
+    }
+
+    #[inline(always)]
+    fn state<R>(&self, change: impl FnOnce(&mut TraceState) -> R) -> R {
+        // SAFETY: as in `count`.
+        change(unsafe { &mut (*self.0.row).state })
+    }
+
+    #[inline(always)]
+    fn clock_ns(&self) -> u64 {
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn cpu(&self) -> u32 {
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe { bpf_get_smp_processor_id() }
+    }
+
+    #[inline(always)]
+    fn emit(&self) -> bool {
+        // SAFETY: as in `count`.
+        let event = unsafe { &(*self.0.row).event };
+        // Nobody is woken: a wakeup would cost more than the event, and the reader looks every few milliseconds.
+        EVENTS
+            .output::<TraceEvent>(event, u64::from(BPF_RB_NO_WAKEUP))
+            .is_ok()
+    }
+}
+
+impl<N: Notes> Tables for KernelTables<N> {
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
         CONFIG.get(0)
@@ -286,7 +378,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn note(&self, note: impl FnOnce(&mut TraceEvent)) {
+        self.0.note(note);
+    }
+
+    #[inline(always)]
     fn count(&self, counter: Counter) {
+        self.0.mark(counter);
         if let Some(count) = COUNTERS.get_ptr_mut(counter as u32) {
             // SAFETY: the row is this CPU's own, and XDP programs of one CPU do not interrupt each other.
             unsafe { *count += 1 };

@@ -8,11 +8,13 @@ use core::{hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes},
+    helpers::generated::{
+        bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    },
     programs::XdpContext,
 };
-use ebpf_common::schema::SCAN_MAX;
-use xdp_balancer::{CutError, Packet};
+use ebpf_common::{event::CAPTURE_LEN, schema::SCAN_MAX};
+use xdp_balancer::{CutError, Packet, trace::capture_len};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The frame that the program was called for.
@@ -130,6 +132,22 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn strip(&mut self, bytes: u32) -> Result<(), CutError> {
         self.move_start(bytes as i32)
+    }
+
+    #[inline(always)]
+    fn capture(&self, into: &mut [u8; CAPTURE_LEN]) -> (u32, u16) {
+        // VERIFIER: asked of the kernel, because the difference of the two addresses makes LLVM spill half of one across the
+        // calls around it: "invalid size of register spill" (Linux 6.18, rustc 1.96).
+        // SAFETY: the helper takes the context of the running program, which `ctx` is.
+        let len = unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) } as u32;
+        let captured = capture_len(len);
+        let into = into.as_mut_ptr().cast();
+        // An empty frame has fewer bytes than are asked for, which the helper refuses.
+        // SAFETY: the helper writes `captured` bytes to `into`, which has room for `CAPTURE_LEN`: not less.
+        match unsafe { bpf_xdp_load_bytes(self.ctx.ctx, 0, into, captured) } {
+            0 => (len, captured as u16),
+            _ => (len, 0),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use core::cell::Cell;
 
 use ebpf_common::{
+    event::TraceEvent,
     ids::{FunctionId, WorkerId},
     limits::PLACES_PER_ROW,
     maps::{
@@ -90,4 +91,9 @@ pub trait Tables {
     fn count_worker(&self, worker: WorkerId, bytes: u32);
     /// Adds a packet to `function`, as [`ebpf_common::maps::TopFunction`] says.
     fn count_function(&self, function: FunctionId);
+    /// Notes something in the event of this packet, where one is made: in `balancer`, nowhere.
+    #[inline(always)]
+    fn note(&self, note: impl FnOnce(&mut TraceEvent)) {
+        drop(note);
+    }
 }

@@ -22,8 +22,6 @@ pub mod features {
     pub const SHED: u32 = 1 << 4;
     /// Answers have a rate.
     pub const ANSWER_RATE: u32 = 1 << 5;
-    /// Packets are sampled for `warmpath trace`.
-    pub const TRACE: u32 = 1 << 6;
     /// The hop limit of forwarded packets is not lowered (for measuring; loops are then not broken).
     pub const KEEP_HOP_LIMIT: u32 = 1 << 7;
 }

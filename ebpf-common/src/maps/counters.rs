@@ -175,6 +175,7 @@ counters! {
     SchemaMissed, Detail, "schema_missed", "The key that the function's schema names is not in this packet.";
     WarmFull, Detail, "warm_full", "Both warm workers chosen take no new work or are at capacity.";
     HomeProbed, Detail, "home_probed", "The first Maglev entry's worker takes no new work; a later entry did.";
+    TraceLost, Detail, "trace_lost", "An event for a tracer that found the ring buffer full.";
 }
 
 #[cfg(test)]

@@ -90,7 +90,15 @@ pub mod name {
     pub const WORKER_COUNTERS: &str = "WORKER_COUNTERS";
     /// Per-CPU array of [`super::TopFunction`], by hash of the function.
     pub const FUNCTION_COUNTERS: &str = "FUNCTION_COUNTERS";
-    /// All of them, in the order in which they are listed to people.
+    /// Array, one [`crate::event::TraceFilter`]: a tracer's.
+    pub const TRACE: &str = "TRACE";
+    /// Per-CPU array, one [`crate::event::TraceScratch`]: a tracer's.
+    pub const TRACE_SCRATCH: &str = "TRACE_SCRATCH";
+    /// Ring buffer of [`crate::event::TraceEvent`]: a tracer's.
+    pub const EVENTS: &str = "EVENTS";
+    /// Those that only the program `traced` uses: never pinned, since each tracer has its own.
+    pub const OF_TRACER: &[&str] = &[TRACE, TRACE_SCRATCH, EVENTS];
+    /// All others, which are pinned, in the order in which they are listed to people.
     pub const ALL: &[&str] = &[
         LAYOUT,
         CONFIG,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, DevMapHash, MapData, PerCpuArray},
+    maps::{Array, DevMapHash, MapData, PerCpuArray, RingBuf},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use ebpf_common::{
     cuckoo::Cuckoo,
+    event::{TraceEvent, TraceFilter},
     ids::{FunctionId, WorkerId},
     limits::VIP_ROWS,
     maps::{
@@ -22,6 +23,7 @@ use xdp_balancer::{
     Row,
     testing::{FUNCTION_ROWS, FakeTables, PLACE_ROWS},
 };
+use zerocopy::FromBytes as _;
 
 use crate::police;
 
@@ -45,6 +47,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Program {
     ebpf: Ebpf,
+    program: &'static str,
     buffer: Vec<u8>,
 }
 
@@ -54,6 +57,18 @@ impl Program {
     /// # Errors
     /// The kernel refuses it, for want of privilege or because the verifier objects.
     pub fn load(object: &[u8], sizes: &[(&'static str, u32)]) -> Result<Self> {
+        Self::load_as("balancer", object, sizes)
+    }
+
+    /// As [`Self::load`], another program of the object.
+    ///
+    /// # Errors
+    /// As of [`Self::load`].
+    pub fn load_as(
+        program: &'static str,
+        object: &[u8],
+        sizes: &[(&'static str, u32)],
+    ) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader
             .map_max_entries(name::SESSIONS, PLACE_ROWS)
@@ -67,13 +82,15 @@ impl Program {
             loader.map_max_entries(map, *entries);
         }
         let mut ebpf = loader.load(object).context("loading the eBPF object")?;
-        let program: &mut Xdp = ebpf
-            .program_mut("balancer")
-            .context("the object has no program `balancer`")?
+        let xdp: &mut Xdp = ebpf
+            .program_mut(program)
+            .with_context(|| format!("the object has no program `{program}`"))?
             .try_into()?;
-        program.load().context("loading the program `balancer`")?;
+        xdp.load()
+            .with_context(|| format!("loading the program `{program}`"))?;
         Ok(Self {
             ebpf,
+            program,
             buffer: vec![0; 4096],
         })
     }
@@ -83,10 +100,8 @@ impl Program {
     /// # Errors
     /// The object has no such program.
     pub fn xdp(&self) -> Result<&Xdp> {
-        let program = self.ebpf.program("balancer");
-        Ok(program
-            .context("the object has no program `balancer`")?
-            .try_into()?)
+        let program = self.ebpf.program(self.program);
+        Ok(program.context("the program is gone")?.try_into()?)
     }
 
     /// The loaded program, to be attached.
@@ -186,12 +201,9 @@ impl Program {
     /// # Errors
     /// The kernel refuses the frame (it takes 14 bytes up to about a page), or the program aborts.
     pub fn run(&mut self, frame: &[u8]) -> Result<(Action, &[u8])> {
-        let program: &Xdp = self
-            .ebpf
-            .program("balancer")
-            .context("the object has no program `balancer`")?
-            .try_into()?;
-        let result = program.test_run(TestRunOptions {
+        let program = self.ebpf.program(self.program);
+        let xdp: &Xdp = program.context("the program is gone")?.try_into()?;
+        let result = xdp.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut self.buffer),
             ..TestRunOptions::new()
@@ -286,6 +298,29 @@ impl Program {
     /// The map cannot be read.
     pub fn cpu_bucket(&self, bucket: CpuBucket) -> Result<u64> {
         police::cpu_bucket(&self.ebpf, bucket)
+    }
+
+    /// Sets what a tracer asks for.
+    ///
+    /// # Errors
+    /// The map refuses it.
+    pub fn set_filter(&mut self, filter: &TraceFilter) -> Result<()> {
+        Ok(self.array::<TraceFilter>(name::TRACE)?.set(0, filter, 0)?)
+    }
+
+    /// Takes the events of a tracer out of the ring buffer.
+    ///
+    /// # Errors
+    /// The map cannot be read, or an entry is not an event.
+    pub fn take_events(&mut self) -> Result<Vec<TraceEvent>> {
+        let map = self.ebpf.map_mut(name::EVENTS).context(name::EVENTS)?;
+        let mut ring = RingBuf::try_from(map)?;
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            let event = TraceEvent::read_from_bytes(&item);
+            events.push(event.ok().context("an entry of another length")?);
+        }
+        Ok(events)
     }
 
     fn array<V: Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>> {

@@ -6,6 +6,7 @@ pub mod ipv6;
 pub mod rpc;
 pub mod transport;
 
+use ebpf_common::event::CAPTURE_LEN;
 use ebpf_common::schema::SCAN_MAX;
 pub use rpc::request;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -45,6 +46,8 @@ pub trait Packet {
     /// # Errors
     /// [`CutError`] if not even an Ethernet header would be left; the frame is as it was.
     fn strip(&mut self, bytes: u32) -> Result<(), CutError>;
+    /// Copies the beginning of the frame; returns how many bytes the frame has, and how many were copied.
+    fn capture(&self, into: &mut [u8; CAPTURE_LEN]) -> (u32, u16);
 }
 
 /// The frame could not be made longer or shorter.

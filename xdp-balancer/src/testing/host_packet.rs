@@ -1,6 +1,6 @@
 //! A frame in plain bytes.
 
-use ebpf_common::schema::SCAN_MAX;
+use ebpf_common::{event::CAPTURE_LEN, schema::SCAN_MAX};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{CutError, Packet, parse::ethernet};
@@ -84,5 +84,14 @@ impl Packet for HostPacket {
         self.bytes.drain(..bytes as usize);
         self.head_room += bytes;
         Ok(())
+    }
+
+    fn capture(&self, into: &mut [u8; CAPTURE_LEN]) -> (u32, u16) {
+        let captured = self.bytes.len().min(CAPTURE_LEN);
+        for (to, from) in into.iter_mut().zip(&self.bytes) {
+            *to = *from;
+        }
+        let captured = u16::try_from(captured).expect("a capture is short");
+        (self.len(), captured)
     }
 }

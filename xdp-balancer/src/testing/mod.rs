@@ -14,8 +14,10 @@ mod police;
     reason = "tables of a test: an index beyond them is a bug of the test"
 )]
 mod tables;
+mod trace;
 pub mod tunnel;
 
 pub use host_packet::{HEAD_ROOM, HostPacket};
 pub use police::PoliceTables;
 pub use tables::{FUNCTION_ROWS, FakeTables, PLACE_ROWS};
+pub use trace::FakeTrace;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ebpf_common::{
+    event::TraceEvent,
     hash::{mix64, table_hash},
     ids::{FunctionId, WorkerId},
     limits,
@@ -18,7 +19,7 @@ use ebpf_common::{
     token::SourceAddress,
 };
 
-use super::police::PoliceTables;
+use super::{FakeTrace, police::PoliceTables};
 use crate::{Packet, Row, Tables};
 
 /// Rows of `SESSIONS` and of `FLOWS` in a test.
@@ -74,6 +75,8 @@ pub struct FakeTables {
     pub worker_counters: RefCell<BTreeMap<WorkerId, Traffic>>,
     /// `FUNCTION_COUNTERS`, by index.
     pub function_counters: RefCell<BTreeMap<u32, TopFunction>>,
+    /// What a tracer has.
+    pub trace: FakeTrace,
 }
 
 impl Default for FakeTables {
@@ -114,6 +117,7 @@ impl Default for FakeTables {
             vip_counters: RefCell::default(),
             worker_counters: RefCell::default(),
             function_counters: RefCell::default(),
+            trace: FakeTrace::default(),
         }
     }
 }
@@ -346,7 +350,12 @@ impl Tables for FakeTables {
         self.ports.contains(&ifindex)
     }
 
+    fn note(&self, note: impl FnOnce(&mut TraceEvent)) {
+        note(&mut self.trace.event.borrow_mut());
+    }
+
     fn count(&self, counter: Counter) {
+        self.note(|event| event.head.mark(counter as u32));
         *self.counters.borrow_mut().entry(counter).or_default() += 1;
     }
 

@@ -19,5 +19,6 @@ mod pass;
 mod route;
 mod schema;
 mod session;
+mod trace;
 mod truncate;
 mod world;
