@@ -72,7 +72,8 @@ impl Generator {
         }
         let mut ebpf = loader.load(object()?)?;
         program(&mut ebpf, "generate")?.load()?;
-        let frame = streams.first().map(|(scene, _)| scene.frame.clone());
+        let frames = streams.iter().map(|(scene, _)| scene.frame.clone());
+        let frame = frames.max_by_key(Vec::len);
         let mut generator = Self {
             ebpf,
             frame: frame.unwrap_or_default(),

@@ -3,6 +3,8 @@
 //!
 //! # Layout
 //! - [`scene`]: a packet, and how it differs from flow to flow
+//! - [`stream`]: requests as an operator describes them
+//! - [`interface`]: MAC addresses and indices
 //! - [`generator`]: sends scenes, mixed and paced
 //! - [`sink`]: counts and drops what arrives
 //! - [`object`](mod@object): the eBPF object with the programs, embedded
@@ -10,9 +12,11 @@
 //! Deliberately absent: answers. What comes back is for the sink to count; a client that waits for replies is the SDK.
 
 pub mod generator;
+pub mod interface;
 pub mod object;
 pub mod scene;
 pub mod sink;
+pub mod stream;
 
 use aya::{
     EbpfError,
@@ -20,8 +24,10 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 pub use generator::{Generator, Limits, Summary};
+pub use interface::Interface;
 pub use scene::{Destination, Ip, Scene};
-pub use sink::{Receiver, Sink};
+pub use sink::{Mode, Receiver, Sink};
+pub use stream::Stream;
 use thiserror::Error;
 
 /// Why there is no traffic.
@@ -36,6 +42,12 @@ pub enum BlastError {
     /// There is no such interface.
     #[error("no network interface `{0}`")]
     NoInterface(String),
+    /// Not a MAC address.
+    #[error("`{0}` is no MAC address")]
+    Mac(String),
+    /// There is no such CPU, or it is not ours.
+    #[error("cannot stay on CPU {0}")]
+    Cpu(usize),
     /// More streams than the programs mix, or none, or shares that add up to nothing.
     #[error("1 to {max} streams, with shares from 1 on, can be mixed", max = ebpf_common::traffic::MAX_STREAMS)]
     Streams,

@@ -17,6 +17,15 @@ pub struct Receiver {
     pub bytes: u64,
 }
 
+/// Where the sink runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the kernel's stack, where the driver has no XDP.
+    Generic,
+}
+
 /// The sink, attached as long as it lives.
 #[derive(Debug)]
 pub struct Sink {
@@ -28,7 +37,7 @@ impl Sink {
     ///
     /// # Errors
     /// The kernel refuses it.
-    pub fn attach(interface: &str, mode: XdpMode) -> Result<Self, BlastError> {
+    pub fn attach(interface: &str, mode: Mode) -> Result<Self, BlastError> {
         let mut loader = EbpfLoader::new();
         for map in [
             "OP_LINES",
@@ -43,6 +52,10 @@ impl Sink {
         let mut ebpf = loader.load(object()?)?;
         let sink = program(&mut ebpf, "sink")?;
         sink.load()?;
+        let mode = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+        };
         sink.attach(interface, mode)?;
         Ok(Self { ebpf })
     }

@@ -55,6 +55,9 @@ pub(crate) enum Verb {
     },
     /// Say what this machine lacks for the balancer or a worker, and the command that mends it
     Doctor(DoctorArgs),
+    /// Make traffic at the speed of the kernel, and count what arrives
+    #[command(subcommand)]
+    Blast(crate::verb::blast::BlastVerb),
     /// Look into the BPF maps
     #[command(subcommand)]
     Map(MapVerb),

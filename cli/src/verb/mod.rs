@@ -1,6 +1,7 @@
 //! One verb, one file. Each reads its arguments, calls the crate that knows, and prints.
 
 mod balancer;
+pub(crate) mod blast;
 mod doctor;
 mod explain;
 mod function;
@@ -52,6 +53,7 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             pins,
             output,
         } => status::status(&admin, &pins, &output).await,
+        Verb::Blast(verb) => blast::run(verb).await,
         Verb::Map(MapVerb::Dump { name, pins, output }) => {
             map::dump(name.as_deref(), &pins, &output)
         }

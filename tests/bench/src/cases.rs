@@ -2,7 +2,7 @@
 
 use blast::{
     Ip, Scene,
-    scene::{self},
+    scene::{self, function_of},
 };
 use ebpf_common::{
     ids::FunctionId,
@@ -13,7 +13,7 @@ use ebpf_common::{
 
 use crate::{
     harness::{DROP, PASS, TX},
-    world::{self, SESSION_FUNCTION, SHARD_FUNCTION, UNKNOWN_FUNCTION},
+    world::{self, Police, SESSION_FUNCTION, SHARD_FUNCTION, UNKNOWN_FUNCTION},
 };
 
 /// Bytes behind the RPC header.
@@ -82,6 +82,8 @@ pub(crate) struct Case {
     pub(crate) counter: Counter,
     /// What every packet must end as.
     pub(crate) verdict: u32,
+    /// What the police stage does meanwhile.
+    pub(crate) police: Police,
 }
 
 impl Case {
@@ -119,6 +121,7 @@ pub(crate) fn all() -> Vec<Case> {
         }
         cases.push(new_session(ip));
         cases.push(error(ip));
+        cases.push(retry(ip));
     }
     cases
 }
@@ -227,6 +230,18 @@ fn error(ip: Ip) -> Case {
     )
 }
 
+/// A source that is to prove its address first.
+fn retry(ip: Ip) -> Case {
+    let header = RpcHeader::request(function_of(0), 1);
+    let vip = world::rpc_vip(ForwardMode::L2);
+    let scene = scene::rpc(ip, vip, header, PAYLOAD_LEN, 0, 1).undoing(undo::TAIL);
+    let counter = Counter::AnswerRetry;
+    Case {
+        police: Police::Strict,
+        ..case("warm", "retry", ip, Way::L2, 1, scene, counter)
+    }
+}
+
 /// The case of a floor. Its packets go nowhere, and no counter of the product knows them.
 pub(crate) fn floor(name: &str, ip: Ip, what: u32, verdict: u32) -> Case {
     let header = RpcHeader::request(SHARD_FUNCTION, 1);
@@ -261,5 +276,6 @@ fn case(
         scene,
         counter,
         verdict: TX,
+        police: Police::On,
     }
 }

@@ -12,7 +12,7 @@ use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{Xdp, XdpMode};
-use blast::{Generator, Sink};
+use blast::{Generator, Mode, Sink};
 use serde::Serialize;
 use testbed::{netns::Netns, run::Run};
 
@@ -196,7 +196,7 @@ impl Wire {
             netns.ip(&format!("link set {INTERFACE} up"))?;
         }
         let ifindex = near.enter(|| nix::net::if_::if_nametoindex(INTERFACE))??;
-        let sink = near.enter(|| Sink::attach(INTERFACE, XdpMode::Driver))??;
+        let sink = near.enter(|| Sink::attach(INTERFACE, Mode::Native))??;
         let mut harness = Harness::load()?;
         harness.target("swap")?;
         Ok(Self {
@@ -253,9 +253,7 @@ impl Wire {
         let mut send = |count: u32| near.enter(|| generator.send(count))?.context("sending");
         let rate = match &it.far {
             Far::Sink => {
-                let sink = self
-                    .far
-                    .enter(|| Sink::attach(INTERFACE, XdpMode::Driver))??;
+                let sink = self.far.enter(|| Sink::attach(INTERFACE, Mode::Native))??;
                 send(1 << 12)?;
                 let before = sink.packets()?;
                 let rate = timed(packets, &mut send)?;
@@ -276,6 +274,7 @@ impl Wire {
             }
             Far::Balancer(case) => {
                 self.world.tunnel_over(case.way.outer)?;
+                self.world.police(case.police)?;
                 let link = attach(&self.far, self.world.program()?)?;
                 send((2 * case.flows).max(1 << 12))?;
                 let before = self.sink.receivers()?;

@@ -4,6 +4,7 @@ mod cases;
 mod harness;
 mod live;
 mod ops;
+mod plot;
 #[cfg(all(test, feature = "privileged"))]
 #[expect(clippy::unwrap_used, reason = "a module of tests")]
 mod presented;

@@ -10,8 +10,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, MapData, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray, PerCpuValues},
     programs::{ProgramFd, Xdp},
+    util::nr_cpus,
 };
 use blast::{
     Destination, Ip,
@@ -24,13 +25,14 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
-        Affinity, Config, Counter, ForwardMode, FunctionEntry, FunctionRow, NORMAL_WEIGHT,
-        PlaceRow, Vip6Key, Vip6Row, VipInfo, VipKey, VipKind, VipRow, WorkerInfo, WorkerLoad,
-        WorkerState, function_hash, name, vip_filter_bit, vip_hash, vip6_filter_bit, vip6_hash,
-        worker_flags,
+        Affinity, Config, Counter, CpuBucket, ForwardMode, FunctionEntry, FunctionRow,
+        NORMAL_WEIGHT, PlaceRow, Rate, Vip6Key, Vip6Row, VipInfo, VipKey, VipKind, VipRow,
+        WorkerInfo, WorkerLoad, WorkerState, features, function_hash, name, vip_filter_bit,
+        vip_hash, vip6_filter_bit, vip6_hash, worker_flags,
     },
     traffic::MAX_FLOWS,
 };
+use nix::time::{ClockId, clock_getres};
 use xdp_balancer::testing::frame::{BALANCER_MAC, CLIENT_MAC};
 
 /// Workers, all of them up.
@@ -39,14 +41,41 @@ const VIP4: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
 const RPC_PORT: u16 = 9_000;
 const L4_PORT: u16 = 9_100;
-/// The kernel's tick: no case depends on how long it is.
-const TICK_NS: u32 = 4_000_000;
 /// IP protocol numbers.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// MAC addresses of client and balancer.
 const MACS: [[u8; 6]; 2] = [CLIENT_MAC, BALANCER_MAC];
+
+/// A rate that no case reaches: a packet a nanosecond.
+const AMPLE: Rate = Rate {
+    interval_ns: 1,
+    tolerance_ns: 1_000_000_000,
+};
+/// A rate that every case exceeds: a packet an hour.
+const SCARCE: Rate = Rate {
+    interval_ns: 3_600_000_000_000,
+    tolerance_ns: 0,
+};
+/// All that the police stage can do.
+const POLICE: u32 = features::BLOCK_LIST
+    | features::SOURCE_RATE
+    | features::FUNCTION_RATE
+    | features::ADDRESS_TOKENS
+    | features::SHED
+    | features::ANSWER_RATE;
+
+/// What the police stage does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Police {
+    /// Nothing.
+    Off,
+    /// Every check, none of which a packet fails.
+    On,
+    /// Every check, and unknown sources exceed their rate.
+    Strict,
+}
 
 /// A function of which sessions stay with their worker.
 pub(crate) const SESSION_FUNCTION: FunctionId = FunctionId(0x5e55_1011_0000_0001);
@@ -109,6 +138,31 @@ impl World {
         Ok(program.fd()?.try_clone()?)
     }
 
+    /// Switches the police stage.
+    pub(crate) fn police(&mut self, police: Police) -> Result<()> {
+        let config = Config {
+            features: if police == Police::Off { 0 } else { POLICE },
+            unknown_rate: if police == Police::Strict {
+                SCARCE
+            } else {
+                AMPLE
+            },
+            ..self.config
+        };
+        self.array::<Config>(name::CONFIG)?.set(0, config, 0)?;
+        // What one rate has used up must not be held against the next.
+        let map = self
+            .ebpf
+            .map_mut(name::CPU_BUCKETS)
+            .context(name::CPU_BUCKETS)?;
+        let mut buckets = PerCpuArray::<_, u64>::try_from(map)?;
+        let cpus = nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+        for bucket in 0..CpuBucket::COUNT {
+            buckets.set(bucket, PerCpuValues::try_from(vec![0; cpus])?, 0)?;
+        }
+        Ok(())
+    }
+
     /// Lets encapsulated packets go to the workers' addresses of `outer`.
     pub(crate) fn tunnel_over(&mut self, outer: Ip) -> Result<()> {
         let mut workers = self.array::<WorkerInfo>(name::WORKERS)?;
@@ -147,7 +201,10 @@ impl World {
             session_mask: session_rows - 1,
             flow_mask: flow_rows - 1,
             function_mask: function_rows - 1,
-            tick_ns: TICK_NS,
+            tick_ns: tick_ns()?,
+            source_rate: AMPLE,
+            answer_rate: AMPLE,
+            shed_percent: 100,
             table_secret: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
             cookie_keys: [[1, 2], [3, 4]],
             token_keys: [[7, 8], [9, 10]],
@@ -287,6 +344,12 @@ fn worker(id: u16, outer: Ip) -> WorkerInfo {
         addr6: [0xfd, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, high, low],
         ..WorkerInfo::ABSENT
     }
+}
+
+/// The step of the kernel's coarse clock.
+fn tick_ns() -> Result<u32> {
+    let step = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?;
+    Ok(u32::try_from(step.tv_nsec())?)
 }
 
 fn words(addr: Ipv6Addr) -> [u32; 4] {

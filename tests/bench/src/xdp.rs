@@ -10,9 +10,10 @@ use blast::Ip;
 use crate::{
     cases::{self, Case},
     harness::{Harness, TX},
+    plot,
     report::{self, Row},
     statistics::Summary,
-    world::World,
+    world::{Police, World},
 };
 
 /// A case whose packets were not at least this share its own (sessions may lose their place in a full row).
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     /// Draw net nanoseconds against flows: an SVG or, by its name, an HTML file.
     #[arg(long, value_name = "FILE.svg|html")]
     plot: Option<PathBuf>,
+    /// Switch the police stage off: no block list, no rates, no shedding. The answer RETRY is then left out.
+    #[arg(long)]
+    without_police: bool,
     /// Only cases whose name contains this, like `session/v4`.
     #[arg(long, default_value = "", value_name = "FILTER")]
     case: String,
@@ -59,10 +63,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let packets = args
         .packets
         .unwrap_or(if args.quick { 1 << 18 } else { 1 << 20 });
-    let mut bench = Bench::load(packets)?;
+    let mut bench = Bench::load(packets, args.without_police)?;
     let measured: Vec<_> = cases::all()
         .into_iter()
         .filter(|case| case.name.contains(&args.case))
+        .filter(|case| !(args.without_police && case.police == Police::Strict))
         .map(Measured::new)
         .collect();
     let mut floors: Vec<_> = bench.floors()?;
@@ -103,6 +108,17 @@ fn finish(args: &Args, rows: &[Row]) -> Result<ExitCode> {
     if let Some(path) = &args.report {
         fs::write(path, &json).with_context(|| format!("writing {}", path.display()))?;
     }
+    if let Some(path) = &args.plot {
+        let is_html = path
+            .extension()
+            .is_some_and(|extension| extension == "html");
+        let page = if is_html {
+            plot::html(rows, &report::table(rows))
+        } else {
+            plot::svg(rows)
+        };
+        fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
+    }
     let text = if args.json { json } else { report::table(rows) };
     writeln!(std::io::stdout(), "{text}").context("printing")?;
     for row in rows {
@@ -126,6 +142,7 @@ struct Bench {
     floor: ProgramFd,
     product: ProgramFd,
     packets: u32,
+    without_police: bool,
 }
 
 /// A program of the harness's own object that is measured as a floor.
@@ -135,7 +152,7 @@ struct Floor {
 }
 
 impl Bench {
-    fn load(packets: u32) -> Result<Self> {
+    fn load(packets: u32, without_police: bool) -> Result<Self> {
         let mut harness = Harness::load()?;
         let world = World::load(prog_tests::object())?;
         harness.set_cookies(&world.cookies())?;
@@ -145,6 +162,7 @@ impl Bench {
             harness,
             world,
             packets,
+            without_police,
         })
     }
 
@@ -155,6 +173,11 @@ impl Bench {
         self.harness.aim(&self.floor)?;
         it.floors.push(self.harness.run(scene, self.packets, TX)?);
         self.world.tunnel_over(it.case.way.outer)?;
+        self.world.police(if self.without_police {
+            Police::Off
+        } else {
+            it.case.police
+        })?;
         self.harness.aim(&self.product)?;
         // Each flow twice, so that it is known and counts as used when a row of its table is full.
         let known = (2 * it.case.flows).max(4_096);
