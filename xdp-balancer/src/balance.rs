@@ -9,10 +9,13 @@ use ebpf_common::{
 
 use crate::{
     DropReason, NotOurs, Outcome, Packet, Stop, Tables, Verdict, forward, observe,
-    parse::{self, Headers},
+    parse::{self, Headers, Network, ethernet, ipv4},
     police,
     route::{self, Placement},
 };
+
+/// Bytes in front of the first payload there can be.
+const FRAME_HEADERS_MIN: u32 = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 
 /// Decides what becomes of `packet`, rewrites it for that, and counts it.
 #[inline(always)]
@@ -58,7 +61,7 @@ fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     };
     let retry_after_ms = Cell::new(0);
     let arrival = Arrival {
-        headers,
+        headers: one_way(headers, tables),
         vip,
         config,
         frame_len: packet.len(),
@@ -77,6 +80,35 @@ fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         Some(VipKind::Address) | None => return Outcome::Passed(NotOurs::NotVip),
     };
     send(packet, &arrival, placement, tables)
+}
+
+/// The same headers, by one way through the verifier whatever was read (see [`Tables::opaque`]). The masks are wider than
+/// what `parse` lets through.
+#[inline(always)]
+fn one_way<T: Tables>(headers: Headers, tables: &T) -> Headers {
+    let network = headers.network;
+    let [offset, payload_offset, len, payload_len] = tables.opaque([
+        network.offset,
+        network.payload_offset,
+        network.len,
+        network.payload_len,
+    ]);
+    Headers {
+        network: Network {
+            offset: within(ethernet::HEADER_LEN, offset, 0xf),
+            payload_offset: within(FRAME_HEADERS_MIN, payload_offset, 0x3fff),
+            len: len & 0xffff,
+            payload_len: payload_len & 0xffff,
+            ..network
+        },
+        ..headers
+    }
+}
+
+/// `value`, of which the verifier then knows that it is from `min` to `min + mask`.
+#[inline(always)]
+const fn within(min: u32, value: u32, mask: u32) -> u32 {
+    min + (value.wrapping_sub(min) & mask)
 }
 
 /// A packet for an RPC VIP; what stops it is answered where it may be.

@@ -90,6 +90,9 @@ static FUNCTION_BUCKETS: Array<u64> = Array::with_max_entries(limits::FUNCTION_L
 static CPU_BUCKETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(CpuBucket::COUNT, 0);
 #[map]
 static PORTS: DevMapHash = DevMapHash::with_max_entries(limits::MAX_PORTS, 0);
+/// What [`Tables::opaque`] goes by way of.
+#[map]
+static OPAQUE: PerCpuArray<[u32; OPAQUE_WORDS]> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
 #[map]
@@ -107,6 +110,8 @@ static TRACE: Array<TraceFilter> = Array::with_max_entries(1, 0);
 static TRACE_SCRATCH: PerCpuArray<TraceScratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_LEN, 0);
+/// Words that [`Tables::opaque`] takes at most.
+const OPAQUE_WORDS: usize = 8;
 
 /// The maps of the loaded program, in which `N` says whether anything is noted for a tracer.
 pub(crate) struct KernelTables<N>(pub(crate) N);
@@ -370,6 +375,19 @@ impl<N: Notes> Tables for KernelTables<N> {
         // return nanoseconds cost 20 to 36 ns.
         let ticks = unsafe { bpf_jiffies64() };
         ticks.wrapping_mul(u64::from(tick_ns))
+    }
+
+    #[inline(always)]
+    fn opaque<const LEN: usize>(&self, words: [u32; LEN]) -> [u32; LEN] {
+        const { assert!(LEN <= OPAQUE_WORDS) };
+        let Some(scratch) = OPAQUE.get_ptr_mut(0) else {
+            return words;
+        };
+        let scratch = scratch.cast::<[u32; LEN]>();
+        // SAFETY: the row is this CPU's own, at least as long as `words`, and aligned as they are.
+        unsafe { scratch.write_volatile(words) };
+        // SAFETY: as above; any bytes are words.
+        unsafe { scratch.read_volatile() }
     }
 
     #[inline(always)]

@@ -81,6 +81,12 @@ pub trait Tables {
     /// Nanoseconds by the ticks of the kernel's timer: moves in steps of [`Config::tick_ns`] (1 to 10 ms), never back, and
     /// costs a load.
     fn now_ns(&self) -> u64;
+    /// The same words, by way of memory that the verifier does not follow.
+    ///
+    /// VERIFIER: it takes up again what it has verified only where all that it relies on is the same. A rule's counter, an
+    /// offset into the packet: each value that a stage can leave in them has all stages behind it verified anew, and the
+    /// ways multiply. What was read back from a map may be anything, so there is one way.
+    fn opaque<const N: usize>(&self, words: [u32; N]) -> [u32; N];
     /// Makes [`crate::Verdict::Redirect`] send the packet out of `ifindex`; false if it is not in `PORTS`.
     fn redirect(&self, ifindex: u32) -> bool;
     /// Adds one to `counter`.

@@ -2,6 +2,8 @@
 
 use ebpf_common::{maps::Counter, wire::Status};
 
+use crate::Tables;
+
 /// Milliseconds after which a client that was told "no worker" may try again: two heartbeats of a worker,
 /// in which a replacement can announce itself.
 pub const RETRY_AFTER_MS: u32 = 40;
@@ -157,6 +159,26 @@ counted! {
         Quic => RouteQuic,
         /// The ICMP error is about a packet of this worker.
         Icmp => RouteIcmp,
+    }
+}
+
+impl Rule {
+    /// The same rule, by one way through the verifier whichever it is (see [`Tables::opaque`]).
+    #[inline(always)]
+    pub(crate) fn one_way<T: Tables>(self, tables: &T) -> Self {
+        let [code] = tables.opaque([self as u32]);
+        match code {
+            0 => Self::Cookie,
+            1 => Self::Session,
+            2 => Self::Shard,
+            3 => Self::Warm,
+            4 => Self::Home,
+            5 => Self::Fragment,
+            6 => Self::Flow,
+            7 => Self::Maglev,
+            8 => Self::Quic,
+            _ => Self::Icmp,
+        }
     }
 }
 

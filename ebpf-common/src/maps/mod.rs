@@ -82,6 +82,8 @@ pub mod name {
     pub const CPU_BUCKETS: &str = "CPU_BUCKETS";
     /// DEVMAP_HASH: interface index → the same, the ports that packets can leave by.
     pub const PORTS: &str = "PORTS";
+    /// Per-CPU array, one row of scratch words: a way around the verifier, see `xdp_balancer::Tables::opaque`.
+    pub const OPAQUE: &str = "OPAQUE";
     /// Per-CPU array: [`super::Counter`] → `u64`.
     pub const COUNTERS: &str = "COUNTERS";
     /// Per-CPU array: VIP number → [`super::Traffic`].
@@ -123,6 +125,7 @@ pub mod name {
         FUNCTION_BUCKETS,
         CPU_BUCKETS,
         PORTS,
+        OPAQUE,
         COUNTERS,
         VIP_COUNTERS,
         WORKER_COUNTERS,

@@ -170,7 +170,8 @@ fn wrap<P: Packet>(
     if let Some(tags) = tags {
         packet.write(MACS_LEN, tags)?;
     }
-    let offset = link_len - TYPE_LEN;
+    // VERIFIER: `link_len` may be 0 for all it knows.
+    let offset = link_len.wrapping_sub(TYPE_LEN) & 0x1f;
     match (job.mode, *ends) {
         (ForwardMode::Gue, Ends::V4 { tunnel, worker }) => {
             packet.write(offset, Gue4::new(inner, tunnel, worker))

@@ -23,15 +23,13 @@ pub(crate) fn to_worker<P: Packet, T: Tables>(
     tables: &T,
 ) -> Outcome {
     observe::worker(tables, arrival, placement);
+    let rule = placement.rule.one_way(tables);
     let redirect = match arrival.vip.forward() {
         ForwardMode::L2 => l2::rewrite(packet, arrival, placement, tables),
         mode => encap::rewrite(packet, arrival, placement, mode, tables),
     };
     match redirect {
-        Ok(redirect) => Outcome::Routed {
-            rule: placement.rule,
-            redirect,
-        },
+        Ok(redirect) => Outcome::Routed { rule, redirect },
         Err(reason) => Outcome::Dropped(reason),
     }
 }

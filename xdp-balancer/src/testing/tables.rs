@@ -346,6 +346,10 @@ impl Tables for FakeTables {
         (index < self.home_len).then_some(entry)
     }
 
+    fn opaque<const N: usize>(&self, words: [u32; N]) -> [u32; N] {
+        words
+    }
+
     fn redirect(&self, ifindex: u32) -> bool {
         self.ports.contains(&ifindex)
     }
