@@ -130,14 +130,13 @@ impl Bed {
 
     /// What the pool is to do with `event`, in the function's own time.
     pub(crate) fn invocation(&self, function: &Arc<CatalogEntry>, event: &Value) -> Invocation {
-        let timeout = Duration::from_millis(function.manifest.timeout_ms.into());
         Invocation {
             function: Arc::clone(function),
             request_id: self.requests.fetch_add(1, Ordering::Relaxed),
             session: None,
             payload: Bytes::from(event.to_string()),
-            deadline: Instant::now() + timeout,
-            deadline_is_callers: false,
+            arrived: Instant::now(),
+            caller_deadline: None,
         }
     }
 

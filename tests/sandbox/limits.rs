@@ -142,8 +142,7 @@ async fn time_is_bounded_and_the_fault_is_whose_limit_it_was() {
         looping.usage
     );
     let mut hurried = bed.invocation(&function, &json!(true));
-    hurried.deadline = tokio::time::Instant::now() + Duration::from_millis(200);
-    hurried.deadline_is_callers = true;
+    hurried.caller_deadline = Some(tokio::time::Instant::now() + Duration::from_millis(200));
     assert_eq!(
         bed.pool.invoke(hurried).await.status,
         Status::BudgetExceeded

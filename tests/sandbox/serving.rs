@@ -286,7 +286,8 @@ async fn a_full_queue_is_overload_and_a_long_wait_too() {
     assert_eq!(bed.reply(&function, json!(0)).await, json!(1));
     let busy = bed.invocation(&function, &json!(1.0));
     let mut waits = bed.invocation(&function, &json!(0));
-    waits.deadline = tokio::time::Instant::now() + Duration::from_millis(300);
+    // 300 of its 2,000 milliseconds are left.
+    waits.arrived -= Duration::from_millis(1_700);
     let refused = bed.invocation(&function, &json!(0));
     let (busy, waits, refused) = tokio::join!(
         bed.pool.invoke(busy),

@@ -1,6 +1,6 @@
 //! What goes into the pool and what comes out of it: one request, one outcome.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ebpf_common::wire::Status;
@@ -18,11 +18,44 @@ pub struct Invocation {
     pub session: Option<u64>,
     /// The event: JSON, or bytes as they are, as the manifest says.
     pub payload: Bytes,
-    /// Until when it waits for an instance; until when the handler may run, too, if it is the caller's.
-    /// Otherwise the handler has its manifest's timeout from the moment it starts.
-    pub deadline: Instant,
-    /// Whether [`Self::deadline`] comes from the caller's time budget, not from the function's timeout.
-    pub deadline_is_callers: bool,
+    /// When it came.
+    pub arrived: Instant,
+    /// When the caller stops waiting, if he said so.
+    pub caller_deadline: Option<Instant>,
+}
+
+/// Until when something may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    /// That moment.
+    pub at: Instant,
+    /// Whether it is the end of the caller's budget, not of the function's own time.
+    pub is_callers: bool,
+}
+
+impl Invocation {
+    /// Until when it waits for an instance: as long as the handler might run, but not longer than the caller waits.
+    #[must_use]
+    pub fn wait_deadline(&self) -> Deadline {
+        self.deadline_from(self.arrived)
+    }
+
+    /// Until when the handler may run that starts at `start`: time spent in a queue is the caller's, not the handler's.
+    #[must_use]
+    pub fn deadline_from(&self, start: Instant) -> Deadline {
+        let timeout_ms = self.function.manifest.timeout_ms;
+        let own = start + Duration::from_millis(timeout_ms.into());
+        match self.caller_deadline {
+            Some(at) if at < own => Deadline {
+                at,
+                is_callers: true,
+            },
+            _ => Deadline {
+                at: own,
+                is_callers: false,
+            },
+        }
+    }
 }
 
 /// How an [`Invocation`] ended.
@@ -88,4 +121,65 @@ pub struct PoolSnapshot {
     pub log_bytes: u64,
     /// Starts of a zygote beyond the first.
     pub zygote_restarts: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use ebpf_common::ids::FunctionId;
+    use store::{Digest, Manifest};
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn invocation(budget: Option<Duration>) -> Invocation {
+        let manifest = "name = 'f'\ntimeout_ms = 2000";
+        let function = CatalogEntry {
+            id: FunctionId::of("f"),
+            name: "f".to_owned(),
+            qualified: "f@latest".to_owned(),
+            version: 1,
+            digest: Digest::of(b"f"),
+            manifest: toml::from_str::<Manifest>(manifest).unwrap(),
+        };
+        let arrived = Instant::now();
+        Invocation {
+            function: Arc::new(function),
+            request_id: 1,
+            session: None,
+            payload: Bytes::new(),
+            arrived,
+            caller_deadline: budget.map(|budget| arrived + budget),
+        }
+    }
+
+    /// Milliseconds from its arrival, and whether they are the caller's.
+    fn after(invocation: &Invocation, deadline: Deadline) -> (u128, bool) {
+        let time = deadline.at - invocation.arrived;
+        (time.as_millis(), deadline.is_callers)
+    }
+
+    #[test]
+    fn without_a_budget_the_handler_has_its_own_time_whenever_it_starts() {
+        let invocation = invocation(None);
+        assert_eq!(
+            after(&invocation, invocation.wait_deadline()),
+            (2_000, false)
+        );
+        let late = invocation.deadline_from(invocation.arrived + 1_900 * MS);
+        assert_eq!(after(&invocation, late), (3_900, false));
+    }
+
+    #[test]
+    fn the_earlier_of_both_ends_counts_also_after_a_wait() {
+        let short = invocation(Some(500 * MS));
+        assert_eq!(after(&short, short.wait_deadline()), (500, true));
+        // More than the handler's own time, and still less than a wait and that.
+        let long = invocation(Some(2_500 * MS));
+        assert_eq!(after(&long, long.wait_deadline()), (2_000, false));
+        let early = long.deadline_from(long.arrived + 100 * MS);
+        assert_eq!(after(&long, early), (2_100, false));
+        let late = long.deadline_from(long.arrived + 1_900 * MS);
+        assert_eq!(after(&long, late), (2_500, true));
+    }
 }

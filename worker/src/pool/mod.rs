@@ -49,7 +49,7 @@ use tokio_util::task::TaskTracker;
 use self::{budget::Budget, function::FunctionPool, functions::Functions, stock::Stock};
 pub use self::{
     config::{PoolConfig, PoolLimits, SandboxConfig},
-    invocation::{Invocation, Outcome, PoolSnapshot, Usage},
+    invocation::{Deadline, Invocation, Outcome, PoolSnapshot, Usage},
 };
 use crate::{
     code::CodeCache,

@@ -10,7 +10,7 @@ use store::AffinityKind;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Invocation, Outcome, Pool, Usage,
+    Deadline, Invocation, Outcome, Pool, Usage,
     connection::{Answer, Broken},
     function::{FunctionPool, Refusal},
     instance::Instance,
@@ -76,29 +76,26 @@ impl Pool {
         any: bool,
     ) -> Result<Instance, Refusal> {
         let _place = Place::take(self)?;
+        let deadline = invocation.wait_deadline();
         let scale_up_after = Duration::from_micros(self.config.limits.scale_up_after_us);
         let patience = Instant::now() + scale_up_after;
-        let granted = if any && patience < invocation.deadline {
+        let granted = if any && patience < deadline.at {
             match tokio::time::timeout_at(patience, &mut grant).await {
                 Ok(granted) => Some(granted),
                 Err(_) => {
                     if function.is_short() {
                         self.start_one(function);
                     }
-                    tokio::time::timeout_at(invocation.deadline, grant)
-                        .await
-                        .ok()
+                    tokio::time::timeout_at(deadline.at, grant).await.ok()
                 }
             }
         } else {
-            tokio::time::timeout_at(invocation.deadline, grant)
-                .await
-                .ok()
+            tokio::time::timeout_at(deadline.at, grant).await.ok()
         };
         match granted {
             Some(Ok(granted)) => granted,
             Some(Err(_)) => Err(stopping()),
-            None => Err(waited_too_long(invocation)),
+            None => Err(waited_too_long(invocation, deadline)),
         }
     }
 
@@ -116,16 +113,11 @@ impl Pool {
         invocation: &Invocation,
     ) -> Outcome {
         let now = Instant::now();
-        // The manifest's timeout is the handler's own: time spent in the queue is not charged to it.
-        let deadline = if invocation.deadline_is_callers {
-            invocation.deadline
-        } else {
-            now + Duration::from_millis(function.entry.manifest.timeout_ms.into())
-        };
-        let left = deadline.saturating_duration_since(now);
+        let deadline = invocation.deadline_from(now);
+        let left = deadline.at.saturating_duration_since(now);
         if left.is_zero() {
             function.release(instance);
-            let refusal = waited_too_long(invocation);
+            let refusal = waited_too_long(invocation, deadline);
             return Outcome::failed(refusal.status, refusal.message);
         }
         let meta = InvokeMeta {
@@ -138,7 +130,7 @@ impl Pool {
             let invoked = instance
                 .connection
                 .invoke(&meta, &invocation.payload, &self.db);
-            tokio::time::timeout_at(deadline, invoked).await
+            tokio::time::timeout_at(deadline.at, invoked).await
         };
         let usage = Usage {
             wall_us: 0,
@@ -165,7 +157,7 @@ impl Pool {
             }
             Ok(Ok(Answer::Exception(_))) => out_of_memory(function),
             Ok(Err(broken)) => self.why_broken(function, &instance, &broken),
-            Err(_) => took_too_long(function, invocation),
+            Err(_) => took_too_long(function, deadline),
         };
         self.counters.destroyed.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(
@@ -230,9 +222,9 @@ fn stopping() -> Refusal {
     }
 }
 
-fn waited_too_long(invocation: &Invocation) -> Refusal {
+fn waited_too_long(invocation: &Invocation, deadline: Deadline) -> Refusal {
     // That no instance came in time is nobody's fault but ours, unless the caller gave too little.
-    let status = if invocation.deadline_is_callers {
+    let status = if deadline.is_callers {
         Status::BudgetExceeded
     } else {
         Status::Overloaded
@@ -244,8 +236,8 @@ fn waited_too_long(invocation: &Invocation) -> Refusal {
     Refusal { status, message }
 }
 
-fn took_too_long(function: &FunctionPool, invocation: &Invocation) -> (Status, String) {
-    if invocation.deadline_is_callers {
+fn took_too_long(function: &FunctionPool, deadline: Deadline) -> (Status, String) {
+    if deadline.is_callers {
         let message = "the caller's time ran out before the handler answered";
         return (Status::BudgetExceeded, message.to_owned());
     }

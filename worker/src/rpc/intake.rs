@@ -177,6 +177,7 @@ impl<I: Invoker> Server<I> {
             payload,
             cookie,
             permit,
+            arrived: tokio::time::Instant::now(),
         };
         tokio::spawn(Arc::clone(self).serve(job));
     }

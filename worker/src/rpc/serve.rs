@@ -35,6 +35,8 @@ pub(super) struct Job {
     pub(super) payload: Bytes,
     pub(super) cookie: u64,
     pub(super) permit: Permit,
+    /// When the last of it came.
+    pub(super) arrived: time::Instant,
 }
 
 impl<I: Invoker> Server<I> {
@@ -76,9 +78,9 @@ impl<I: Invoker> Server<I> {
             Ok(invocation) => invocation,
             Err(outcome) => return outcome,
         };
-        // It may wait until its deadline, and the handler then has its own timeout.
-        let timeout = Duration::from_millis(invocation.function.manifest.timeout_ms.into());
-        let give_up = invocation.deadline + timeout + self.limits.grace();
+        // It may wait until its deadline, and the handler start just then.
+        let last_start = invocation.wait_deadline().at;
+        let give_up = invocation.deadline_from(last_start).at + self.limits.grace();
         let running = self.parts.invoker.invoke(invocation);
         pin!(running);
         select! {
@@ -113,20 +115,14 @@ impl<I: Invoker> Server<I> {
         let Some(function) = function else {
             return Err(Outcome::failed(Status::UnknownFunction, UNKNOWN_FUNCTION));
         };
-        let timeout_ms = function.manifest.timeout_ms;
-        let is_callers = header.budget_ms != 0 && header.budget_ms < timeout_ms;
-        let budget_ms = if is_callers {
-            header.budget_ms
-        } else {
-            timeout_ms
-        };
+        let budget = Duration::from_millis(header.budget_ms.into());
         Ok(Invocation {
             function,
             request_id: header.request_id,
             session: header.has(flags::HAS_SESSION).then_some(header.session_id),
             payload: job.payload.clone(),
-            deadline: time::Instant::now() + Duration::from_millis(budget_ms.into()),
-            deadline_is_callers: is_callers,
+            arrived: job.arrived,
+            caller_deadline: (!budget.is_zero()).then(|| job.arrived + budget),
         })
     }
 }

@@ -68,11 +68,12 @@ impl Invoker for Script {
             .or_default() += 1;
         let running = runs.running.fetch_add(1, Ordering::Relaxed) + 1;
         runs.running_most.fetch_max(running, Ordering::Relaxed);
-        let late = match invocation.deadline_is_callers {
+        let deadline = invocation.deadline_from(tokio::time::Instant::now());
+        let late = match deadline.is_callers {
             true => Outcome::failed(Status::BudgetExceeded, "the caller's time is over"),
             false => Outcome::failed(Status::Timeout, "the function's time is over"),
         };
-        let outcome = tokio::time::timeout_at(invocation.deadline, perform(&invocation)).await;
+        let outcome = tokio::time::timeout_at(deadline.at, perform(&invocation)).await;
         runs.running.fetch_sub(1, Ordering::Relaxed);
         outcome.unwrap_or(late)
     }
