@@ -2,13 +2,17 @@
 
 use std::{
     ffi::OsString,
+    fs,
     path::Path,
     process::{Command, ExitCode},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{build_ebpf, demo, setup, shell};
+
+/// Where `bench all` leaves its reports, below the workspace's root.
+const REPORTS: &str = "target/bench";
 
 /// Which benchmark.
 #[derive(Debug, clap::Subcommand)]
@@ -22,6 +26,14 @@ pub(crate) enum Bench {
     /// What single operations cost in an XDP program.
     #[command(disable_help_flag = true)]
     Ops(PassedOn),
+    /// All of the data plane's figures, and docs/performance.md written anew with them.
+    All {
+        /// A third of the rounds and a quarter of the packets: shows that everything works, measures little.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Write docs/performance.md anew from the reports of the last runs in target/bench.
+    Document,
     /// Latency with one slow worker of three: the warm rule, round robin and random choice.
     #[command(disable_help_flag = true)]
     Load(PassedOn),
@@ -49,6 +61,8 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
     setup::run(setup::Mode::Install)?;
     build_ebpf::build_ebpf(root)?;
     let (package, verb, passed_on) = match bench {
+        Bench::All { quick } => return all(root, *quick),
+        Bench::Document => return document(root),
         Bench::Xdp(passed_on) => ("bench", "xdp", passed_on),
         Bench::Live(passed_on) => ("bench", "live", passed_on),
         Bench::Ops(passed_on) => ("bench", "ops", passed_on),
@@ -59,4 +73,46 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
     let mut command = Command::new(demo::binary(root, package));
     command.arg(verb).args(&passed_on.args);
     demo::become_it(command)
+}
+
+/// Runs what docs/performance.md shows, one after the other, and writes it.
+fn all(root: &Path, quick: bool) -> Result<ExitCode> {
+    build(root)?;
+    let reports = root.join(REPORTS);
+    fs::create_dir_all(&reports).with_context(|| format!("making {}", reports.display()))?;
+    for verb in ["xdp", "live", "ops"] {
+        let mut command = Command::new(demo::binary(root, "bench"));
+        command
+            .arg(verb)
+            .arg("--report")
+            .arg(reports.join(format!("{verb}.json")));
+        if verb == "xdp" {
+            command.arg("--plot").arg(root.join("docs/figures/xdp.svg"));
+        }
+        match (verb, quick) {
+            (_, false) => {}
+            ("ops", true) => drop(command.args(["--rounds", "3"])),
+            (_, true) => drop(command.arg("--quick")),
+        }
+        shell::run(&mut command)?;
+    }
+    document(root)
+}
+
+fn document(root: &Path) -> Result<ExitCode> {
+    build(root)?;
+    let mut command = Command::new(demo::binary(root, "bench"));
+    command
+        .arg("document")
+        .arg("--reports")
+        .arg(root.join(REPORTS))
+        .arg("--document")
+        .arg(root.join("docs/performance.md"))
+        .current_dir(root);
+    shell::run(&mut command)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn build(root: &Path) -> Result<()> {
+    shell::cargo(root, &["build", "--release", "--package", "bench"])
 }

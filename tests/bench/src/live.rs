@@ -13,7 +13,7 @@ use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{Xdp, XdpMode};
 use blast::{Generator, Mode, Sink};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use testbed::{netns::Netns, run::Run};
 
 use crate::{
@@ -58,7 +58,7 @@ pub(crate) struct Args {
 }
 
 /// One rate.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     case: String,
     median_mpps: f64,
@@ -166,6 +166,26 @@ fn table(rows: &[Row]) -> String {
             row.receivers,
             row.arrived,
             row.packets,
+        );
+    }
+    out
+}
+
+/// The rows for the document.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let mut out = String::from(
+        "| case | Mpps | min–max | of MAC swap | packets | arrived |\n|---|---|---|---|---|---|\n",
+    );
+    for row in rows {
+        out += &format!(
+            "| {} | {:.2} | {:.2}–{:.2} | {:.2} | {} | {} |\n",
+            row.case,
+            row.median_mpps,
+            row.min_mpps,
+            row.max_mpps,
+            row.ratio_to_swap,
+            row.packets,
+            row.arrived
         );
     }
     out

@@ -1,6 +1,7 @@
 //! The benchmarks of the data plane: `cargo xtask bench` builds what they need and becomes this binary.
 
 mod cases;
+mod document;
 mod harness;
 mod live;
 mod ops;
@@ -13,7 +14,7 @@ mod statistics;
 mod world;
 mod xdp;
 
-use std::{io::Write as _, process::ExitCode};
+use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -35,8 +36,13 @@ enum Verb {
     Xdp(xdp::Args),
     /// Packets per second through the attached program, live.
     Live(live::Args),
+    /// Write measured figures into docs/performance.md.
+    Document(document::Args),
     /// What single operations cost in an XDP program.
     Ops {
+        /// Write the rows as JSON to this file.
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
         /// Only operations whose name contains this.
         #[arg(long, default_value = "")]
         case: String,
@@ -64,14 +70,21 @@ fn run(args: Args) -> Result<ExitCode> {
     match args.verb {
         Verb::Xdp(args) => return xdp::run(&args),
         Verb::Live(args) => return live::run(&args),
+        Verb::Document(args) => return document::run(&args),
         Verb::Ops {
+            report,
             case,
             rounds,
             packets,
         } => {
             let mut out = std::io::stdout().lock();
-            for line in ops::run(&case, rounds, packets)? {
-                writeln!(out, "{line}").context("printing")?;
+            let rows = ops::run(&case, rounds, packets)?;
+            for row in &rows {
+                writeln!(out, "{row}").context("printing")?;
+            }
+            if let Some(path) = report {
+                fs::write(&path, serde_json::to_string_pretty(&rows)?)
+                    .with_context(|| format!("writing {}", path.display()))?;
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What single operations cost, by the same method as whole packets: for those who design the data plane.
 
+use std::fmt;
+
 use anyhow::Result;
 use aya::{
     maps::{HashMap, LpmTrie, lpm_trie::Key},
@@ -12,6 +14,7 @@ use ebpf_common::{
     traffic::{undo, vary},
     wire::RpcHeader,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     harness::{Harness, TX},
@@ -55,6 +58,17 @@ const OPERATIONS: &[(&str, &[u32], bool)] = &[
     ("op_lpm4", MANY, false),
 ];
 
+/// What an operation took.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Row {
+    operation: String,
+    flows: u32,
+    median_ns: f64,
+    floor_ns: f64,
+    min_ns: f64,
+    max_ns: f64,
+}
+
 struct Op {
     name: String,
     flows: u32,
@@ -64,8 +78,8 @@ struct Op {
     floors: Vec<f64>,
 }
 
-/// Measures all operations whose name contains `filter`; lines of a table.
-pub(crate) fn run(filter: &str, rounds: u32, packets: u32) -> Result<Vec<String>> {
+/// Measures all operations whose name contains `filter`.
+pub(crate) fn run(filter: &str, rounds: u32, packets: u32) -> Result<Vec<Row>> {
     let mut harness = Harness::load()?;
     let floor = harness.target("tx")?;
     fill(&mut harness)?;
@@ -97,23 +111,61 @@ pub(crate) fn run(filter: &str, rounds: u32, packets: u32) -> Result<Vec<String>
             }
         }
     }
-    Ok(ops.iter().map(line).collect())
+    Ok(ops.iter().filter_map(Op::row).collect())
 }
 
-fn line(op: &Op) -> String {
-    let (Some(it), Some(floor)) = (Summary::of(&op.results), Summary::of(&op.floors)) else {
-        return op.name.clone();
-    };
-    format!(
-        "{:24} {:>8} flows: net {:6.1} ns  (median {:6.1}, {:.0}–{:.0}; floor {:.1})",
-        op.name,
-        op.flows,
-        it.median - floor.median,
-        it.median,
-        it.min,
-        it.max,
-        floor.median
-    )
+impl Op {
+    fn row(&self) -> Option<Row> {
+        let (result, floor) = (Summary::of(&self.results)?, Summary::of(&self.floors)?);
+        Some(Row {
+            operation: self.name.clone(),
+            flows: self.flows,
+            median_ns: result.median,
+            floor_ns: floor.median,
+            min_ns: result.min,
+            max_ns: result.max,
+        })
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:24} {:>8} flows: net {:6.1} ns  (median {:6.1}, {:.0}–{:.0}; floor {:.1})",
+            self.operation,
+            self.flows,
+            self.median_ns - self.floor_ns,
+            self.median_ns,
+            self.min_ns,
+            self.max_ns,
+            self.floor_ns
+        )
+    }
+}
+
+/// The rows for the document: a line for each operation, a column for each number of flows.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let mut out = String::from("| operation | 1 | 1k | 131k | 1M |\n|---|---|---|---|---|\n");
+    let mut names: Vec<&str> = rows.iter().map(|row| row.operation.as_str()).collect();
+    names.dedup();
+    for name in names {
+        let cell = |flows: &u32| {
+            let row = rows
+                .iter()
+                .find(|row| row.operation == name && row.flows == *flows);
+            row.map_or_else(String::new, |row| {
+                format!("{:.0}", row.median_ns - row.floor_ns)
+            })
+        };
+        let cells: Vec<_> = MANY.iter().map(cell).collect();
+        out += &format!(
+            "| {} | {} |\n",
+            name.trim_start_matches("op_"),
+            cells.join(" | ")
+        );
+    }
+    out
 }
 
 fn scene(name: &str, flows: u32, new: bool) -> Scene {

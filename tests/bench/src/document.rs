@@ -1,0 +1,239 @@
+//! `bench document`: writes measured figures into docs/performance.md, between the markers of each section, so that the
+//! text around them stays whoever wrote it.
+//!
+//! A section `NAME` stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. Its content comes from `NAME.json` in the
+//! folder of reports, where this file knows how to render it, or else from `NAME.md` as it is: a benchmark of another
+//! package adds itself by writing that file and a pair of markers.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{live, ops, report::Row};
+
+/// What `bench document` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The folder with the reports.
+    #[arg(long, value_name = "DIR")]
+    reports: PathBuf,
+    /// The document.
+    #[arg(long, value_name = "FILE")]
+    document: PathBuf,
+}
+
+/// Writes the document anew.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut text = fs::read_to_string(&args.document)
+        .with_context(|| format!("reading {}", args.document.display()))?;
+    for name in sections(&text) {
+        if let Some(content) = content(&args.reports, &name)? {
+            text = replaced(&text, &name, &content)?;
+        }
+    }
+    fs::write(&args.document, text)
+        .with_context(|| format!("writing {}", args.document.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The names of all sections with markers.
+fn sections(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("<!-- begin ")?.strip_suffix(" -->"))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn content(reports: &Path, name: &str) -> Result<Option<String>> {
+    if name == "machine" {
+        return Ok(Some(machine()));
+    }
+    let json = reports.join(format!("{name}.json"));
+    let known = matches!(name, "xdp" | "live" | "ops");
+    let path = if known {
+        json
+    } else {
+        reports.join(format!("{name}.md"))
+    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let rendered = match name {
+        "xdp" => xdp(&serde_json::from_str::<Vec<Row>>(&text)?),
+        "live" => live::markdown(&serde_json::from_str::<Vec<live::Row>>(&text)?),
+        "ops" => ops::markdown(&serde_json::from_str::<Vec<ops::Row>>(&text)?),
+        _ => text,
+    };
+    Ok(Some(rendered))
+}
+
+fn replaced(text: &str, name: &str, content: &str) -> Result<String> {
+    let begin = format!("<!-- begin {name} -->\n");
+    let end = format!("<!-- end {name} -->");
+    let (before, rest) = text
+        .split_once(&begin)
+        .with_context(|| format!("no marker {begin}"))?;
+    let (_old, after) = rest
+        .split_once(&end)
+        .with_context(|| format!("no marker {end}"))?;
+    ensure!(
+        !content.contains(&end),
+        "the section `{name}` holds its own marker"
+    );
+    Ok(format!(
+        "{before}{begin}\n{}\n\n{end}{after}",
+        content.trim()
+    ))
+}
+
+/// The machine that the figures are of.
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let value = |text: &str, key: &str| {
+        text.lines()
+            .find(|line| line.starts_with(key))
+            .and_then(|line| line.split_once(':'))
+            .map_or_else(String::new, |(_key, value)| value.trim().to_owned())
+    };
+    let cpus = read("/proc/cpuinfo");
+    let count = cpus
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
+    let commit = Command::new("git")
+        .args(["rev-parse", "--short", "HEAD"])
+        .output();
+    let commit = commit.map_or_else(
+        |_error| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    );
+    format!(
+        "{count} × {}, {} of memory, Linux {}; load (1, 5, 15 minutes) when this was written: {}; commit {commit}.",
+        value(&cpus, "model name"),
+        value(&read("/proc/meminfo"), "MemTotal"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/loadavg")
+            .split(' ')
+            .take(3)
+            .collect::<Vec<_>>()
+            .join(", "),
+    )
+}
+
+/// Three tables: rules by flows, encapsulation, floors and answers.
+fn xdp(rows: &[Row]) -> String {
+    let mut out = String::from("![net nanoseconds against flows](figures/xdp.svg)\n\n");
+    out += "| rule, l2 | 1 | 1k | 131k | 1M | targets |\n|---|---|---|---|---|---|\n";
+    for ip in ["v4", "v6"] {
+        for rule in [
+            "pass",
+            "shard",
+            "cookie",
+            "warm",
+            "session",
+            "session_new",
+            "flow",
+        ] {
+            out += &by_flows(rows, ip, rule);
+        }
+    }
+    out += "\nNet ns a packet: median, less the floor measured right before it with the same template; **bold** misses its target. \
+            Every packet was counted under its rule, but for sessions and flows that lost their place in a full row \
+            (below 0.1 %; the report has the counts).\n\n";
+    out += "| rule, 1 flow | ";
+    let ways = ["l2", "ipip4", "ipip6", "gue4", "gue6"];
+    out += &ways.join(" | ");
+    out += " |\n|---|---|---|---|---|---|\n";
+    for ip in ["v4", "v6"] {
+        for rule in ["shard", "cookie", "warm", "session", "flow"] {
+            let cell = |way: &&str| {
+                found(rows, ip, rule, way, 1)
+                    .map_or_else(String::new, |row| format!("{:.0}", row.net()))
+            };
+            let cells: Vec<_> = ways.iter().map(cell).collect();
+            if cells.iter().any(|cell| !cell.is_empty()) {
+                let _infallible = writeln!(out, "| {rule} {ip} | {} |", cells.join(" | "));
+            }
+        }
+    }
+    out += "\nThe number behind the encapsulation is the IP version of the outer header.\n\n\
+            | floor or answer | median ns | net ns | min–max | rounds × packets |\n|---|---|---|---|---|\n";
+    let is_other = |row: &&Row| row.rule == "floor" || !row.case.starts_with(&row.rule);
+    for row in rows.iter().filter(is_other) {
+        let _infallible = writeln!(
+            out,
+            "| {} | {:.0} | {:.0} | {:.0}–{:.0} | {} × {} |",
+            row.case,
+            row.median_ns,
+            row.net(),
+            row.min_ns,
+            row.max_ns,
+            row.rounds,
+            row.packets / u64::from(row.rounds.max(1)),
+        );
+    }
+    out
+}
+
+fn by_flows(rows: &[Row], ip: &str, rule: &str) -> String {
+    let mut targets = Vec::new();
+    let mut cells = Vec::new();
+    for flows in crate::cases::FLOWS {
+        let Some(row) = found(rows, ip, rule, "l2", flows) else {
+            cells.push(String::new());
+            continue;
+        };
+        let net = format!("{:.0}", row.net());
+        let target = row.target();
+        cells.push(if target.is_some_and(|target| row.net() > target) {
+            format!("**{net}**")
+        } else {
+            net
+        });
+        targets.push(target.map_or_else(|| "–".to_owned(), |target| format!("{target:.0}")));
+    }
+    if targets.is_empty() {
+        return String::new();
+    }
+    format!(
+        "| {rule} {ip} | {} | ≤ {} |\n",
+        cells.join(" | "),
+        targets.join(" / ")
+    )
+}
+
+fn found<'a>(rows: &'a [Row], ip: &str, rule: &str, way: &str, flows: u32) -> Option<&'a Row> {
+    rows.iter().find(|row| {
+        row.ip == ip
+            && row.rule == rule
+            && row.forward == way
+            && row.flows == flows
+            && row.case.starts_with(rule)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_markers_changes() {
+        let text = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n";
+        assert_eq!(sections(text), ["x"]);
+        let once = replaced(text, "x", "new\n").expect("the markers are there");
+        assert_eq!(once, "a\n<!-- begin x -->\n\nnew\n\n<!-- end x -->\nb\n");
+        let twice = replaced(&once, "x", "new\n").expect("the markers are still there");
+        assert_eq!(twice, once);
+    }
+
+    #[test]
+    fn a_marker_that_is_not_there_is_an_error() {
+        assert!(replaced("nothing", "x", "new").is_err());
+    }
+}
