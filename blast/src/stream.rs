@@ -17,7 +17,7 @@ pub struct Stream {
     pub to: SocketAddr,
     /// MAC addresses of sender and receiver.
     pub macs: [[u8; 6]; 2],
-    /// Address of the first client; over IPv6 it is the end of one in fd00::/64.
+    /// Address of the first client; over IPv6 it is the end of one in fd00::/96.
     pub from: Ipv4Addr,
     /// The function.
     pub function: FunctionId,

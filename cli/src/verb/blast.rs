@@ -33,7 +33,7 @@ pub(crate) struct SendArgs {
     /// MAC address of the balancer, or of the next hop to it
     #[arg(long)]
     to_mac: String,
-    /// Address of the first client; over IPv6 the end of one in fd00::/64
+    /// Address of the first client; over IPv6 the end of one in fd00::/96
     #[arg(long, default_value_t = blast::scene::CLIENT)]
     from: Ipv4Addr,
     /// A function, and its share of the requests: `hello` or `hello=3`; up to 16
