@@ -18,7 +18,7 @@ pub(crate) fn run(root: &Path) -> Result<ExitCode> {
             "--workspace",
             "--all-targets",
             "--features",
-            "tests/privileged",
+            test::PRIVILEGED_FEATURES,
             "--",
             "--deny",
             "warnings",

@@ -13,6 +13,10 @@ use crate::{build_ebpf, demo, setup, shell};
 /// The test binaries that need root. A run that leaves one out has failed, whatever the others say.
 const PRIVILEGED_FLOORS: &[&str] = &["prog", "netns", "sandbox", "storage", "platform"];
 
+/// The features that turn those binaries on.
+pub(crate) const PRIVILEGED_FEATURES: &str =
+    "tests/privileged,prog-tests/privileged,bench/privileged,traffic/privileged";
+
 /// Which floors to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Floors {
@@ -35,10 +39,7 @@ pub(crate) fn run(root: &Path, floors: Floors) -> Result<ExitCode> {
         setup::run(setup::Mode::Install)?;
         build_ebpf::build_ebpf(root)?;
         demo::build(root)?;
-        args.extend([
-            "--features",
-            "tests/privileged,prog-tests/privileged,bench/privileged,traffic/privileged",
-        ]);
+        args.extend(["--features", PRIVILEGED_FEATURES]);
     }
     let tally = run_cargo(root, &args, floors)?;
     let mut out = std::io::stdout().lock();
