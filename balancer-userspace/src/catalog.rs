@@ -1,6 +1,6 @@
 //! What can be called: follows the store's catalog and adds the configuration's own functions.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use ebpf_common::{ids::FunctionId, maps::Affinity};
 use store::{AffinityKind, StoreClient};
@@ -25,6 +25,8 @@ pub struct Function {
     pub qualified: String,
     /// What its manifest asks for.
     pub affinity: Affinity,
+    /// What its row says of its schema: the row of `SCHEMAS` plus one, or 0.
+    pub schema: u16,
 }
 
 /// Every function, by id.
@@ -33,7 +35,7 @@ pub struct Catalog {
     /// The store's revision; none if there is no store.
     pub revision: Option<u64>,
     /// The functions.
-    pub functions: BTreeMap<FunctionId, Function>,
+    pub functions: HashMap<FunctionId, Function>,
 }
 
 impl Catalog {
@@ -56,6 +58,7 @@ impl Catalog {
                 Function {
                     qualified,
                     affinity,
+                    schema: 0,
                 },
             )
         });
@@ -81,6 +84,7 @@ impl Catalog {
                 Function {
                     qualified: entry.qualified.clone(),
                     affinity,
+                    schema: 0,
                 },
             )
         }));

@@ -28,6 +28,8 @@ mod controller;
 #[cfg(feature = "server")]
 pub mod doctor;
 #[cfg(feature = "server")]
+pub mod history;
+#[cfg(feature = "server")]
 pub mod loads;
 #[cfg(feature = "server")]
 pub mod mac;

@@ -1,6 +1,6 @@
 //! How busy each worker is and what it keeps warm, as its last heartbeat said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ebpf_common::ids::{FunctionId, WorkerId};
 
@@ -26,33 +26,36 @@ pub struct Load {
 }
 
 /// What a heartbeat changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadChange {
-    /// How busy the worker is.
+    /// Whether the worker is busier or less busy.
     pub report: bool,
-    /// Its warm functions.
-    pub warm: bool,
+    /// Functions that it keeps warm now and did not before, or the other way round.
+    pub warm: Vec<FunctionId>,
 }
 
 /// The reports of all workers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Loads(BTreeMap<WorkerId, Load>);
+pub struct Loads {
+    by_worker: BTreeMap<WorkerId, Load>,
+    by_function: HashMap<FunctionId, Vec<WorkerId>>,
+}
 
 impl Loads {
     /// The report of `worker`, if there is one.
     #[must_use]
     pub fn get(&self, worker: WorkerId) -> Option<&Load> {
-        self.0.get(&worker)
+        self.by_worker.get(&worker)
     }
 
     /// Every report, by worker id.
     pub fn iter(&self) -> impl Iterator<Item = (WorkerId, &Load)> {
-        self.0.iter().map(|(id, load)| (*id, load))
+        self.by_worker.iter().map(|(id, load)| (*id, load))
     }
 
     /// Takes in a heartbeat of `worker`.
     pub fn record(&mut self, worker: WorkerId, heartbeat: &Heartbeat) -> LoadChange {
-        let load = self.0.entry(worker).or_default();
+        let load = self.by_worker.entry(worker).or_default();
         let report = Report {
             in_flight: heartbeat.in_flight,
             capacity: heartbeat.capacity,
@@ -60,26 +63,73 @@ impl Loads {
         let mut warm = heartbeat.warm.clone();
         warm.sort_unstable();
         warm.dedup();
-        let change = LoadChange {
+        let mut change = LoadChange {
             report: load.report != Some(report),
-            warm: load.warm != warm,
+            warm: Vec::new(),
         };
         load.report = Some(report);
-        load.warm = warm;
+        if load.warm != warm {
+            let before = std::mem::replace(&mut load.warm, warm.clone());
+            for gone in before.iter().filter(|id| warm.binary_search(id).is_err()) {
+                self.not_warm(worker, *gone);
+                change.warm.push(*gone);
+            }
+            for new in warm.iter().filter(|id| before.binary_search(id).is_err()) {
+                self.by_function.entry(*new).or_default().push(worker);
+                change.warm.push(*new);
+            }
+        }
         change
     }
 
     /// What the data plane already holds says that `worker` keeps `function` warm.
     pub fn restore_warm(&mut self, worker: WorkerId, function: FunctionId) {
-        let warm = &mut self.0.entry(worker).or_default().warm;
+        let warm = &mut self.by_worker.entry(worker).or_default().warm;
         if let Err(place) = warm.binary_search(&function) {
             warm.insert(place, function);
+            self.by_function.entry(function).or_default().push(worker);
         }
     }
 
-    /// The worker is gone: it keeps nothing warm.
-    pub fn forget(&mut self, worker: WorkerId) {
-        self.0.remove(&worker);
+    /// The worker is gone: it keeps nothing warm. Returns what it kept.
+    pub fn forget(&mut self, worker: WorkerId) -> Vec<FunctionId> {
+        let warm = self.by_worker.remove(&worker).unwrap_or_default().warm;
+        for function in &warm {
+            self.not_warm(worker, *function);
+        }
+        warm
+    }
+
+    /// Functions that are warm somewhere.
+    pub fn functions(&self) -> impl Iterator<Item = FunctionId> + '_ {
+        self.by_function.keys().copied()
+    }
+
+    /// Takes in what the data plane says of a worker that sends LOAD packets. Returns whether that is news.
+    pub fn observe(&mut self, worker: WorkerId, report: Report) -> bool {
+        let load = self.by_worker.entry(worker).or_default();
+        load.report.replace(report) != Some(report)
+    }
+
+    /// What `worker` keeps warm.
+    #[must_use]
+    pub fn warm_of(&self, worker: WorkerId) -> &[FunctionId] {
+        self.get(worker).map_or(&[], |load| &load.warm)
+    }
+
+    /// Who keeps `function` warm, in no order.
+    #[must_use]
+    pub fn warm_on(&self, function: FunctionId) -> &[WorkerId] {
+        self.by_function.get(&function).map_or(&[], Vec::as_slice)
+    }
+
+    fn not_warm(&mut self, worker: WorkerId, function: FunctionId) {
+        if let Some(workers) = self.by_function.get_mut(&function) {
+            workers.retain(|id| *id != worker);
+            if workers.is_empty() {
+                self.by_function.remove(&function);
+            }
+        }
     }
 }
 
@@ -98,7 +148,7 @@ mod tests {
         };
         let both = LoadChange {
             report: true,
-            warm: true,
+            warm: vec![FunctionId(1), FunctionId(2)],
         };
         assert_eq!(loads.record(WorkerId(0), &heartbeat), both);
         assert_eq!(loads.record(WorkerId(0), &heartbeat), LoadChange::default());
@@ -106,8 +156,15 @@ mod tests {
         heartbeat.warm.reverse();
         let report_only = LoadChange {
             report: true,
-            warm: false,
+            warm: Vec::new(),
         };
         assert_eq!(loads.record(WorkerId(0), &heartbeat), report_only);
+        assert_eq!(loads.warm_on(FunctionId(1)), [WorkerId(0)]);
+        heartbeat.warm = vec![FunctionId(2), FunctionId(3)];
+        let change = loads.record(WorkerId(0), &heartbeat);
+        assert_eq!(change.warm, [FunctionId(1), FunctionId(3)]);
+        assert_eq!(loads.warm_on(FunctionId(1)), []);
+        assert_eq!(loads.forget(WorkerId(0)), heartbeat.warm);
+        assert_eq!(loads, Loads::default());
     }
 }

@@ -52,6 +52,14 @@ pub struct Port {
     pub subnets: Vec<Subnet>,
 }
 
+impl Port {
+    /// Its first IPv4 address.
+    #[must_use]
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.subnets.first().map(|subnet| subnet.address)
+    }
+}
+
 /// The configured interfaces that exist now, in the order of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ports(pub Vec<Port>);

@@ -1,5 +1,7 @@
 //! Who holds which slots, by what the workers claim. Pure.
 
+use std::sync::Arc;
+
 use ebpf_common::{ids::WorkerId, limits::SLOTS, maps::WorkerState};
 
 use crate::membership::{
@@ -23,7 +25,7 @@ pub struct SlotConflict {
 pub struct Slots {
     /// By slot. A slot that only workers which are down claim stays with one of them: the program
     /// checks the worker's state anyway, and nothing needs to be written when it comes back.
-    pub owners: Vec<WorkerId>,
+    pub owners: Arc<Vec<WorkerId>>,
     /// Slots that live workers disagree about.
     pub conflicts: Vec<SlotConflict>,
 }
@@ -48,7 +50,10 @@ impl Slots {
                 claim(&mut owners, &mut Vec::new(), id, *range);
             }
         }
-        Self { owners, conflicts }
+        Self {
+            owners: Arc::new(owners),
+            conflicts,
+        }
     }
 
     /// Runs of slots with one owner, in order; those without an owner are left out.
@@ -162,6 +167,7 @@ mod tests {
                 name: name.to_owned(),
                 address: Ipv4Addr::new(10, 80, 0, 11),
                 mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+                address6: None,
                 interface: None,
                 slots: slots.iter().map(|range| range.parse().unwrap()).collect(),
                 db_url: Some(format!("http://{name}:7200")),

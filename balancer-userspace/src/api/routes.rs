@@ -7,19 +7,22 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Path as UrlPath, State, rejection::JsonRejection},
+    extract::{Path as UrlPath, Query, State, rejection::JsonRejection},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::types::{
-    ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, MapDump, MapInfo,
-    SlotsStatus, Status, VipStatus, WorkerStatus,
+    ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, KeyEpoch, MapDump,
+    MapInfo, PolicyChange, PolicyStatus, Revision, SlotsStatus, Status, VipStatus, WorkerStatus,
 };
 use crate::{
+    config::PolicyFile,
     controller::{Command, CommandError},
+    history::{History, HistoryError},
     maps::{self, Counters, ReadError},
     metrics::Metrics,
 };
@@ -29,13 +32,19 @@ use crate::{
 pub(crate) struct Admin {
     commands: mpsc::Sender<Command>,
     pin_path: Arc<PathBuf>,
+    history: History,
 }
 
 impl Admin {
-    pub(crate) fn new(commands: mpsc::Sender<Command>, pin_path: PathBuf) -> Self {
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        pin_path: PathBuf,
+        policies: PathBuf,
+    ) -> Self {
         Self {
             commands,
             pin_path: Arc::new(pin_path),
+            history: History::new(policies),
         }
     }
 
@@ -95,7 +104,22 @@ impl From<maps::ExplainError> for Refusal {
 
 impl From<CommandError> for Refusal {
     fn from(error: CommandError) -> Self {
-        Self(StatusCode::NOT_FOUND, error.to_string())
+        let status = match &error {
+            CommandError::UnknownWorker { .. } => StatusCode::NOT_FOUND,
+            CommandError::Policy { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            CommandError::History(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, with_causes(&error))
+    }
+}
+
+impl From<HistoryError> for Refusal {
+    fn from(error: HistoryError) -> Self {
+        let status = match error {
+            HistoryError::Unknown { .. } => StatusCode::NOT_FOUND,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, with_causes(&error))
     }
 }
 
@@ -120,6 +144,10 @@ pub(crate) fn admin(admin: Admin) -> Router {
         .route("/v1/functions", get(functions))
         .route("/v1/slots", get(slots))
         .route("/v1/vips", get(vips))
+        .route("/v1/policy", get(policy).post(change_policy))
+        .route("/v1/policy/log", get(policy_log))
+        .route("/v1/policy/rollback", post(rollback))
+        .route("/v1/keys/rotate", post(rotate_keys))
         .route("/v1/counters", get(counters))
         .route("/v1/maps", get(list))
         .route("/v1/maps/{name}", get(dump))
@@ -149,6 +177,68 @@ async fn slots(State(admin): State<Admin>) -> Answer<SlotsStatus> {
 
 async fn vips(State(admin): State<Admin>) -> Answer<Vec<VipStatus>> {
     admin.ask(Command::Vips).await
+}
+
+async fn policy(State(admin): State<Admin>) -> Answer<PolicyStatus> {
+    admin.ask(Command::Policy).await
+}
+
+async fn policy_log(State(admin): State<Admin>) -> Answer<Vec<Revision>> {
+    Ok(Json(admin.history.list()?))
+}
+
+/// How a policy is to be changed.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeQuery {
+    #[serde(default)]
+    dry_run: bool,
+    /// For a rollback: the revision to go back to; the one before the last if not given.
+    revision: Option<u64>,
+}
+
+/// The body is a `policy.toml`.
+async fn change_policy(
+    State(admin): State<Admin>,
+    Query(query): Query<ChangeQuery>,
+    body: String,
+) -> Answer<PolicyChange> {
+    let wrong =
+        |error: toml::de::Error| Refusal(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
+    put_in_force(&admin, toml::from_str(&body).map_err(wrong)?, query.dry_run).await
+}
+
+async fn rollback(
+    State(admin): State<Admin>,
+    Query(query): Query<ChangeQuery>,
+) -> Answer<PolicyChange> {
+    let revision = match query.revision {
+        Some(revision) => revision,
+        None => {
+            let list = admin.history.list()?;
+            let before = list.len().checked_sub(2).and_then(|place| list.get(place));
+            let Some(before) = before else {
+                let text = "there is no revision before this one; `warmpath map log` lists them";
+                return Err(Refusal(StatusCode::NOT_FOUND, text.to_owned()));
+            };
+            before.revision
+        }
+    };
+    put_in_force(&admin, admin.history.read(revision)?, query.dry_run).await
+}
+
+async fn put_in_force(admin: &Admin, policy: PolicyFile, is_dry_run: bool) -> Answer<PolicyChange> {
+    let command = |answer| Command::ChangePolicy {
+        policy,
+        is_dry_run,
+        answer,
+    };
+    let Json(result) = admin.ask(command).await?;
+    result.map(Json).map_err(Into::into)
+}
+
+async fn rotate_keys(State(admin): State<Admin>) -> Answer<KeyEpoch> {
+    admin.ask(Command::RotateKeys).await
 }
 
 async fn drain(State(admin): State<Admin>, name: UrlPath<String>) -> Answer<WorkerStatus> {

@@ -1,6 +1,6 @@
 //! Bodies of the admin API. Nothing inside the control plane passes these around.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,10 @@ pub struct WorkerStatus {
     pub in_flight: u32,
     /// Requests it takes at a time.
     pub capacity: u32,
+    /// Its share of work; 256 is normal.
+    pub weight: u16,
+    /// Requests it may have in flight by the operator's word; none for no such cap.
+    pub cap: Option<u32>,
     /// Functions it has a warm sandbox of, by qualified name where known.
     pub warm: Vec<String>,
     /// Slots whose shard it claims, as `a-b`.
@@ -138,12 +142,70 @@ pub struct SlotConflictStatus {
 /// An element of `GET /v1/vips`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VipStatus {
-    /// Number of the VIP in the configuration.
+    /// Number of the VIP: its row in `VIP_COUNTERS`.
     pub vip_id: u32,
-    /// Address and port.
-    pub address: SocketAddrV4,
-    /// Always `udp` in this version.
+    /// Address.
+    pub address: IpAddr,
+    /// Port; 0 is any that no other VIP of the address has.
+    pub port: u16,
+    /// `udp` or `tcp`.
     pub protocol: String,
+    /// `rpc`, `l4`, `quic`, `pktgen`, or `load` for the LOAD address.
+    pub kind: String,
+    /// `l2`, `ipip` or `gue`.
+    pub forward: String,
+    /// Name of its pool; none for all workers.
+    pub pool: Option<String>,
+}
+
+/// `GET /v1/policy`.
+#[cfg(feature = "server")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Its revision; 0 is that of `balancer.toml`.
+    pub revision: u64,
+    /// The policy in force.
+    pub policy: crate::config::PolicyFile,
+}
+
+/// `POST /v1/policy`, and with `?dry_run=true`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChange {
+    /// The revision in force now.
+    pub revision: u64,
+    /// False for a dry run.
+    pub is_applied: bool,
+    /// Rows that change, in the order in which they are written.
+    pub rows: Vec<RowChange>,
+    /// Entries of `SLOTS` and `HOME` that change.
+    pub table_entries: usize,
+}
+
+/// `POST /v1/keys/rotate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEpoch {
+    /// The epoch that keys are in now.
+    pub epoch: u32,
+}
+
+/// A row of a map before and after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowChange {
+    /// The map.
+    pub map: String,
+    /// None for a row that is new.
+    pub before: Option<String>,
+    /// None for a row that goes.
+    pub after: Option<String>,
+}
+
+/// An element of `GET /v1/policy/log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Its number.
+    pub revision: u64,
+    /// When it was applied, in seconds since 1970.
+    pub applied_unix_s: u64,
 }
 
 /// An element of `GET /v1/counters`.

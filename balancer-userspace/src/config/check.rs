@@ -1,14 +1,17 @@
 //! Whether a configuration makes sense: each check names the key and what would be right.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
-use ebpf_common::limits::{MAX_FUNCTIONS, MAX_VIPS, MAX_WORKERS};
+use ebpf_common::limits::{MAX_FUNCTIONS, MAX_WORKERS};
 
-use super::{Config, MembershipConfig};
+use super::{Config, MembershipConfig, VipConfig, VipPort};
 use crate::membership::protocol::MAX_NAME;
 
 /// The kernel's limit (IFNAMSIZ), without its final NUL.
 const MAX_INTERFACE_NAME: usize = 15;
+/// Shorter, and a session is cut off while its client thinks; longer than a year is never.
+const ROTATE_S: RangeInclusive<u32> = 10..=31_536_000;
+const MAX_BOUND_PERCENT: u32 = 10_000;
 /// A table of places larger than this, 2 GiB, is a slip of the pen.
 const MAX_PLACES_EVER: u32 = 1 << 28;
 
@@ -33,8 +36,10 @@ impl Config {
             return value("interface", "is missing: at least one interface is needed");
         }
         self.check_interfaces()?;
-        self.check_vips()?;
         self.check_workers()?;
+        self.check_addresses()?;
+        self.policy().check(&self.tunnel)?;
+        self.check_times()?;
         self.check_functions()?;
         if let Some(membership) = &self.membership {
             membership.check()?;
@@ -69,26 +74,46 @@ impl Config {
         Ok(())
     }
 
-    fn check_vips(&self) -> Result<(), (String, String)> {
-        let mut seen = BTreeSet::new();
-        for vip in &self.vips {
-            let key = format!("vip {}:{}", vip.address, vip.port);
-            let is_host = !vip.address.is_multicast()
-                && !vip.address.is_unspecified()
-                && !vip.address.is_broadcast();
-            let problem = if vip.port == 0 || !is_host {
-                "must be the address of a host and a port"
-            } else if !seen.insert((vip.address, vip.port)) {
-                "is there twice"
-            } else {
-                continue;
-            };
-            return Err((key, problem.to_owned()));
+    fn check_addresses(&self) -> Result<(), (String, String)> {
+        let value = |key: &str, problem: &str| Err((key.to_owned(), problem.to_owned()));
+        let v4 = self.tunnel.v4.map(|address| address.octets());
+        if v4.is_some_and(|[a, _, c, d]| a == 0 || c != 0 || d != 0) {
+            return value(
+                "tunnel.v4",
+                "must end in .0.0: the last two bytes are varied by flow",
+            );
         }
-        // A VIP takes one row for its port, and its address one more.
-        let rows = seen.len() + seen.iter().map(|vip| vip.0).collect::<BTreeSet<_>>().len();
-        if rows > MAX_VIPS as usize {
-            return Err(("vip".to_owned(), format!("needs {rows} rows of {MAX_VIPS}")));
+        let v6 = self.tunnel.v6.map(|address| address.segments());
+        if v6.is_some_and(|[a, .., g, h]| a == 0 || g != 0 || h != 0) {
+            return value(
+                "tunnel.v6",
+                "must end in four bytes of zeros, which are varied by flow",
+            );
+        }
+        let load = self.load;
+        if load.port == 0 {
+            return value("load.port", "must be a UDP port");
+        }
+        let is_load = |vip: &&VipConfig| {
+            Some(vip.address) == load.address
+                && (vip.port == VipPort::Any || vip.port.number() == load.port)
+        };
+        if let Some(vip) = self.vips.iter().find(is_load) {
+            let problem = format!("is the address of vip {} too", vip.label());
+            return value("load", &problem);
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), (String, String)> {
+        if self.keys.rotate_s != 0 && !ROTATE_S.contains(&self.keys.rotate_s) {
+            let (least, most) = ROTATE_S.into_inner();
+            let problem = format!("must be {least} to {most}, or 0 for never");
+            return Err(("keys.rotate_s".to_owned(), problem));
+        }
+        if self.home.bound_percent > MAX_BOUND_PERCENT {
+            let problem = format!("must be at most {MAX_BOUND_PERCENT}, or 0 for no bound");
+            return Err(("home.bound_percent".to_owned(), problem));
         }
         Ok(())
     }
@@ -104,6 +129,8 @@ impl Config {
                 "must have a name of letters, digits, `-`, `_` or `.`"
             } else if !names.insert(&worker.name) {
                 "is there twice"
+            } else if worker.weight == 0 || worker.cap == Some(0) {
+                "must have a weight and a cap of at least 1; to give it no work, drain it"
             } else if unknown_interface {
                 "names an interface that is in no [[interface]]"
             } else {

@@ -1,10 +1,13 @@
 //! `balancer.toml`: every key, its default and its limits. Validated whole before any side effect.
 
 mod check;
+mod check_policy;
+mod police;
+mod policy;
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -13,10 +16,19 @@ use ebpf_common::{
     limits::{MAX_FLOWS, MAX_FUNCTIONS, MAX_SESSIONS, PLACES_PER_ROW},
     maps::name,
 };
+pub use police::{FunctionRate, PoliceConfig, Prefix, RateConfig};
+pub use policy::{
+    Forward, Kind, PktgenConfig, PolicyFile, PoolConfig, Protocol, VipConfig, VipPort, WorkerPolicy,
+};
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::mac::MacAddress;
+
+const DEFAULT_LOAD_PORT: u16 = 7001;
+const DEFAULT_ROTATE_S: u32 = 86_400;
+/// As Mirrokni et al. recommend for a balance between even load and moved keys (SODA '18, section 1).
+const DEFAULT_BOUND_PERCENT: u32 = 25;
 
 /// Why a configuration is not accepted.
 #[derive(Debug, Error)]
@@ -71,6 +83,27 @@ pub struct Config {
     /// The addresses to answer for.
     #[serde(rename = "vip", default)]
     pub vips: Vec<VipConfig>,
+    /// Sets of workers that VIPs may be kept to.
+    #[serde(rename = "pool", default)]
+    pub pools: Vec<PoolConfig>,
+    /// Who may send how much.
+    #[serde(default)]
+    pub police: PoliceConfig,
+    /// Where workers say how busy they are.
+    #[serde(default)]
+    pub load: LoadConfig,
+    /// Sources of encapsulated packets.
+    #[serde(default)]
+    pub tunnel: TunnelConfig,
+    /// How often keys are made anew.
+    #[serde(default)]
+    pub keys: KeysConfig,
+    /// The bound on a function's home.
+    #[serde(default)]
+    pub home: HomeConfig,
+    /// Whether the next hop to each worker is asked of the kernel's FIB, and not taken from the worker's MAC address.
+    #[serde(default)]
+    pub fib: bool,
     /// Workers that send no heartbeats.
     #[serde(rename = "worker", default)]
     pub workers: Vec<StaticWorker>,
@@ -110,6 +143,8 @@ pub struct InterfaceConfig {
     /// How the program is attached.
     #[serde(default)]
     pub mode: AttachMode,
+    /// Bytes of the largest IP packet on the way to workers; the interface's MTU if not given.
+    pub mtu: Option<u16>,
 }
 
 /// How the program is attached to an interface.
@@ -125,14 +160,66 @@ pub enum AttachMode {
     Auto,
 }
 
-/// `[[vip]]`.
+/// `[load]`: where workers say how busy they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VipConfig {
-    /// Its IPv4 address.
-    pub address: Ipv4Addr,
-    /// Its UDP port.
+#[serde(deny_unknown_fields, default)]
+pub struct LoadConfig {
+    /// An address of the balancer itself; the first IPv4 address of the first interface if not given.
+    pub address: Option<IpAddr>,
+    /// A UDP port that nothing else uses.
     pub port: u16,
+}
+
+impl Default for LoadConfig {
+    fn default() -> Self {
+        Self {
+            address: None,
+            port: DEFAULT_LOAD_PORT,
+        }
+    }
+}
+
+/// `[tunnel]`: sources of encapsulated packets, of which the last bits are varied by flow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TunnelConfig {
+    /// IPv4, of which the last two bytes must be zero.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6, of which the last four bytes must be zero.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// `[keys]`: of route cookies, address tokens and LOAD packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeysConfig {
+    /// Seconds after which new keys are made; those before them stay valid as long again. 0 for never.
+    pub rotate_s: u32,
+}
+
+impl Default for KeysConfig {
+    fn default() -> Self {
+        Self {
+            rotate_s: DEFAULT_ROTATE_S,
+        }
+    }
+}
+
+/// `[home]`: the bound on a function's home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HomeConfig {
+    /// Percent above the mean load of all workers, by weight, beyond which a worker is passed over; 0 for no bound but
+    /// its capacity.
+    pub bound_percent: u32,
+}
+
+impl Default for HomeConfig {
+    fn default() -> Self {
+        Self {
+            bound_percent: DEFAULT_BOUND_PERCENT,
+        }
+    }
 }
 
 /// `[[worker]]`: one that sends no heartbeats and counts as up.
@@ -147,6 +234,15 @@ pub struct StaticWorker {
     pub mac: MacAddress,
     /// Our interface to reach it by; otherwise the one whose subnet holds its address.
     pub interface: Option<String>,
+    /// IPv6 address that encapsulated packets go to.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
+    /// Its share of work: 256 is that of any other worker.
+    #[serde(default = "policy::normal_weight")]
+    pub weight: u16,
+    /// Requests it may have in flight, whatever it reports.
+    #[serde(default)]
+    pub cap: Option<u32>,
 }
 
 /// `[[function]]`: one that is in no store.
@@ -207,9 +303,7 @@ impl Limits {
     pub const fn flow_rows(&self) -> u32 {
         place_rows(self.flows)
     }
-}
 
-impl Limits {
     /// Rows of the `FUNCTIONS` map: see [`ebpf_common::cuckoo`].
     #[must_use]
     pub const fn function_rows(&self) -> u32 {
@@ -273,6 +367,33 @@ impl Config {
                 problem,
             })?;
         Ok(config)
+    }
+
+    /// What it begins with, until another policy is applied.
+    #[must_use]
+    pub fn policy(&self) -> PolicyFile {
+        let is_special = |worker: &&StaticWorker| {
+            worker.weight != policy::normal_weight() || worker.cap.is_some()
+        };
+        let workers = self.workers.iter().filter(is_special);
+        PolicyFile {
+            vips: self.vips.clone(),
+            pools: self.pools.clone(),
+            workers: workers
+                .map(|worker| WorkerPolicy {
+                    name: worker.name.clone(),
+                    weight: worker.weight,
+                    cap: worker.cap,
+                })
+                .collect(),
+            police: self.police.clone(),
+        }
+    }
+
+    /// Where applied policies are kept.
+    #[must_use]
+    pub fn policy_dir(&self) -> PathBuf {
+        self.admin_socket.with_extension("policies")
     }
 
     /// Where worker ids and slot claims survive a restart.
@@ -361,8 +482,7 @@ mod tests {
                 "\"0123456789abcdef\"",
                 "interface \"0123456789abcdef\"",
             ),
-            ("port = 9000", "port = 0", "vip 10.99.0.1:0"),
-            ("\"10.99.0.1\"", "\"224.0.0.1\"", "vip 224.0.0.1:9000"),
+            ("\"10.99.0.1\"", "\"224.0.0.1\"", "vip 224.0.0.1:9000/udp"),
             (
                 "interface = \"eth1\"",
                 "interface = \"eth2\"",
@@ -382,6 +502,111 @@ mod tests {
                 Err(ConfigError::Value { key: found, .. }) => assert_eq!(found, key),
                 other => panic!("{key}: {other:?}"),
             }
+        }
+    }
+
+    /// Each change of `POLICY` and the key that it is refused by.
+    const SENSELESS: &[(&str, &str, &str)] = &[
+        ("name = \"blue\"", "name = \"b/b\"", "pool \"b/b\""),
+        ("[\"w1\", \"w2\"]", "[]", "pool \"blue\""),
+        ("[\"w1\", \"w2\"]", "[\"w1\", \"w1\"]", "pool \"blue\""),
+        (
+            "pool = \"blue\"",
+            "pool = \"green\"",
+            "vip 10.99.0.1:80/tcp",
+        ),
+        ("kind = \"l4\"", "kind = \"rpc\"", "vip 10.99.0.1:80/tcp"),
+        (
+            "quic_config = 3",
+            "quic_config = 7",
+            "vip [2001:db8::1]:any/udp",
+        ),
+        ("quic_config = 3", "", "vip [2001:db8::1]:any/udp"),
+        (
+            "kind = \"quic\"",
+            "kind = \"l4\"",
+            "vip [2001:db8::1]:any/udp",
+        ),
+        ("\"2001:db8::1\"", "\"ff02::1\"", "vip [ff02::1]:any/udp"),
+        ("\"f\", \"g\"", "\"f\", \"g\", \"h\"", "vip 10.99.0.2:9/udp"),
+        ("sessions = 1024", "sessions = 1000", "vip 10.99.0.2:9/udp"),
+        ("port = 9\n", "port = \"any\"\n", "vip 10.99.0.2:any/udp"),
+        ("weight = 64", "weight = 0", "worker \"w1\""),
+        ("cap = 10", "cap = 0", "worker \"w1\""),
+        ("v4 = \"172.16.0.0\"", "", "vip 10.99.0.1:80/tcp"),
+        ("172.16.0.0", "172.16.0.1", "tunnel.v4"),
+        ("rotate_s = 60", "rotate_s = 1", "keys.rotate_s"),
+        (
+            "bound_percent = 50",
+            "bound_percent = 100000",
+            "home.bound_percent",
+        ),
+    ];
+
+    const POLICY: &str = r#"
+        [tunnel]
+        v4 = "172.16.0.0"
+        [keys]
+        rotate_s = 60
+        [home]
+        bound_percent = 50
+        [[pool]]
+        name = "blue"
+        workers = ["w1", "w2"]
+        [[vip]]
+        address = "10.99.0.1"
+        port = 80
+        protocol = "tcp"
+        kind = "l4"
+        forward = "gue"
+        pool = "blue"
+        [[vip]]
+        address = "2001:db8::1"
+        port = "any"
+        kind = "quic"
+        quic_config = 3
+        [[vip]]
+        address = "10.99.0.2"
+        port = 9
+        kind = "pktgen"
+        [vip.pktgen]
+        functions = ["f", "g"]
+        sessions = 1024
+        [[worker]]
+        name = "w1"
+        address = "10.80.0.19"
+        mac = "02:77:70:00:00:19"
+        weight = 64
+        cap = 10
+    "#;
+
+    #[test]
+    fn every_senseless_combination_is_refused_by_its_key() {
+        let base = r#"
+            pin_path = "/sys/fs/bpf/warmpath"
+            admin_socket = "/run/warmpath/balancer.sock"
+            interface = [{ name = "eth0" }]
+        "#;
+        let policy = parse(&format!("{base}{POLICY}")).unwrap().policy();
+        assert_eq!(
+            (policy.worker("w1").weight, policy.worker("w1").cap),
+            (64, Some(10))
+        );
+        assert_eq!(policy.worker("w2").weight, 256);
+        let written = toml::to_string(&policy).unwrap();
+        assert_eq!(toml::from_str::<PolicyFile>(&written).unwrap(), policy);
+
+        for (from, to, key) in SENSELESS {
+            assert!(POLICY.contains(from), "{from}");
+            match parse(&format!("{base}{}", POLICY.replace(from, to))) {
+                Err(ConfigError::Value { key: found, .. }) => assert_eq!(found, *key),
+                other => panic!("{key}: {other:?}"),
+            }
+        }
+        for port in ["0", "65536", "-1", "\"all\"", "1.5"] {
+            let text = POLICY.replace("port = 80\n", &format!("port = {port}\n"));
+            let result = parse(&format!("{base}{text}"));
+            assert!(matches!(result, Err(ConfigError::Parse { .. })), "{port}");
         }
     }
 

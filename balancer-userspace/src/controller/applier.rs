@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ebpf_common::{ids::WorkerId, maps::name};
+use ebpf_common::{
+    ids::{FunctionId, WorkerId},
+    maps::{FunctionEntry, WorkerLoad, name},
+};
 use tracing::error;
 
 use super::RETRY_WRITES;
@@ -56,7 +59,6 @@ impl<S: MapStore> Applier<S> {
 
     /// Replaces the plan by one that leads to `desired` from here.
     pub(super) fn plan(&mut self, desired: &DesiredTables) {
-        self.retry_at = None;
         self.pending = reconcile::plan(desired, &self.actual).into();
     }
 
@@ -71,6 +73,32 @@ impl<S: MapStore> Applier<S> {
                 if !self.write(&write) && must_precede_others(&write) {
                     self.pending.clear();
                 }
+            }
+        }
+    }
+
+    /// Sets the row of function `id`, or removes it. Returns false if the kernel refused.
+    pub(super) fn function(&mut self, id: FunctionId, row: Option<FunctionEntry>) -> bool {
+        let is = self.actual.functions.get(&id.0);
+        match row {
+            Some(entry) if is != Some(&entry) => self.write(&MapWrite::Function(id.0, entry)),
+            None if is.is_some() => self.write(&MapWrite::RemoveFunction(id.0)),
+            _ => true,
+        }
+    }
+
+    /// What was refused is tried again from here on.
+    pub(super) const fn retries(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// The load that the program keeps of `id`; none if it cannot be read.
+    pub(super) fn load(&mut self, id: WorkerId) -> Option<WorkerLoad> {
+        match self.store.load(id) {
+            Ok(load) => Some(load),
+            Err(error) => {
+                self.refused(&error);
+                None
             }
         }
     }
@@ -160,8 +188,18 @@ const fn must_precede_others(write: &MapWrite) -> bool {
         | MapWrite::Slot(..)
         | MapWrite::Home(..)
         | MapWrite::VipFilter(..)
-        | MapWrite::Config(_) => true,
+        | MapWrite::BlockFilter(..)
+        | MapWrite::Generation(_)
+        | MapWrite::Settings(_)
+        | MapWrite::HomeBound(_)
+        | MapWrite::Keys(_)
+        | MapWrite::Constants(_)
+        | MapWrite::Pktgen(..) => true,
         MapWrite::Function(..)
+        | MapWrite::Block(_)
+        | MapWrite::Unblock(_)
+        | MapWrite::Limit(..)
+        | MapWrite::Unlimit(_)
         | MapWrite::Vip(..)
         | MapWrite::RemovePort(_)
         | MapWrite::RemoveFunction(_)

@@ -6,7 +6,12 @@ use tracing::info;
 
 use super::Controller;
 use crate::{
-    api::types::{FunctionStatus, SlotsStatus, Status, VipStatus, WorkerStatus},
+    api::types::{
+        FunctionStatus, KeyEpoch, PolicyChange, PolicyStatus, SlotsStatus, Status, VipStatus,
+        WorkerStatus,
+    },
+    config::PolicyFile,
+    history::HistoryError,
     maps::MapStore,
 };
 
@@ -18,6 +23,13 @@ pub(crate) enum Command {
     Functions(oneshot::Sender<Vec<FunctionStatus>>),
     Slots(oneshot::Sender<SlotsStatus>),
     Vips(oneshot::Sender<Vec<VipStatus>>),
+    Policy(oneshot::Sender<PolicyStatus>),
+    ChangePolicy {
+        policy: PolicyFile,
+        is_dry_run: bool,
+        answer: oneshot::Sender<Result<PolicyChange, CommandError>>,
+    },
+    RotateKeys(oneshot::Sender<KeyEpoch>),
     Drain {
         worker: String,
         is_drained: bool,
@@ -30,6 +42,10 @@ pub(crate) enum Command {
 pub(crate) enum CommandError {
     #[error("there is no worker `{name}`; `GET /v1/workers` lists them")]
     UnknownWorker { name: String },
+    #[error("the policy is refused, and nothing was changed: `{key}` {problem}")]
+    Policy { key: String, problem: String },
+    #[error(transparent)]
+    History(HistoryError),
 }
 
 impl<S: MapStore> Controller<S> {
@@ -41,6 +57,17 @@ impl<S: MapStore> Controller<S> {
             Command::Functions(answer) => drop(answer.send(self.functions())),
             Command::Slots(answer) => drop(answer.send(self.slots_status())),
             Command::Vips(answer) => drop(answer.send(self.vips())),
+            Command::Policy(answer) => drop(answer.send(self.policy_status())),
+            Command::ChangePolicy {
+                policy,
+                is_dry_run,
+                answer,
+            } => drop(answer.send(self.change_policy(policy, is_dry_run))),
+            Command::RotateKeys(answer) => {
+                self.rotate_keys();
+                let epoch = self.applier.actual().config.key_epoch;
+                drop(answer.send(KeyEpoch { epoch }));
+            }
             Command::Drain {
                 worker,
                 is_drained,
@@ -60,7 +87,7 @@ impl<S: MapStore> Controller<S> {
                 is_drained,
                 "drain set by the operator"
             );
-            self.is_dirty = true;
+            self.worker_changed(id);
         }
         self.worker(id).ok_or(CommandError::UnknownWorker { name })
     }

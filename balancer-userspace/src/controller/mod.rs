@@ -7,8 +7,11 @@
 mod applier;
 mod commands;
 mod connections;
+mod dirty;
 mod events;
+mod keys;
 mod outputs;
+mod policies;
 mod views;
 
 use std::{
@@ -19,9 +22,10 @@ use std::{
 
 use applier::Applier;
 use connections::Connections;
+use dirty::{Dirty, DirtyFunctions};
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
-    limits::MAX_WARM,
+    limits::{MAX_WARM, MAX_WORKERS},
     maps::WorkerState,
 };
 use tokio::sync::watch;
@@ -34,7 +38,7 @@ pub(crate) use events::{Events, PortsEvent};
 use crate::{
     api::types::InterfaceStatus,
     catalog::Catalog,
-    config::{Config, StaticWorker},
+    config::{Config, PolicyFile, StaticWorker},
     loads::{Loads, Report},
     maps::{MapStore, TableRows},
     membership::{
@@ -44,14 +48,21 @@ use crate::{
         state::{Identity, JoinError, Membership},
     },
     metrics::Metrics,
-    policy::{self, maglev},
+    policy::{self, Homes, PoolNumbers, Rules},
     ports::Ports,
-    reconcile::{self, tables::ActualTables},
+    reconcile::{
+        self,
+        tables::{ActualTables, DesiredTables},
+    },
     slots::Slots,
 };
 
 /// Longest that events wait for map writes.
 const SLICE: Duration = Duration::from_millis(1);
+/// How many functions go between two looks at the clock.
+const FUNCTIONS_A_LOOK: usize = 32;
+/// How often the loads that the program keeps are looked at, for the bound on homes and for people.
+const LOOK_AT_LOADS: Duration = Duration::from_millis(100);
 /// When writes that the kernel refused are tried again.
 const RETRY_WRITES: Duration = Duration::from_secs(1);
 
@@ -69,6 +80,9 @@ pub(crate) struct Start {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) program: ProgramInfo,
     pub(crate) table_rows: TableRows,
+    /// The policy in force, and its revision; 0 is that of the configuration.
+    pub(crate) policy: PolicyFile,
+    pub(crate) revision: u64,
 }
 
 /// What is told of the program.
@@ -88,9 +102,8 @@ pub(crate) struct Controller<S> {
     metrics: Arc<Metrics>,
 
     membership: Membership,
-    /// As the state file has it.
-    saved: Membership,
-    saved_slots_version: u64,
+    /// What the state file was written of.
+    saved: Option<(u64, u64, u64, PoolNumbers)>,
     loads: Loads,
     catalog: Option<Catalog>,
     ports: Ports,
@@ -101,11 +114,37 @@ pub(crate) struct Controller<S> {
     /// Workers of an earlier run that have not connected again, and until when they count as alive.
     grace: Option<(Instant, Vec<WorkerId>)>,
 
-    home: Vec<WorkerId>,
-    home_workers: Vec<(String, WorkerId)>,
+    policy: PolicyFile,
+    revision: u64,
+    pools: PoolNumbers,
+    rules: Arc<Rules>,
+    homes: Homes,
     applier: Applier<S>,
-    is_dirty: bool,
+    dirty: Dirty,
+    /// What the plan that is being carried out is about.
+    in_plan: Dirty,
+    functions: DirtyFunctions,
+    /// Functions whose rows the kernel refused.
+    refused: Vec<FunctionId>,
+    keys_at: Option<Instant>,
+    keys_made_s: u64,
+    loads_at: Instant,
 }
+
+/// What the policy looks at, borrowed from the controller field by field so that others can be changed meanwhile.
+macro_rules! inputs {
+    ($controller:expr) => {
+        policy::Inputs {
+            rules: &$controller.rules,
+            membership: &$controller.membership,
+            catalog: $controller.catalog.as_ref(),
+            loads: &$controller.loads,
+            ports: &$controller.ports,
+            fib: $controller.config.fib,
+        }
+    };
+}
+use inputs;
 
 impl<S: MapStore> Controller<S> {
     /// Takes up what the maps and the state file hold.
@@ -114,8 +153,15 @@ impl<S: MapStore> Controller<S> {
             .persisted
             .as_ref()
             .map_or(0, |state| state.slots_version);
+        let pools = start
+            .persisted
+            .as_ref()
+            .map_or_else(PoolNumbers::new, |state| state.pools.clone());
+        let keys_made_s = start
+            .persisted
+            .as_ref()
+            .map_or(0, |state| state.keys_made_s);
         let mut membership = start.persisted.map(Persisted::restore).unwrap_or_default();
-        let saved = membership.clone();
         membership.set_static(start.config.workers.iter().map(static_identity).collect())?;
 
         let mut loads = Loads::default();
@@ -147,9 +193,8 @@ impl<S: MapStore> Controller<S> {
             config: start.config,
             program: start.program,
             started: Instant::now(),
-            saved_slots_version: slots_version,
             slots: Slots::assign(&membership),
-            saved,
+            saved: None,
             membership,
             loads,
             catalog: start.catalog,
@@ -161,31 +206,42 @@ impl<S: MapStore> Controller<S> {
             })),
             connections: Connections::default(),
             grace,
-            home: Vec::new(),
-            home_workers: Vec::new(),
+            policy: PolicyFile::default(),
+            revision: 0,
+            pools,
+            rules: Arc::default(),
+            homes: Homes::default(),
             applier: Applier::new(store, start.actual, Arc::clone(&start.metrics)),
             metrics: start.metrics,
-            is_dirty: true,
+            dirty: Dirty::everything(),
+            in_plan: Dirty::default(),
+            functions: DirtyFunctions::default(),
+            refused: Vec::new(),
+            keys_at: None,
+            keys_made_s,
+            loads_at: Instant::now(),
         };
         controller.complete_config(start.table_rows);
+        controller.schedule_keys();
+        controller.set_policy(start.policy, start.revision);
+        controller.all_functions();
         controller.reset_static_loads();
         Ok(controller)
     }
 
     /// Runs until `stop` becomes true, or nobody is left to say so.
     pub(crate) async fn run(mut self, mut events: Events, mut stop: watch::Receiver<bool>) {
-        self.refresh_home();
         loop {
             while let Some(event) = events.ready() {
                 self.handle(event);
             }
-            if self.is_dirty {
+            if !self.dirty.is_clean() {
                 self.replan();
             }
             if *stop.borrow() {
                 break;
             }
-            if self.applier.is_idle() {
+            if self.is_idle() {
                 let deadline = self.deadline();
                 tokio::select! {
                     event = events.next(deadline) => if let Some(event) = event {
@@ -196,11 +252,9 @@ impl<S: MapStore> Controller<S> {
                     },
                 }
                 self.end_grace();
-                if self.applier.wants_retry() {
-                    self.is_dirty = true;
-                }
+                self.tend();
             } else {
-                self.applier.apply(SLICE);
+                self.carry_on(SLICE);
                 tokio::task::yield_now().await;
             }
         }
@@ -223,20 +277,23 @@ impl<S: MapStore> Controller<S> {
                 heartbeat,
             }) => self.heartbeat(connection, &heartbeat),
             Event::Connection(ConnectionEvent::Closed { connection }) => self.closed(connection),
-            Event::Catalog(catalog) => {
-                self.catalog = Some(catalog);
-                self.is_dirty = true;
-            }
+            Event::Catalog(catalog) => self.follow_catalog(catalog),
             Event::Ports(event) => {
                 // The kernel has taken the entries of interfaces that went away out of PORTS itself.
                 self.applier.forget_ports(&event.ports);
                 self.ports = event.ports;
                 self.interfaces = event.interfaces;
-                self.is_dirty = true;
+                self.dirty.all_workers = true;
+                self.dirty.rest = true;
+                // The LOAD address may be that of an interface.
+                self.refresh_rules();
+                // A worker that is reached now, or not any more, is in warm sets or not.
+                let warm: Vec<FunctionId> = self.loads.functions().collect();
+                self.functions.extend(warm);
             }
             Event::Command(command) => {
                 // Whoever asks is told of a state whose plan has begun.
-                if self.is_dirty {
+                if !self.dirty.is_clean() {
                     self.replan();
                 }
                 self.command(command);
@@ -245,7 +302,7 @@ impl<S: MapStore> Controller<S> {
     }
 
     fn join(&mut self, connection: ConnectionId, identity: Identity) -> Result<Welcome, String> {
-        if self.ports.reaching(identity.address).is_none() {
+        if !self.config.fib && self.ports.reaching(identity.address).is_none() {
             return Err(format!(
                 "{} is in no subnet of the balancer's interfaces ({})",
                 identity.address,
@@ -258,7 +315,12 @@ impl<S: MapStore> Controller<S> {
             ));
         }
         let name = identity.name.clone();
-        let is_known = self.membership.named(&name).is_some();
+        let before = self.membership.named(&name);
+        let is_known = before.is_some();
+        // Two workers may claim the same slots, so the claims of each matter to all.
+        let has_slots = |identity: &Identity| !identity.slots.is_empty();
+        self.dirty.slots |=
+            has_slots(&identity) || before.is_some_and(|(_, member)| has_slots(&member.identity));
         let id = self
             .membership
             .join(identity)
@@ -271,7 +333,7 @@ impl<S: MapStore> Controller<S> {
             waiting.retain(|waiting| *waiting != id);
         }
         let superseded = self.connections.insert(connection, id);
-        self.is_dirty = true;
+        self.worker_changed(id);
         self.metrics.joins.inc();
         info!(worker = name, id = id.0, "worker joined");
         Ok(Welcome {
@@ -287,15 +349,16 @@ impl<S: MapStore> Controller<S> {
             return;
         };
         self.metrics.heartbeats.inc();
-        let is_crowded = self.membership.len() > MAX_WARM;
-        let step_before = is_crowded.then(|| policy::load_step(&self.loads, id));
+        let step_before = policy::load_step(&self.loads, id);
         let change = self.loads.record(id, heartbeat);
-        let is_step = step_before.is_some_and(|step| step != policy::load_step(&self.loads, id));
+        if step_before != policy::load_step(&self.loads, id) {
+            self.load_step_changed(id);
+        }
         if self.membership.set_leaving(id, heartbeat.draining) {
             info!(id = id.0, draining = heartbeat.draining, "worker changed");
-            self.is_dirty = true;
+            self.worker_changed(id);
         }
-        self.is_dirty |= change.warm || is_step;
+        self.functions.extend(change.warm);
         if change.report
             && let Some(report) = self.loads.get(id).and_then(|load| load.report)
         {
@@ -318,7 +381,8 @@ impl<S: MapStore> Controller<S> {
     }
 
     fn suspend(&mut self, id: WorkerId, why: &str) {
-        self.loads.forget(id);
+        let warm = self.loads.forget(id);
+        self.functions.extend(warm);
         if self.membership.suspend(id) {
             if let Some(member) = self.membership.get(id) {
                 let name = &member.identity.name;
@@ -326,7 +390,7 @@ impl<S: MapStore> Controller<S> {
                 self.metrics.forget_worker(name);
             }
             self.metrics.losses.inc();
-            self.is_dirty = true;
+            self.worker_changed(id);
         }
     }
 
@@ -346,28 +410,83 @@ impl<S: MapStore> Controller<S> {
         }
     }
 
-    /// Makes and begins the plan for the state as it is now.
+    /// Everything that follows from whether and how a worker takes work.
+    fn worker_changed(&mut self, id: WorkerId) {
+        self.dirty.workers.insert(id);
+        let member = self.membership.get(id);
+        self.dirty.slots |= member.is_some_and(|member| !member.identity.slots.is_empty());
+        self.functions
+            .extend(self.loads.warm_of(id).iter().copied());
+    }
+
+    /// A worker is busier, or less: that matters to functions with more warm workers than places for them.
+    fn load_step_changed(&mut self, id: WorkerId) {
+        let is_crowded = |id: &FunctionId| self.loads.warm_on(*id).len() > MAX_WARM;
+        let functions = self.loads.warm_of(id).iter().copied();
+        self.functions.extend(functions.filter(is_crowded));
+    }
+
+    fn follow_catalog(&mut self, catalog: Catalog) {
+        match &self.catalog {
+            None => {
+                self.catalog = Some(catalog);
+                self.all_functions();
+            }
+            Some(before) => {
+                let gone = before.functions.keys();
+                let gone = gone.filter(|id| !catalog.functions.contains_key(id));
+                let new = catalog.functions.iter();
+                let new = new.filter(|(id, function)| before.functions.get(id) != Some(function));
+                self.functions.extend(gone.copied());
+                self.functions.extend(new.map(|(id, _)| *id));
+                self.catalog = Some(catalog);
+            }
+        }
+    }
+
+    /// Looks at every function, if it is known which there are.
+    fn all_functions(&mut self) {
+        if let Some(catalog) = &self.catalog {
+            self.functions.extend(catalog.functions.keys().copied());
+            let held = self.applier.actual().functions.keys();
+            self.functions.extend(held.map(|id| FunctionId(*id)));
+        }
+    }
+
+    /// Makes and begins the plan for what has changed.
     fn replan(&mut self) {
         let started = Instant::now();
-        self.is_dirty = false;
-        // What saves packets first: the new home table takes milliseconds to make.
-        let rows = policy::worker_rows(&self.membership, &self.ports);
-        self.applier
-            .write_now(&reconcile::urgent(&rows, self.applier.actual()));
-        self.slots = Slots::assign(&self.membership);
-        self.share();
-        self.refresh_home();
-        let desired = policy::desired(&policy::Inputs {
-            vips: &self.config.vips,
-            membership: &self.membership,
-            catalog: self.catalog.as_ref(),
-            loads: &self.loads,
-            ports: &self.ports,
-            slots: &self.slots,
-            home: &self.home,
-        });
+        let mut dirty = std::mem::take(&mut self.in_plan);
+        dirty.merge(std::mem::take(&mut self.dirty));
+        let inputs = inputs!(self);
+        let ids: Vec<WorkerId> = if dirty.all_workers {
+            (0..MAX_WORKERS as u16).map(WorkerId).collect()
+        } else {
+            dirty.workers.iter().copied().collect()
+        };
+        // What saves packets first: new home tables take milliseconds to make.
+        let rows = ids.iter().map(|id| (*id, inputs.worker_row(*id))).collect();
+        let urgent = reconcile::urgent(&rows, self.applier.actual());
+        for id in &ids {
+            self.homes.set(*id, inputs.taker(*id), inputs.rules);
+        }
+        self.homes.refresh(&self.rules);
+        self.applier.write_now(&urgent);
+        if dirty.slots {
+            self.slots = Slots::assign(&self.membership);
+            self.share();
+        }
+        let desired = DesiredTables {
+            rules: dirty.rules.then(|| Arc::clone(&self.rules)),
+            workers: rows,
+            functions: None,
+            slots: Arc::clone(&self.slots.owners),
+            homes: self.homes.tables().to_vec(),
+            ports: self.ports.0.iter().map(|port| port.ifindex).collect(),
+        };
         self.applier.plan(&desired);
-        self.applier.apply(SLICE);
+        self.in_plan = dirty;
+        self.carry_on(SLICE);
         self.save();
         self.publish();
         self.metrics
@@ -375,27 +494,74 @@ impl<S: MapStore> Controller<S> {
             .observe(started.elapsed().as_secs_f64());
     }
 
-    fn refresh_home(&mut self) {
-        let workers = policy::home_workers(&self.membership, &self.ports);
-        let is_same = self.home_workers.len() == workers.len()
-            && self
-                .home_workers
-                .iter()
-                .map(|(name, id)| (name.as_str(), *id))
-                .eq(workers.iter().copied());
-        if !is_same || self.home.is_empty() {
-            self.home = maglev::table(&workers);
-            self.home_workers = workers
-                .into_iter()
-                .map(|(name, id)| (name.to_owned(), id))
-                .collect();
+    /// Carries the plan on for about `slice`, and after it the rows of functions.
+    fn carry_on(&mut self, slice: Duration) {
+        let started = Instant::now();
+        self.applier.apply(slice);
+        if !self.applier.is_idle() {
+            return;
+        }
+        if self.applier.retry_at().is_none() {
+            self.in_plan = Dirty::default();
+        }
+        let Some(catalog) = &self.catalog else {
+            return;
+        };
+        let inputs = inputs!(self);
+        while let Some(id) = self.functions.pop() {
+            if !self.applier.function(id, inputs.function_row(id, catalog)) {
+                self.refused.push(id);
+            }
+            if self.functions.len().is_multiple_of(FUNCTIONS_A_LOOK) && started.elapsed() >= slice {
+                break;
+            }
+        }
+    }
+
+    /// Whether there is nothing to write.
+    fn is_idle(&self) -> bool {
+        self.applier.is_idle() && (self.functions.len() == 0 || self.catalog.is_none())
+    }
+
+    /// Writes still to do, as far as it is known.
+    fn pending(&self) -> usize {
+        let functions = if self.catalog.is_some() {
+            self.functions.len()
+        } else {
+            0
+        };
+        self.applier.pending() + functions
+    }
+
+    fn publish_load(&self, id: WorkerId, report: Report) {
+        if let Some(member) = self.membership.get(id) {
+            let name = member.identity.name.as_str();
+            let gauge = self.metrics.in_flight.with_label_values(&[name]);
+            gauge.set(report.in_flight.into());
+        }
+    }
+
+    /// What is done by the clock.
+    fn tend(&mut self) {
+        if self.applier.wants_retry() {
+            self.applier.retries();
+            self.dirty.rest = true;
+            let refused = std::mem::take(&mut self.refused);
+            self.functions.extend(refused);
+        }
+        self.rotate_keys_if_due();
+        if Instant::now() >= self.loads_at {
+            self.loads_at = Instant::now() + LOOK_AT_LOADS;
+            self.look_at_loads();
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
         let grace = self.grace.as_ref().map(|(until, _)| *until);
         let retry = self.applier.retry_at();
-        grace.into_iter().chain(retry).min()
+        let loads = (self.homes.total_weight() > 0).then_some(self.loads_at);
+        let times = [grace, retry, self.keys_at, loads];
+        times.into_iter().flatten().min()
     }
 
     fn workers_up(&self) -> usize {
@@ -412,6 +578,7 @@ fn static_identity(worker: &StaticWorker) -> Identity {
         name: worker.name.clone(),
         address: worker.address,
         mac: worker.mac,
+        address6: worker.address6,
         interface: worker.interface.clone(),
         slots: Vec::new(),
         db_url: None,

@@ -16,10 +16,11 @@ use crate::{
     maps::{MapStore, TableRows},
     membership::{
         persist::Persisted,
+        protocol::LoadTarget,
         server::Shared,
         state::{Member, Source},
     },
-    reconcile::tables::MapWrite,
+    reconcile::tables::{Constants, Keys, MapWrite},
 };
 
 /// 250 ticks a second, as most distributions have it.
@@ -40,8 +41,10 @@ impl<S: MapStore> Controller<S> {
             let new = Shared {
                 key_epoch: config.key_epoch as u8,
                 cookie_keys: config.cookie_keys,
-                // Until the configuration has a LOAD address.
-                load: None,
+                load: self.load_address().map(|address| LoadTarget {
+                    address,
+                    keys: config.load_keys,
+                }),
                 slots_version,
                 slots,
             };
@@ -57,9 +60,10 @@ impl<S: MapStore> Controller<S> {
     /// map keeps them.
     pub(super) fn complete_config(&mut self, rows: TableRows) {
         let config = self.applier.actual().config;
-        let complete = completed(config, rows);
-        if complete != config {
-            self.applier.write_now(&[MapWrite::Config(complete)]);
+        for write in completed(&config, rows) {
+            if write.config(config) != Some(config) {
+                self.applier.write_now(&[write]);
+            }
         }
     }
 
@@ -82,15 +86,23 @@ impl<S: MapStore> Controller<S> {
 
     pub(super) fn save(&mut self) {
         let slots_version = self.shared.borrow().slots_version;
-        let is_saved = slots_version == self.saved_slots_version
-            && !self.membership.differs_lastingly(&self.saved);
-        if is_saved {
+        let lasting = (
+            self.membership.version(),
+            slots_version,
+            self.keys_made_s,
+            self.pools.clone(),
+        );
+        if self.saved.as_ref() == Some(&lasting) {
             return;
         }
-        match Persisted::of(&self.membership, slots_version).write(&self.state_file) {
+        let state = Persisted {
+            pools: self.pools.clone(),
+            keys_made_s: self.keys_made_s,
+            ..Persisted::of(&self.membership, slots_version)
+        };
+        match state.write(&self.state_file) {
             Ok(()) => {
-                self.saved = self.membership.clone();
-                self.saved_slots_version = slots_version;
+                self.saved = Some(lasting);
             }
             Err(error) => warn!(error = &error as &dyn std::error::Error, "state not saved"),
         }
@@ -133,7 +145,7 @@ fn tick_ns() -> u32 {
         .unwrap_or(COMMON_TICK_NS)
 }
 
-fn completed(config: ConfigRow, rows: TableRows) -> ConfigRow {
+fn completed(config: &ConfigRow, rows: TableRows) -> [MapWrite; 2] {
     let made = |secret: [u64; 2]| {
         if secret == [0; 2] {
             rand::random()
@@ -141,17 +153,22 @@ fn completed(config: ConfigRow, rows: TableRows) -> ConfigRow {
             secret
         }
     };
-    ConfigRow {
-        session_mask: rows.sessions - 1,
-        flow_mask: rows.flows - 1,
-        function_mask: rows.functions - 1,
-        tick_ns: tick_ns(),
-        table_secret: made(config.table_secret),
-        cookie_keys: config.cookie_keys.map(made),
-        token_keys: config.token_keys.map(made),
-        load_keys: config.load_keys.map(made),
-        ..config
-    }
+    let keys = Keys::of(config);
+    [
+        MapWrite::Constants(Constants {
+            session_mask: rows.sessions - 1,
+            flow_mask: rows.flows - 1,
+            function_mask: rows.functions - 1,
+            tick_ns: tick_ns(),
+            table_secret: made(config.table_secret),
+        }),
+        MapWrite::Keys(Keys {
+            cookie: keys.cookie.map(made),
+            token: keys.token.map(made),
+            load: keys.load.map(made),
+            ..keys
+        }),
+    ]
 }
 
 fn unix_ms() -> u64 {

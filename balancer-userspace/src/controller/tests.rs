@@ -1,8 +1,12 @@
 //! The controller over fake maps: events in, tables out.
 
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::Ipv4Addr,
+};
 
 use ebpf_common::maps::{FunctionEntry, WorkerInfo, WorkerLoad};
+use proptest::prelude::*;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -70,6 +74,8 @@ impl Bench {
     fn start(dir: tempfile::TempDir, actual: ActualTables, refuse: fn(&MapWrite) -> bool) -> Self {
         let config = config(&dir);
         let start = Start {
+            policy: config.policy(),
+            revision: 0,
             persisted: Persisted::read(&config.state_file()).unwrap(),
             catalog: Some(Catalog::of_config(&config.functions)),
             actual: actual.clone(),
@@ -102,10 +108,10 @@ impl Bench {
     }
 
     fn settle(&mut self) {
-        if self.controller.is_dirty {
+        if !self.controller.dirty.is_clean() {
             self.controller.replan();
         }
-        self.controller.applier.apply(Duration::MAX);
+        self.controller.carry_on(Duration::MAX);
     }
 
     fn tables(&self) -> &ActualTables {
@@ -133,6 +139,7 @@ impl Bench {
                     name: name.to_owned(),
                     address,
                     mac: MacAddress::new([2, 0, 0, 0, 0, 0x11]),
+                    address6: None,
                     interface: None,
                     slots: vec![slots],
                     db_url: Some(format!("http://{name}:7200")),
@@ -178,7 +185,7 @@ impl Bench {
 
     fn home_has(&self, id: u16) -> bool {
         let live = self.tables().config.generation;
-        self.tables().home_of(live).contains(&WorkerId(id))
+        self.tables().home_of(live, 0).contains(&WorkerId(id))
     }
 }
 
@@ -213,13 +220,14 @@ fn a_closed_connection_takes_the_worker_out_before_any_table_is_made() {
     bench.join("w1", "100-199").1.unwrap();
     bench.close(first);
     // Only what replan does at once, with no slice of the plan.
-    bench.controller.is_dirty = false;
-    let rows = policy::worker_rows(&bench.controller.membership, &bench.controller.ports);
+    let rows = {
+        let inputs = inputs!(bench.controller);
+        [(WorkerId(0), inputs.worker_row(WorkerId(0)))].into()
+    };
     let urgent = reconcile::urgent(&rows, bench.controller.applier.actual());
     assert!(
         matches!(urgent[..], [MapWrite::Worker(WorkerId(0), info)] if info.state() == WorkerState::Down)
     );
-    bench.controller.is_dirty = true;
     bench.settle();
     assert_eq!(bench.row(0).state(), WorkerState::Down);
     assert!(!bench.home_has(0) && bench.home_has(1));
@@ -366,7 +374,8 @@ fn a_write_that_the_kernel_refuses_is_tried_again_and_flips_nothing() {
     assert!(bench.controller.metrics.write_errors.get() > 0);
 
     bench.controller.applier.store_mut().refuse = |_| false;
-    bench.controller.is_dirty = true;
+    bench.controller.applier.retries();
+    bench.controller.dirty.rest = true;
     bench.settle();
     assert_eq!(bench.tables().config.generation, 1);
     assert!(bench.controller.applier.retry_at().is_none());
@@ -378,7 +387,7 @@ fn a_function_that_does_not_fit_keeps_nothing_else_back() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::start(dir, ActualTables::fresh(), refuse);
     assert_eq!(bench.tables().functions.len(), 0);
-    assert_eq!(bench.tables().vips.len(), 2);
+    assert_eq!(bench.tables().vips.len(), 3, "port, mark and LOAD address");
 }
 
 #[test]
@@ -415,6 +424,7 @@ async fn the_loop_carries_events_to_the_maps_and_stops_when_told() {
             name: "w0".to_owned(),
             address: Ipv4Addr::new(10, 80, 0, 11),
             mac: MacAddress::new([2, 0, 0, 0, 0, 0x11]),
+            address6: None,
             interface: None,
             slots: Vec::new(),
             db_url: None,
@@ -440,5 +450,249 @@ async fn the_loop_carries_events_to_the_maps_and_stops_when_told() {
 fn vips_of_the_configuration_are_listed() {
     let bench = Bench::new();
     let vips = bench.controller.vips();
-    assert_eq!(vips[0].address, "10.99.0.1:9000".parse().unwrap());
+    assert_eq!(vips[0].address.to_string(), "10.99.0.1");
+    assert_eq!((vips[0].port, vips[1].kind.as_str()), (9000, "load"));
+}
+
+/// Something that happens to a control plane.
+#[derive(Debug, Clone)]
+enum Happening {
+    Join(u8, bool),
+    Close(u8),
+    Beat(u8, u32, Vec<u8>),
+    Drain(u8, bool),
+    Functions(Vec<u8>),
+    Interface(bool),
+    Policy(Vec<u8>, u16, bool),
+    Keys,
+    Slice,
+}
+
+fn any_happening() -> impl Strategy<Value = Happening> {
+    let worker = 0u8..6;
+    let functions = prop::collection::vec(0u8..8, 0..6);
+    prop_oneof![
+        4 => (worker.clone(), any::<bool>()).prop_map(|(worker, slots)| Happening::Join(worker, slots)),
+        2 => worker.clone().prop_map(Happening::Close),
+        4 => (worker.clone(), 0u32..9, functions.clone())
+            .prop_map(|(worker, load, warm)| Happening::Beat(worker, load, warm)),
+        1 => (worker.clone(), any::<bool>()).prop_map(|(worker, on)| Happening::Drain(worker, on)),
+        2 => functions.prop_map(Happening::Functions),
+        1 => any::<bool>().prop_map(Happening::Interface),
+        2 => (prop::collection::vec(worker, 1..4), 1u16..600, any::<bool>())
+            .prop_map(|(pool, weight, vip)| Happening::Policy(pool, weight, vip)),
+        1 => Just(Happening::Keys),
+        3 => Just(Happening::Slice),
+    ]
+}
+
+fn qualified(number: u8) -> String {
+    format!("f{number}@latest")
+}
+
+impl Bench {
+    fn happen(&mut self, happening: Happening, connections: &mut HashMap<u8, ConnectionId>) {
+        let controller = &mut self.controller;
+        match happening {
+            Happening::Join(worker, has_slots) => {
+                self.connections += 1;
+                let connection = ConnectionId::test(self.connections);
+                let first = u16::from(worker) * 100;
+                let slots = if has_slots {
+                    vec![SlotRange {
+                        first,
+                        last: first + 150,
+                    }]
+                } else {
+                    Vec::new()
+                };
+                let identity = Identity {
+                    name: format!("w{worker}"),
+                    address: Ipv4Addr::new(10, 80, 0, 11 + worker),
+                    mac: MacAddress::new([2, 0, 0, 0, 0, 0x11]),
+                    address6: None,
+                    interface: None,
+                    slots,
+                    db_url: None,
+                };
+                if controller.join(connection, identity).is_ok() {
+                    connections.insert(worker, connection);
+                }
+            }
+            Happening::Close(worker) => {
+                if let Some(connection) = connections.remove(&worker) {
+                    controller.closed(connection);
+                }
+            }
+            Happening::Beat(worker, in_flight, warm) => {
+                if let Some(connection) = connections.get(&worker) {
+                    let warm = warm
+                        .iter()
+                        .map(|number| FunctionId::of(&qualified(*number)));
+                    let heartbeat = Heartbeat {
+                        in_flight,
+                        capacity: 8,
+                        warm: warm.collect(),
+                        draining: in_flight == 8,
+                    };
+                    controller.heartbeat(*connection, &heartbeat);
+                }
+            }
+            Happening::Drain(worker, is_drained) => {
+                let (answer, _status) = oneshot::channel();
+                let worker = format!("w{worker}");
+                let drain = Command::Drain {
+                    worker,
+                    is_drained,
+                    answer,
+                };
+                controller.handle(Event::Command(drain));
+            }
+            Happening::Functions(numbers) => {
+                let functions: Vec<_> = numbers
+                    .iter()
+                    .map(|number| crate::config::StaticFunction {
+                        name: qualified(*number),
+                        affinity: crate::config::AffinityConfig::Session,
+                    })
+                    .collect();
+                controller.handle(Event::Catalog(Catalog::of_config(&functions)));
+            }
+            Happening::Interface(is_there) => {
+                let event = if is_there {
+                    ports()
+                } else {
+                    PortsEvent::default()
+                };
+                controller.handle(Event::Ports(event));
+            }
+            Happening::Policy(pool, weight, has_vip) => {
+                let pool: BTreeSet<u8> = pool.into_iter().collect();
+                let names: Vec<String> =
+                    pool.iter().map(|number| format!("\"w{number}\"")).collect();
+                let mut text = format!(
+                    "[[pool]]\nname = \"p{weight}\"\nworkers = [{}]\n[[worker]]\nname = \"w0\"\nweight = {weight}\n",
+                    names.join(", ")
+                );
+                if has_vip {
+                    text.push_str(&format!(
+                        "[[vip]]\naddress = \"2001:db8::{weight:x}\"\nport = \"any\"\nkind = \"l4\"\npool = \"p{weight}\"\n"
+                    ));
+                }
+                controller
+                    .change_policy(toml::from_str(&text).unwrap(), false)
+                    .unwrap();
+            }
+            Happening::Keys => controller.rotate_keys(),
+            Happening::Slice => {
+                if !controller.dirty.is_clean() {
+                    controller.replan();
+                }
+                controller.carry_on(Duration::from_micros(20));
+            }
+        }
+    }
+
+    /// The writes by which the maps differ from what they should hold, all of it made anew.
+    fn difference(&self) -> Vec<MapWrite> {
+        let controller = &self.controller;
+        let inputs = inputs!(controller);
+        let rules = Arc::clone(&controller.rules);
+        let mut homes = Homes::default();
+        homes.pools_changed(&Rules::default(), &rules);
+        for (id, _) in controller.membership.iter() {
+            homes.set(id, inputs.taker(id), &rules);
+        }
+        homes.refresh(&rules);
+        let slots = Slots::assign(&controller.membership);
+        let desired = policy::desired(&inputs, &slots.owners, &homes);
+        reconcile::plan(&desired, controller.applier.actual())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// What is done by and by, as things happen, is what is right when all is made anew.
+    #[test]
+    fn changes_lead_to_the_same_tables_as_a_plan_from_scratch(
+        happenings in prop::collection::vec(any_happening(), 1..40),
+    ) {
+        let mut bench = Bench::new();
+        let mut connections = HashMap::new();
+        for happening in happenings {
+            bench.happen(happening, &mut connections);
+        }
+        bench.settle();
+        prop_assert_eq!(bench.difference(), []);
+    }
+}
+
+#[test]
+fn no_cookie_breaks_over_a_rotation_of_the_keys() {
+    use ebpf_common::cookie::CookieScope;
+    let mut bench = Bench::new();
+    let (_, welcome) = bench.join("w0", "0-99");
+    let shared = welcome.unwrap().shared;
+    let scope = CookieScope {
+        function: FunctionId(9),
+        session: 4,
+    };
+    for _ in 0..300 {
+        // The worker seals with what it was told; the program opens with what it holds.
+        let (epoch, keys) = {
+            let shared = shared.borrow();
+            (shared.key_epoch, shared.cookie_keys)
+        };
+        let told = ebpf_common::maps::Config {
+            key_epoch: epoch.into(),
+            cookie_keys: keys,
+            ..ebpf_common::maps::Config::ZERO
+        };
+        let before = told.cookie_keys().seal(WorkerId(0), scope);
+        bench.controller.rotate_keys();
+        let held = bench.tables().config;
+        assert_eq!(u32::from(epoch.wrapping_add(1)), held.key_epoch);
+        assert_eq!(held.cookie_keys().open(before, scope), Ok(WorkerId(0)));
+        let key_of = |keys: [[u64; 2]; 2]| keys[usize::from(epoch & 1)];
+        assert_eq!(
+            key_of(held.load_keys),
+            key_of(shared.borrow().load.unwrap().keys)
+        );
+        assert_ne!(held.cookie_keys[0], held.cookie_keys[1]);
+    }
+}
+
+#[test]
+fn a_policy_that_makes_no_sense_changes_nothing_and_one_that_does_survives_a_restart() {
+    let mut bench = Bench::new();
+    let before = bench.tables().clone();
+    let bad: PolicyFile = toml::from_str("[[worker]]\nname = \"w0\"\nweight = 0").unwrap();
+    let error = bench.controller.change_policy(bad, false).unwrap_err();
+    assert!(error.to_string().contains("worker \"w0\""), "{error}");
+    let good = "[[vip]]\naddress = \"10.99.0.7\"\nport = 53\n[police]\nblock = [\"192.0.2.0/24\"]";
+    let good: PolicyFile = toml::from_str(good).unwrap();
+    let dry = bench.controller.change_policy(good.clone(), true).unwrap();
+    assert!(
+        dry.rows
+            .iter()
+            .any(|row| row.map == "BLOCK4" && row.after.is_some())
+    );
+    assert!(
+        dry.rows
+            .iter()
+            .any(|row| row.map == "VIPS" && row.after.is_none())
+    );
+    bench.settle();
+    assert_eq!(*bench.tables(), before, "a dry run writes nothing");
+
+    let change = bench.controller.change_policy(good.clone(), false).unwrap();
+    assert_eq!((change.revision, change.is_applied), (1, true));
+    bench.settle();
+    assert_eq!(bench.tables().blocks.len(), 1);
+    let history = crate::history::History::new(bench.controller.config.policy_dir());
+    let last = history
+        .last(&crate::config::TunnelConfig::default())
+        .unwrap();
+    assert_eq!(last, Some((1, good)));
 }

@@ -1,11 +1,11 @@
 //! The controller's state as the admin API shows it.
 
-use std::{collections::HashMap, net::SocketAddrV4};
+use std::collections::HashMap;
 
 use ebpf_common::{
     LAYOUT_VERSION,
     ids::{FunctionId, WorkerId},
-    maps::{WorkerState, home_hash, home_index},
+    maps::{VipKind, WorkerState, home_hash, home_index},
 };
 
 use super::Controller;
@@ -14,7 +14,7 @@ use crate::{
         FunctionStatus, SlotConflictStatus, SlotOwnerStatus, SlotsStatus, Status, VipStatus,
         WorkerStatus,
     },
-    maps::{MapStore, affinity_name},
+    maps::{MapStore, affinity_name, protocol_name},
     policy,
 };
 
@@ -38,9 +38,9 @@ impl<S: MapStore> Controller<S> {
             workers_up: self.workers_up(),
             workers: self.membership.len(),
             functions: self.applier.actual().functions.len(),
-            vips: self.config.vips.len(),
+            vips: self.policy.vips.len(),
             map_writes: self.metrics.writes(),
-            writes_pending: self.applier.pending(),
+            writes_pending: self.pending(),
         }
     }
 
@@ -71,6 +71,8 @@ impl<S: MapStore> Controller<S> {
             interface: port.map(|port| port.name.clone()),
             in_flight: report.in_flight,
             capacity: report.capacity,
+            weight: self.rules.worker(&identity.name).0,
+            cap: Some(self.rules.worker(&identity.name).1).filter(|cap| *cap != 0),
             warm: warm.iter().map(|id| self.function_name(*id)).collect(),
             slots: identity.slots.iter().map(ToString::to_string).collect(),
             db_url: identity.db_url.clone(),
@@ -142,13 +144,28 @@ impl<S: MapStore> Controller<S> {
     }
 
     pub(super) fn vips(&self) -> Vec<VipStatus> {
-        let vips = (0..).zip(&self.config.vips);
-        vips.map(|(vip_id, vip)| VipStatus {
-            vip_id,
-            address: SocketAddrV4::new(vip.address, vip.port),
-            protocol: "udp".to_owned(),
-        })
-        .collect()
+        let name = |number: u8| {
+            let named = self.pools.iter().find(|(_, known)| **known == number);
+            named.map(|(name, _)| name.clone())
+        };
+        let rows = self.rules.vips.iter();
+        let mut vips: Vec<VipStatus> = rows
+            .filter(|(_, info)| info.kind() != Some(VipKind::Address))
+            .map(|(key, info)| {
+                let (address, port, protocol) = key.parts();
+                VipStatus {
+                    vip_id: info.vip_id,
+                    address,
+                    port,
+                    protocol: protocol_name(protocol),
+                    kind: info.kind().map_or("unknown", VipKind::name).to_owned(),
+                    forward: info.forward().name().to_owned(),
+                    pool: name(info.pool),
+                }
+            })
+            .collect();
+        vips.sort_unstable_by_key(|vip| vip.vip_id);
+        vips
     }
 
     fn qualified(&self, id: FunctionId) -> Option<String> {

@@ -1,17 +1,21 @@
 //! Writing to the maps, and reading once what they hold.
 
-use std::{fmt, path::Path};
+use std::{collections::BTreeSet, fmt, net::IpAddr, path::Path};
 
-use aya::maps::{Array, DevMapHash, MapData, MapError, xdp::XdpMapError};
+use aya::maps::{Array, DevMapHash, LpmTrie, MapData, MapError, lpm_trie::Key, xdp::XdpMapError};
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
-    maps::{Config, FunctionRow, Vip6Row, VipRow, WorkerInfo, WorkerLoad, name},
+    maps::{
+        BlockEntry, Config, FunctionLimit, FunctionRow, PktgenInfo, Vip6Row, VipRow, WorkerInfo,
+        WorkerLoad, name,
+    },
 };
 use nix::errno::Errno;
 use thiserror::Error;
 
 use super::{OpenError, open, placed::Placed};
 use crate::{
+    config::Prefix,
     loads::Report,
     reconcile::tables::{ActualTables, AnyVipKey, MapWrite},
 };
@@ -67,6 +71,12 @@ pub trait MapStore {
     /// # Errors
     /// [`WriteError`].
     fn report_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError>;
+
+    /// The worker's row of `WORKER_LOAD`.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    fn load(&self, worker: WorkerId) -> Result<WorkerLoad, WriteError>;
 }
 
 /// How many rows the tables have that are found by a hash: powers of two.
@@ -92,6 +102,13 @@ pub struct KernelMaps {
     slots: Array<MapData, u16>,
     home: Array<MapData, u16>,
     ports: DevMapHash<MapData>,
+    pktgen: Array<MapData, PktgenInfo>,
+    block_filter: Array<MapData, u64>,
+    block4: LpmTrie<MapData, [u8; 4], BlockEntry>,
+    block6: LpmTrie<MapData, [u8; 16], BlockEntry>,
+    limits: Placed<FunctionLimit>,
+    /// What the row of `CONFIG` holds.
+    config_row: Config,
     session_rows: u32,
     flow_rows: u32,
 }
@@ -109,8 +126,19 @@ impl KernelMaps {
     /// # Errors
     /// [`OpenError`].
     pub fn open(pin_path: &Path) -> Result<Self, OpenError> {
+        let config: Array<MapData, Config> = open::array(pin_path, name::CONFIG)?;
+        let config_row = config.get(&0, 0).map_err(|source| OpenError::Type {
+            path: pin_path.join(name::CONFIG),
+            source: Box::new(source),
+        })?;
         Ok(Self {
-            config: open::array(pin_path, name::CONFIG)?,
+            config,
+            config_row,
+            pktgen: open::array(pin_path, name::PKTGEN)?,
+            block_filter: open::array(pin_path, name::BLOCK_FILTER)?,
+            block4: open::trie(pin_path, name::BLOCK4)?,
+            block6: open::trie(pin_path, name::BLOCK6)?,
+            limits: Placed::open(pin_path, name::FUNCTION_LIMITS)?,
             vips: Placed::open(pin_path, name::VIPS)?,
             vips6: Placed::open(pin_path, name::VIPS6)?,
             vip_filter: open::array(pin_path, name::VIP_FILTER)?,
@@ -164,7 +192,62 @@ impl KernelMaps {
             home: ids(&self.home)?,
             ports: self.ports.keys().collect::<Result<_, _>>()?,
             config: self.config.get(&0, 0)?,
+            pktgen: self.pktgen.iter().collect::<Result<_, _>>()?,
+            block_filter: self.block_filter.iter().collect::<Result<_, _>>()?,
+            blocks: self.blocks()?,
+            limits: self.limits.entries().collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl KernelMaps {
+    fn set_config(&mut self, write: &MapWrite) -> Result<(), XdpMapError> {
+        let Some(row) = write.config(self.config_row) else {
+            return Ok(());
+        };
+        self.config.set(0, row, 0)?;
+        self.config_row = row;
+        Ok(())
+    }
+
+    fn block(&mut self, prefix: Prefix) -> Result<(), MapError> {
+        let len = prefix.len.into();
+        let entry = BlockEntry { hits: 0 };
+        match prefix.address {
+            IpAddr::V4(address) => self
+                .block4
+                .insert(&Key::new(len, address.octets()), entry, 0),
+            IpAddr::V6(address) => self
+                .block6
+                .insert(&Key::new(len, address.octets()), entry, 0),
+        }
+    }
+
+    fn unblock(&mut self, prefix: Prefix) -> Result<(), MapError> {
+        let len = prefix.len.into();
+        match prefix.address {
+            IpAddr::V4(address) => self.block4.remove(&Key::new(len, address.octets())),
+            IpAddr::V6(address) => self.block6.remove(&Key::new(len, address.octets())),
+        }
+    }
+
+    fn blocks(&self) -> Result<BTreeSet<Prefix>, MapError> {
+        let v4 = self
+            .block4
+            .keys()
+            .map(|key| key.map(|key| prefix(key.data(), key.prefix_len())));
+        let v6 = self
+            .block6
+            .keys()
+            .map(|key| key.map(|key| prefix(key.data(), key.prefix_len())));
+        v4.chain(v6).collect()
+    }
+}
+
+fn prefix(address: impl Into<IpAddr>, len: u32) -> Prefix {
+    Prefix {
+        address: address.into(),
+        len: u8::try_from(len).unwrap_or(u8::MAX),
     }
 }
 
@@ -177,6 +260,8 @@ impl MapStore for KernelMaps {
             MapWrite::RemoveVip(AnyVipKey::V6(key)) => return self.vips6.remove(&key),
             MapWrite::Function(id, entry) => return self.functions.insert(FunctionId(id), entry),
             MapWrite::RemoveFunction(id) => return self.functions.remove(&FunctionId(id)),
+            MapWrite::Limit(function, rate) => return self.limits.insert(function, rate),
+            MapWrite::Unlimit(function) => return self.limits.remove(&function),
             MapWrite::AddPort(ifindex) => self.ports.insert(ifindex, ifindex, None, 0),
             // The kernel itself removes the entry of an interface that goes away.
             MapWrite::RemovePort(ifindex) => gone_is_fine(self.ports.remove(ifindex)),
@@ -185,7 +270,17 @@ impl MapStore for KernelMaps {
             }
             MapWrite::Slot(index, owner) => self.slots.set(index, owner.0, 0).map_err(Into::into),
             MapWrite::Home(index, worker) => self.home.set(index, worker.0, 0).map_err(Into::into),
-            MapWrite::Config(config) => self.config.set(0, config, 0).map_err(Into::into),
+            MapWrite::Generation(_)
+            | MapWrite::Settings(_)
+            | MapWrite::HomeBound(_)
+            | MapWrite::Keys(_)
+            | MapWrite::Constants(_) => self.set_config(write),
+            MapWrite::Pktgen(row, info) => self.pktgen.set(row, info, 0).map_err(Into::into),
+            MapWrite::BlockFilter(index, word) => {
+                self.block_filter.set(index, word, 0).map_err(Into::into)
+            }
+            MapWrite::Block(prefix) => self.block(prefix).map_err(Into::into),
+            MapWrite::Unblock(prefix) => gone_is_fine(self.unblock(prefix)),
             MapWrite::VipFilter(index, word) => {
                 self.vip_filter.set(index, word, 0).map_err(Into::into)
             }
@@ -194,6 +289,10 @@ impl MapStore for KernelMaps {
             map: write.map(),
             source: Box::new(source),
         })
+    }
+
+    fn load(&self, worker: WorkerId) -> Result<WorkerLoad, WriteError> {
+        self.loads.get(&worker.0.into(), 0).map_err(load_error)
     }
 
     fn reset_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError> {
@@ -279,6 +378,10 @@ pub(crate) mod fake {
     }
 
     impl MapStore for FakeMaps {
+        fn load(&self, worker: WorkerId) -> Result<WorkerLoad, WriteError> {
+            Ok(self.loads[usize::from(worker.0)])
+        }
+
         fn reset_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError> {
             self.loads[usize::from(worker.0)] = WorkerLoad::new(report.in_flight, report.capacity);
             Ok(())

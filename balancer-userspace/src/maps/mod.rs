@@ -31,8 +31,8 @@ pub use load::LoadError;
 pub use open::OpenError;
 pub use privilege::{PrivilegeError, check_privilege};
 pub use probe::{BpfProbes, Loaded, MapShape, Probe, bpf as probe_bpf, map_shapes, try_native};
-pub(crate) use read::affinity_name;
 pub use read::{Counters, ReadError, counters, dump, list};
+pub(crate) use read::{affinity_name, protocol_name};
 
 /// File name of the program under the pin path; the maps have their own names.
 const PROGRAM_PIN: &str = "balancer";

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use aya::{
     Pod,
-    maps::{Array, DevMapHash, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, DevMapHash, LpmTrie, Map, MapData, MapError, PerCpuArray},
 };
 use thiserror::Error;
 
@@ -64,6 +64,13 @@ where
 }
 
 pub(super) fn array<V: Pod>(pin_path: &Path, name: &str) -> Result<Array<MapData, V>, OpenError> {
+    typed(pin_path, name)
+}
+
+pub(super) fn trie<K: Pod, V: Pod>(
+    pin_path: &Path,
+    name: &str,
+) -> Result<LpmTrie<MapData, K, V>, OpenError> {
     typed(pin_path, name)
 }
 

@@ -10,8 +10,8 @@ use ebpf_common::{
     cuckoo::Cuckoo,
     ids::FunctionId,
     maps::{
-        FunctionEntry, FunctionRow, Vip6Key, Vip6Row, VipInfo, VipKey, VipRow, function_hash,
-        vip_hash, vip6_hash,
+        FunctionEntry, FunctionLimit, FunctionRow, Rate, Vip6Key, Vip6Row, VipInfo, VipKey, VipRow,
+        function_hash, vip_hash, vip6_hash,
     },
 };
 
@@ -46,6 +46,31 @@ impl Row for FunctionRow {
 
     fn parts(&self) -> Option<(FunctionId, FunctionEntry)> {
         (self.function != 0).then_some((FunctionId(self.function), self.entry))
+    }
+
+    fn nobodys(self) -> Self {
+        Self {
+            function: 0,
+            ..self
+        }
+    }
+}
+
+impl Row for FunctionLimit {
+    type Key = FunctionId;
+    type Value = Rate;
+    const EMPTY: Self = Self::EMPTY;
+
+    fn new(key: FunctionId, rate: Rate) -> Self {
+        Self::new(key, rate)
+    }
+
+    fn hash(key: &FunctionId) -> u64 {
+        function_hash(*key)
+    }
+
+    fn parts(&self) -> Option<(FunctionId, Rate)> {
+        (self.function != 0).then_some((FunctionId(self.function), self.rate))
     }
 
     fn nobodys(self) -> Self {

@@ -5,6 +5,7 @@
 //! the pinned maps are gone too, and with them all that refers to the ids.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -13,7 +14,7 @@ use ebpf_common::ids::WorkerId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::state::{Identity, Membership, Source};
+use super::state::{Identity, Membership};
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -65,9 +66,16 @@ pub enum PersistError {
 /// The content of the state file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Persisted {
-    format: u32,
+    /// Version of the format.
+    pub(crate) format: u32,
     /// Last version of the slot map that workers were told.
     pub slots_version: u64,
+    /// The numbers that pools have in the maps.
+    #[serde(default)]
+    pub pools: BTreeMap<String, u8>,
+    /// When the keys were made, in seconds since 1970.
+    #[serde(default)]
+    pub keys_made_s: u64,
     /// Every worker that connected once.
     pub workers: Vec<PersistedWorker>,
 }
@@ -99,6 +107,8 @@ impl Persisted {
         Self {
             format: FORMAT,
             slots_version,
+            pools: BTreeMap::new(),
+            keys_made_s: 0,
             workers: workers.collect(),
         }
     }
@@ -165,13 +175,14 @@ impl Persisted {
 
 impl Membership {
     /// Whether something that [`Persisted`] keeps differs from `other`.
+    #[cfg(test)]
     #[must_use]
     pub fn differs_lastingly(&self, other: &Self) -> bool {
         let lasting = |(id, member): (WorkerId, &super::state::Member)| {
             (
                 id,
                 member.identity.clone(),
-                member.source == Source::Static,
+                member.source == super::state::Source::Static,
                 member.is_alive,
                 member.is_drained,
             )
@@ -198,6 +209,7 @@ mod tests {
             name: "w0".to_owned(),
             address: Ipv4Addr::new(10, 80, 0, 11),
             mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+            address6: None,
             interface: None,
             slots: vec!["0-5460".parse().unwrap()],
             db_url: Some("http://10.80.0.11:7200".to_owned()),

@@ -4,7 +4,10 @@
 //! an id is only given to another name when all [`MAX_WORKERS`] are taken, and then the one that has
 //! been down for longest goes.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use ebpf_common::{ids::WorkerId, limits::MAX_WORKERS, maps::WorkerState};
 use serde::{Deserialize, Serialize};
@@ -22,6 +25,9 @@ pub struct Identity {
     pub address: Ipv4Addr,
     /// MAC address of its interface.
     pub mac: MacAddress,
+    /// IPv6 address that encapsulated packets go to.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
     /// Our interface to reach it by; otherwise the one whose subnet holds its address.
     #[serde(default)]
     pub interface: Option<String>,
@@ -276,6 +282,7 @@ mod tests {
             name: name.to_owned(),
             address: Ipv4Addr::new(10, 80, 0, 11),
             mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+            address6: None,
             interface: None,
             slots: Vec::new(),
             db_url: None,

@@ -3,35 +3,106 @@
 //! Each worker's permutation comes from its *name*, so that several balancers that know the same
 //! workers under different ids make the same table.
 
+use std::{cmp::Reverse, collections::BinaryHeap};
+
 use ebpf_common::{hash::mix64, ids::WorkerId, limits::MAGLEV_TABLE_LEN};
 
 const LEN: u64 = MAGLEV_TABLE_LEN as u64;
 
-/// The table over `workers`, which must have distinct names; every entry is [`WorkerId::NONE`] if
+/// A worker and its share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Weighted<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its id.
+    pub id: WorkerId,
+    /// Its share, in proportion to those of the others; at least 1.
+    pub weight: u16,
+}
+
+/// The table over `workers` of equal weight, which must have distinct names; every entry is [`WorkerId::NONE`] if
 /// there are none. The order of `workers` does not matter.
 #[must_use]
 pub fn table(workers: &[(&str, WorkerId)]) -> Vec<WorkerId> {
-    let mut entries = vec![WorkerId::NONE; LEN as usize];
-    let mut turns: Vec<Turn> = {
-        let mut sorted = workers.to_vec();
-        sorted.sort_unstable();
-        sorted
-            .iter()
-            .map(|(name, id)| Turn::new(name, *id))
-            .collect()
+    let workers: Vec<Weighted<'_>> = workers
+        .iter()
+        .map(|(name, id)| Weighted {
+            name,
+            id: *id,
+            weight: 1,
+        })
+        .collect();
+    weighted_table(&workers)
+}
+
+/// The table over `workers`, each with entries in proportion to its weight.
+#[must_use]
+pub fn weighted_table(workers: &[Weighted<'_>]) -> Vec<WorkerId> {
+    let mut filling = Filling::new();
+    let mut sorted = workers.to_vec();
+    sorted.sort_unstable();
+    let mut turns: Vec<Turn> = sorted
+        .iter()
+        .map(|worker| Turn::new(worker.name, worker.id))
+        .collect();
+    let Some(heaviest) = sorted.iter().map(|worker| worker.weight).max() else {
+        return filling.entries;
     };
-    if turns.is_empty() {
-        return entries;
-    }
-    let mut filled = 0;
-    loop {
-        for turn in &mut turns {
-            turn.take_next(&mut entries);
-            filled += 1;
-            if filled == LEN {
-                return entries;
+    if sorted.iter().all(|worker| worker.weight == heaviest) {
+        while filling.left > 0 {
+            for turn in turns.iter_mut().take(filling.left) {
+                turn.take_next(&mut filling);
             }
         }
+        return filling.entries;
+    }
+    // Whose turn it is: each takes its nth entry when the heaviest has taken `n × heaviest / weight` (in fractions that
+    // all weights divide alike), so that at any moment everybody has its share. The smaller name first among equals.
+    let step = |weight: u16| (u64::from(heaviest) << 32) / u64::from(weight.max(1));
+    let mut queue: BinaryHeap<Reverse<(u64, usize)>> = sorted
+        .iter()
+        .enumerate()
+        .map(|(number, worker)| Reverse((step(worker.weight), number)))
+        .collect();
+    while filling.left > 0
+        && let Some(mut first) = queue.peek_mut()
+    {
+        let Reverse((time, number)) = &mut *first;
+        turns[*number].take_next(&mut filling);
+        *time += step(sorted[*number].weight);
+    }
+    filling.entries
+}
+
+/// A table that is being made.
+struct Filling {
+    entries: Vec<WorkerId>,
+    /// One bit for each entry that somebody has: this fits the nearest cache, where most looks are at taken entries.
+    taken: Vec<u64>,
+    left: usize,
+}
+
+impl Filling {
+    fn new() -> Self {
+        Self {
+            entries: vec![WorkerId::NONE; LEN as usize],
+            taken: vec![0; LEN.div_ceil(64) as usize],
+            left: LEN as usize,
+        }
+    }
+
+    /// Gives `entry` to `worker`, unless somebody has it.
+    #[inline]
+    fn take(&mut self, entry: u64, worker: WorkerId) -> bool {
+        let word = &mut self.taken[(entry / 64) as usize];
+        let bit = 1 << (entry % 64);
+        if *word & bit != 0 {
+            return false;
+        }
+        *word |= bit;
+        self.entries[entry as usize] = worker;
+        self.left -= 1;
+        true
     }
 }
 
@@ -53,13 +124,13 @@ impl Turn {
     }
 
     /// Takes the first entry of the permutation that nobody has. There must be one.
-    fn take_next(&mut self, entries: &mut [WorkerId]) {
+    #[inline]
+    fn take_next(&mut self, filling: &mut Filling) {
         loop {
             let position = self.position;
-            self.position = (position + self.skip) % LEN;
-            let entry = &mut entries[position as usize];
-            if !entry.is_some() {
-                *entry = self.worker;
+            let next = position + self.skip;
+            self.position = if next >= LEN { next - LEN } else { next };
+            if filling.take(position, self.worker) {
                 return;
             }
         }
@@ -143,6 +214,26 @@ mod tests {
             let share = before.iter().filter(|id| **id == gone).count();
             prop_assert!(after.iter().all(|id| *id != gone));
             prop_assert!(moved < 2 * share, "{moved} entries moved, the worker had {share}");
+        }
+
+        #[test]
+        fn every_worker_has_what_its_weight_asks_for(weights in prop::collection::vec(1u16..1000, 1..40), seed: u32) {
+            let names = names(weights.len(), seed);
+            let workers: Vec<Weighted<'_>> = names
+                .iter()
+                .zip(&weights)
+                .zip((0..).map(WorkerId))
+                .map(|((name, weight), id)| Weighted { name, id, weight: *weight })
+                .collect();
+            let mut shares = vec![0u32; weights.len()];
+            for entry in weighted_table(&workers) {
+                shares[usize::from(entry.0)] += 1;
+            }
+            let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+            for (share, weight) in shares.iter().zip(&weights) {
+                let ideal = f64::from(MAGLEV_TABLE_LEN) * f64::from(*weight) / total;
+                prop_assert!((f64::from(*share) - ideal).abs() <= ideal / 100.0 + 2.0, "{share} of {ideal}");
+            }
         }
 
         #[test]

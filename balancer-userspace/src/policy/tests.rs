@@ -1,23 +1,29 @@
 //! Properties of the policy over random memberships.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::Ipv4Addr,
+};
 
 use ebpf_common::{
     ids::FunctionId,
     limits::{MAX_WARM, SLOTS},
-    maps::Affinity,
+    maps::{Affinity, VipKind},
 };
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     catalog::Function,
+    config::{Config, PolicyFile},
     mac::MacAddress,
     membership::{
         protocol::{Heartbeat, SlotRange},
         state::Identity,
     },
     ports::{Port, Subnet},
+    reconcile::tables::AnyVipKey,
+    slots::Slots,
 };
 
 #[derive(Debug, Clone)]
@@ -73,6 +79,7 @@ fn build(workers: &[Worker]) -> (Membership, Loads) {
                 name: format!("w{number}"),
                 address: Ipv4Addr::new(10, net, 0, number),
                 mac: MacAddress::new([2, 0, 0, 0, 1, number]),
+                address6: None,
                 interface: None,
                 slots: vec![SlotRange {
                     first: worker.slots.0,
@@ -105,6 +112,7 @@ fn catalog() -> Catalog {
             Function {
                 qualified: format!("f{id}@latest"),
                 affinity: Affinity::None,
+                schema: 0,
             },
         )
     });
@@ -114,23 +122,49 @@ fn catalog() -> Catalog {
     }
 }
 
+fn rules(vips: &str) -> Arc<Rules> {
+    let text = format!(
+        r#"
+        pin_path = "/sys/fs/bpf/none"
+        admin_socket = "/run/none.sock"
+        interface = [{{ name = "eth0" }}]
+        {vips}
+        "#
+    );
+    let config = Config::parse(&text, std::path::Path::new("balancer.toml")).unwrap();
+    let file = config.policy();
+    let numbers = pool_numbers(&file, &PoolNumbers::new());
+    Arc::new(Rules::of(&config, &file, None, &HashMap::new(), &numbers))
+}
+
+const VIP: &str = "[[vip]]\naddress = \"10.99.0.1\"\nport = 9000";
+
+fn desired_of(
+    membership: &Membership,
+    loads: &Loads,
+    rules: &Arc<Rules>,
+    catalog: Option<&Catalog>,
+) -> DesiredTables {
+    let inputs = Inputs {
+        rules,
+        membership,
+        catalog,
+        loads,
+        ports: &ports(),
+        fib: false,
+    };
+    let mut homes = Homes::default();
+    for (id, _) in membership.iter() {
+        homes.set(id, inputs.taker(id), rules);
+    }
+    homes.pools_changed(&Rules::default(), rules);
+    homes.refresh(rules);
+    desired(&inputs, &Slots::assign(membership).owners, &homes)
+}
+
 fn tables(workers: &[Worker]) -> DesiredTables {
     let (membership, loads) = build(workers);
-    let ports = ports();
-    let slots = Slots::assign(&membership);
-    let home = maglev::table(&home_workers(&membership, &ports));
-    desired(&Inputs {
-        vips: &[VipConfig {
-            address: Ipv4Addr::new(10, 99, 0, 1),
-            port: 9000,
-        }],
-        membership: &membership,
-        catalog: Some(&catalog()),
-        loads: &loads,
-        ports: &ports,
-        slots: &slots,
-        home: &home,
-    })
+    desired_of(&membership, &loads, &rules(VIP), Some(&catalog()))
 }
 
 proptest! {
@@ -153,7 +187,7 @@ proptest! {
             prop_assert_eq!(distinct.len(), warm.len());
             prop_assert!(warm.iter().all(|id| up.contains(id)));
         }
-        for id in &tables.home {
+        for id in tables.homes[0].as_ref().unwrap().iter() {
             prop_assert_eq!(id.is_some(), !up.is_empty());
             prop_assert!(up.is_empty() || up.contains(&id.0));
         }
@@ -164,7 +198,7 @@ proptest! {
         workers in prop::collection::vec(any_worker(), 0..12),
     ) {
         let tables = tables(&workers);
-        for (slot, owner) in (0u16..).zip(&tables.slots) {
+        for (slot, owner) in (0u16..).zip(tables.slots.iter()) {
             let claims = |worker: &&Worker| (worker.slots.0..=worker.slots.1).contains(&slot);
             let first_live = workers.iter().position(|worker| claims(&worker) && worker.is_alive);
             let first = workers.iter().position(|worker| claims(&worker));
@@ -199,11 +233,73 @@ proptest! {
 #[test]
 fn a_vip_has_a_row_for_its_port_and_one_for_its_address() {
     let tables = tables(&[]);
-    assert_eq!(tables.vips.len(), 2);
-    let mark = tables.vips[&AnyVipKey::address_mark("10.99.0.1".parse().unwrap())];
+    let vips = tables.rules.unwrap().vips.clone();
+    assert_eq!(vips.len(), 2);
+    let address = "10.99.0.1".parse().unwrap();
+    let mark = vips[&AnyVipKey::address_mark(address)];
     assert_eq!(mark.kind, VipKind::Address as u8);
-    let port = tables.vips[&AnyVipKey::new("10.99.0.1".parse().unwrap(), 9000, UDP)];
+    let port = vips[&AnyVipKey::new(address, 9000, 17)];
     assert_eq!(port.kind, VipKind::Rpc as u8);
+}
+
+#[test]
+fn a_pool_has_a_table_of_its_workers_alone_and_weights_count() {
+    let worker = Worker {
+        is_alive: true,
+        is_drained: false,
+        is_reachable: true,
+        slots: (0, 0),
+        warm: Vec::new(),
+        in_flight: 0,
+    };
+    let (membership, loads) = build(&vec![worker; 4]);
+    let rules = rules(
+        r#"
+        [[pool]]
+        name = "blue"
+        workers = ["w1", "w2", "w9"]
+        [[vip]]
+        address = "2001:db8::1"
+        port = "any"
+        kind = "l4"
+        pool = "blue"
+        [[worker]]
+        name = "w2"
+        address = "10.80.0.2"
+        mac = "02:00:00:00:01:02"
+        weight = 512
+        "#,
+    );
+    let tables = desired_of(&membership, &loads, &rules, None);
+    let share = |pool: usize, id: u16| {
+        let table = tables.homes[pool].as_ref().unwrap();
+        table.iter().filter(|worker| worker.0 == id).count()
+    };
+    assert_eq!(share(1, 0) + share(1, 3), 0);
+    assert!((share(1, 2) as i64 - 2 * share(1, 1) as i64).abs() < 4);
+    assert!((share(0, 2) as i64 - 2 * share(0, 0) as i64).abs() < 4);
+    let row = tables.rules.unwrap().vips[&AnyVipKey::new("2001:db8::1".parse().unwrap(), 0, 17)];
+    assert_eq!((row.pool, row.kind()), (1, Some(VipKind::L4)));
+    assert_eq!(tables.workers[&WorkerId(2)].weight, 512);
+}
+
+#[test]
+fn pools_and_vips_keep_their_numbers_when_others_come_and_go() {
+    let file = |names: &[&str]| PolicyFile {
+        pools: names
+            .iter()
+            .map(|name| crate::config::PoolConfig {
+                name: (*name).to_owned(),
+                workers: vec!["w".to_owned()],
+            })
+            .collect(),
+        ..PolicyFile::default()
+    };
+    let first = pool_numbers(&file(&["a", "b"]), &PoolNumbers::new());
+    assert_eq!((first["a"], first["b"]), (1, 2));
+    let second = pool_numbers(&file(&["c", "b"]), &first);
+    assert_eq!((second["b"], second["c"]), (2, 3), "1 was a's a moment ago");
+    assert_eq!(pool_numbers(&file(&["d", "b"]), &second)["d"], 1);
 }
 
 #[test]
@@ -223,14 +319,6 @@ fn a_worker_that_no_interface_reaches_is_down() {
 #[test]
 fn without_a_catalog_the_functions_are_left_alone() {
     let (membership, loads) = build(&[]);
-    let tables = desired(&Inputs {
-        vips: &[],
-        membership: &membership,
-        catalog: None,
-        loads: &loads,
-        ports: &ports(),
-        slots: &Slots::assign(&membership),
-        home: &maglev::table(&[]),
-    });
+    let tables = desired_of(&membership, &loads, &rules(""), None);
     assert_eq!(tables.functions, None);
 }

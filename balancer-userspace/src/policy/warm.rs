@@ -1,48 +1,31 @@
 //! Warm sets: which workers a function's requests are spread over.
 
-use std::collections::BTreeMap;
-
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits::MAX_WARM,
-    maps::WorkerInfo,
 };
 
+use super::Inputs;
 use crate::loads::Loads;
 
 /// Load is compared in this many steps of a worker's capacity, so that a set with more candidates
 /// than places does not change with every request.
 const LOAD_STEPS: u64 = 4;
 
-/// For each function that is warm somewhere, up to [`MAX_WARM`] workers that take new work: the less
-/// loaded ones, in the order of their ids.
+/// Up to [`MAX_WARM`] workers that keep `function` warm and take new work: the less loaded ones, in the order of their ids.
 #[must_use]
-pub fn warm_sets(
-    workers: &BTreeMap<WorkerId, WorkerInfo>,
-    loads: &Loads,
-) -> BTreeMap<FunctionId, Vec<WorkerId>> {
-    let mut candidates: BTreeMap<FunctionId, Vec<(u64, WorkerId)>> = BTreeMap::new();
-    for (worker, load) in loads.iter() {
-        if workers.get(&worker).is_some_and(WorkerInfo::takes_new_work) {
-            let step = load_step(loads, worker);
-            for function in &load.warm {
-                candidates
-                    .entry(*function)
-                    .or_default()
-                    .push((step, worker));
-            }
-        }
+pub fn warm_set(inputs: &Inputs<'_>, function: FunctionId) -> Vec<WorkerId> {
+    let candidates = inputs.loads.warm_on(function).iter();
+    let mut ids: Vec<WorkerId> = candidates
+        .copied()
+        .filter(|id| inputs.taker(*id).is_some())
+        .collect();
+    if ids.len() > MAX_WARM {
+        ids.sort_unstable_by_key(|id| (load_step(inputs.loads, *id), *id));
+        ids.truncate(MAX_WARM);
     }
-    candidates
-        .into_iter()
-        .map(|(function, mut workers)| {
-            workers.sort_unstable();
-            workers.truncate(MAX_WARM);
-            let mut ids: Vec<WorkerId> = workers.into_iter().map(|(_, id)| id).collect();
-            ids.sort_unstable();
-            (function, ids)
-        })
-        .collect()
+    ids.sort_unstable();
+    ids
 }
 
 /// Which quarter of its capacity a worker is in.

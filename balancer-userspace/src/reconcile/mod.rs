@@ -6,16 +6,17 @@
 //!
 //! Not covered: a function whose affinity changes in the same step as the table it then uses.
 
+mod rules;
 pub mod tables;
 
 use std::collections::BTreeMap;
 
 use ebpf_common::{
     ids::WorkerId,
-    limits::SLOTS,
-    maps::{Config, WorkerInfo, WorkerState},
+    limits::{MAGLEV_TABLE_LEN, SLOTS},
+    maps::{WorkerInfo, WorkerState},
 };
-use tables::{ActualTables, DesiredTables, HOME_LEN, MapWrite, vip_filter};
+use tables::{ActualTables, DesiredTables, HOME_LEN, MapWrite};
 
 /// The writes that lead from `actual` to `desired`.
 #[must_use]
@@ -34,17 +35,23 @@ pub fn plan(desired: &DesiredTables, actual: &ActualTables) -> Vec<MapWrite> {
     worker_writes(&desired.workers, actual, When::Takes, &mut writes);
     // Now every worker that the new tables name is there.
     table_writes(desired, actual, &mut writes);
+    // VIPs after the tables of their pools.
+    if let Some(rules) = &desired.rules {
+        rules::additions(rules, actual, &mut writes);
+    }
     // Functions after the tables: one that loses its warm workers falls through to its home.
     function_writes(desired, actual, &mut writes);
-    vip_writes(desired, actual, &mut writes);
     // No live table names these any more.
     worker_writes(&desired.workers, actual, When::Leaves, &mut writes);
+    if let Some(rules) = &desired.rules {
+        rules::removals(rules, actual, &mut writes);
+    }
     removals(desired, actual, &mut writes);
     writes
 }
 
 /// The part of the plan that must not wait for new tables to be made: the workers that went down. A
-/// worker that came back waits for its port and its load, which the plan writes before it.
+/// worker that came back waits for its port, which the plan writes before it.
 #[must_use]
 pub fn urgent(workers: &BTreeMap<WorkerId, WorkerInfo>, actual: &ActualTables) -> Vec<MapWrite> {
     let mut writes = Vec::new();
@@ -79,11 +86,10 @@ fn worker_writes(
     wanted: When,
     writes: &mut Vec<MapWrite>,
 ) {
-    let ids = (0..).map(WorkerId);
-    for (id, from) in ids.zip(&actual.workers) {
-        let to = workers.get(&id).unwrap_or(&WorkerInfo::ABSENT);
+    for (id, to) in workers {
+        let from = &actual.workers[usize::from(id.0)];
         if from != to && when(from, to) == wanted {
-            writes.push(MapWrite::Worker(id, *to));
+            writes.push(MapWrite::Worker(*id, *to));
         }
     }
 }
@@ -91,36 +97,39 @@ fn worker_writes(
 /// Writes what differs into the standby copies, then makes them live by the configuration's generation.
 fn table_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
     let live = actual.config.generation;
-    if actual.slots_of(live) == desired.slots && actual.home_of(live) == desired.home {
+    let homes = || {
+        (0u8..)
+            .zip(&desired.homes)
+            .filter_map(|(pool, table)| Some((pool, table.as_ref()?)))
+    };
+    let is_live = homes().all(|(pool, table)| actual.home_of(live, pool) == table.as_slice());
+    if is_live && actual.slots_of(live) == desired.slots.as_slice() {
         return;
     }
     let standby = live.wrapping_add(1);
     let start = (standby & 1) * SLOTS;
-    for (index, is, should) in differences(actual.slots_of(standby), &desired.slots) {
-        debug_assert_ne!(is, should);
+    for (index, should) in differences(actual.slots_of(standby), &desired.slots) {
         writes.push(MapWrite::Slot(start + index, should));
     }
-    let start = (standby & 1) * HOME_LEN;
-    for (index, is, should) in differences(actual.home_of(standby), &desired.home) {
-        debug_assert_ne!(is, should);
-        writes.push(MapWrite::Home(start + index, should));
+    for (pool, table) in homes() {
+        let start = (standby & 1) * HOME_LEN + u32::from(pool) * MAGLEV_TABLE_LEN;
+        for (index, should) in differences(actual.home_of(standby, pool), table) {
+            writes.push(MapWrite::Home(start + index, should));
+        }
     }
     // A packet that read the old generation an instant ago may still look at the copy that the *next*
     // plan writes; it then finds a worker of either table, and each of them has a row.
-    writes.push(MapWrite::Config(Config {
-        generation: standby,
-        ..actual.config
-    }));
+    writes.push(MapWrite::Generation(standby));
 }
 
 fn differences<'a>(
     is: &'a [WorkerId],
     should: &'a [WorkerId],
-) -> impl Iterator<Item = (u32, WorkerId, WorkerId)> + 'a {
+) -> impl Iterator<Item = (u32, WorkerId)> + 'a {
     (0..)
         .zip(is.iter().zip(should))
         .filter(|(_, (is, should))| is != should)
-        .map(|(index, (is, should))| (index, *is, *should))
+        .map(|(index, (_, should))| (index, *should))
 }
 
 fn function_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
@@ -131,40 +140,7 @@ fn function_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut 
     }
 }
 
-fn vip_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
-    let mut changed: Vec<_> = desired
-        .vips
-        .iter()
-        .filter(|(key, info)| actual.vips.get(key) != Some(info))
-        .collect();
-    changed.sort_unstable_by_key(|(key, _)| key.parts());
-    // The bits of the filter before the rows, and cleared after them.
-    let wanted = vip_filter(actual.vips.keys().chain(desired.vips.keys()));
-    filter_writes(&wanted, &actual.vip_filter, writes);
-    writes.extend(
-        changed
-            .into_iter()
-            .map(|(key, info)| MapWrite::Vip(*key, *info)),
-    );
-}
-
-fn filter_writes(wanted: &[u64], actual: &[u64], writes: &mut Vec<MapWrite>) {
-    for (index, (should, is)) in (0..).zip(wanted.iter().zip(actual)) {
-        if should != is {
-            writes.push(MapWrite::VipFilter(index, *should));
-        }
-    }
-}
-
 fn removals(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<MapWrite>) {
-    let vips = actual
-        .vips
-        .keys()
-        .filter(|key| !desired.vips.contains_key(key));
-    writes.extend(vips.copied().map(MapWrite::RemoveVip));
-    // From what `vip_writes` has left.
-    let both = vip_filter(actual.vips.keys().chain(desired.vips.keys()));
-    filter_writes(&vip_filter(desired.vips.keys()), &both, writes);
     if let Some(functions) = &desired.functions {
         let gone = actual
             .functions

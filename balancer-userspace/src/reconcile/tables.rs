@@ -3,15 +3,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ebpf_common::{
-    ids::WorkerId,
-    limits::{GENERATIONS, MAGLEV_TABLE_LEN, MAX_POOLS, MAX_WORKERS, SLOTS, VIP_FILTER_BITS},
-    maps::{
-        Config, FunctionEntry, Vip6Key, VipInfo, VipKey, WorkerInfo, name, vip_filter_bit,
-        vip6_filter_bit,
+    ids::{FunctionId, WorkerId},
+    limits::{
+        BLOCK_FILTER_WORDS, GENERATIONS, MAGLEV_TABLE_LEN, MAX_PKTGEN, MAX_POOLS, MAX_WORKERS,
+        PKTGEN_FUNCTIONS, SLOTS, VIP_FILTER_BITS,
     },
+    maps::{
+        Config, FunctionEntry, PktgenInfo, Rate, Vip6Key, VipInfo, VipKey, WorkerInfo, name,
+        vip_filter_bit, vip6_filter_bit,
+    },
+};
+
+use crate::{
+    config::Prefix,
+    policy::{Rules, Settings, Table},
 };
 
 /// Words of `VIP_FILTER`.
@@ -89,16 +98,16 @@ pub fn vip_filter<'a>(keys: impl Iterator<Item = &'a AnyVipKey>) -> Vec<u64> {
 /// What the maps should hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredTables {
-    /// Rows of `VIPS` and `VIPS6`.
-    pub vips: HashMap<AnyVipKey, VipInfo>,
-    /// Rows of `WORKERS`; every other row is absent.
+    /// VIPs, settings and police; none means that they stay as they are.
+    pub rules: Option<Arc<Rules>>,
+    /// Rows of `WORKERS`; those of other workers stay as they are.
     pub workers: BTreeMap<WorkerId, WorkerInfo>,
     /// Rows of `FUNCTIONS`; none means that they stay as they are.
     pub functions: Option<BTreeMap<u64, FunctionEntry>>,
     /// Owner of each slot.
-    pub slots: Vec<WorkerId>,
-    /// The Maglev table.
-    pub home: Vec<WorkerId>,
+    pub slots: Arc<Vec<WorkerId>>,
+    /// The Maglev tables by the number of their pool; those of other pools stay as they are.
+    pub homes: Vec<Option<Table>>,
     /// Interfaces in `PORTS`.
     pub ports: BTreeSet<u32>,
 }
@@ -123,6 +132,14 @@ pub struct ActualTables {
     pub ports: BTreeSet<u32>,
     /// `CONFIG`.
     pub config: Config,
+    /// `PKTGEN`.
+    pub pktgen: Vec<PktgenInfo>,
+    /// `BLOCK_FILTER`.
+    pub block_filter: Vec<u64>,
+    /// `BLOCK4` and `BLOCK6`.
+    pub blocks: BTreeSet<Prefix>,
+    /// `FUNCTION_LIMITS`.
+    pub limits: BTreeMap<FunctionId, Rate>,
 }
 
 /// One change of one map.
@@ -142,8 +159,28 @@ pub enum MapWrite {
     Slot(u32, WorkerId),
     /// Sets an entry of `HOME`, by its position in the map.
     Home(u32, WorkerId),
-    /// Sets the configuration, and so which copies are live.
-    Config(Config),
+    /// Makes the copies of `SLOTS` and `HOME` for this generation the live ones.
+    Generation(u32),
+    /// Sets the fields of `CONFIG` that an operator sets.
+    Settings(Settings),
+    /// Sets the bound on homes.
+    HomeBound(u32),
+    /// Sets the epoch of the keys, and the keys themselves.
+    Keys(Keys),
+    /// Sets what follows from the sizes of the maps and the machine.
+    Constants(Constants),
+    /// Sets a row of `PKTGEN`.
+    Pktgen(u32, PktgenInfo),
+    /// Sets a word of `BLOCK_FILTER`.
+    BlockFilter(u32, u64),
+    /// Blocks a prefix.
+    Block(Prefix),
+    /// Does not block it any more.
+    Unblock(Prefix),
+    /// Sets a function's rate.
+    Limit(FunctionId, Rate),
+    /// Removes it.
+    Unlimit(FunctionId),
     /// Sets a VIP's row.
     Vip(AnyVipKey, VipInfo),
     /// Removes a VIP.
@@ -152,7 +189,87 @@ pub enum MapWrite {
     VipFilter(u32, u64),
 }
 
+/// The keys of `CONFIG`, by the parity of their epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// The current epoch.
+    pub epoch: u8,
+    /// Of route cookies.
+    pub cookie: [[u64; 2]; 2],
+    /// Of address tokens.
+    pub token: [[u64; 2]; 2],
+    /// Of LOAD packets.
+    pub load: [[u64; 2]; 2],
+}
+
+impl Keys {
+    /// Those in `row`.
+    #[must_use]
+    pub const fn of(row: &Config) -> Self {
+        Self {
+            epoch: row.key_epoch as u8,
+            cookie: row.cookie_keys,
+            token: row.token_keys,
+            load: row.load_keys,
+        }
+    }
+
+    /// The next epoch, with `fresh` keys for cookies, tokens and LOAD packets in place of those of the epoch before this
+    /// one. What was made in this one stays valid.
+    #[must_use]
+    pub fn rotated(mut self, fresh: [[u64; 2]; 3]) -> Self {
+        self.epoch = self.epoch.wrapping_add(1);
+        let place = usize::from(self.epoch & 1);
+        let [cookie, token, load] = fresh;
+        self.cookie[place] = cookie;
+        self.token[place] = token;
+        self.load[place] = load;
+        self
+    }
+}
+
+/// The fields of `CONFIG` that follow from the sizes of the maps and the machine, and the secret, which is never changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Constants {
+    /// Rows of `SESSIONS`, less one.
+    pub session_mask: u32,
+    /// Rows of `FLOWS`, less one.
+    pub flow_mask: u32,
+    /// Rows of `FUNCTIONS`, less one.
+    pub function_mask: u32,
+    /// Nanoseconds of a tick of the kernel's timer.
+    pub tick_ns: u32,
+    /// Secret of the table hashes.
+    pub table_secret: [u64; 2],
+}
+
 impl MapWrite {
+    /// `row` after this write, if it is one of `CONFIG`.
+    #[must_use]
+    pub const fn config(&self, row: Config) -> Option<Config> {
+        Some(match *self {
+            Self::Generation(generation) => Config { generation, ..row },
+            Self::Settings(settings) => settings.over(row),
+            Self::HomeBound(home_bound) => Config { home_bound, ..row },
+            Self::Keys(keys) => Config {
+                key_epoch: keys.epoch as u32,
+                cookie_keys: keys.cookie,
+                token_keys: keys.token,
+                load_keys: keys.load,
+                ..row
+            },
+            Self::Constants(constants) => Config {
+                session_mask: constants.session_mask,
+                flow_mask: constants.flow_mask,
+                function_mask: constants.function_mask,
+                tick_ns: constants.tick_ns,
+                table_secret: constants.table_secret,
+                ..row
+            },
+            _ => return None,
+        })
+    }
+
     /// The map that it changes.
     #[must_use]
     pub const fn map(&self) -> &'static str {
@@ -162,7 +279,18 @@ impl MapWrite {
             Self::Function(..) | Self::RemoveFunction(_) => name::FUNCTIONS,
             Self::Slot(..) => name::SLOTS,
             Self::Home(..) => name::HOME,
-            Self::Config(_) => name::CONFIG,
+            Self::Generation(_)
+            | Self::Settings(_)
+            | Self::HomeBound(_)
+            | Self::Keys(_)
+            | Self::Constants(_) => name::CONFIG,
+            Self::Pktgen(..) => name::PKTGEN,
+            Self::BlockFilter(..) => name::BLOCK_FILTER,
+            Self::Block(prefix) | Self::Unblock(prefix) => match prefix.address {
+                IpAddr::V4(_) => name::BLOCK4,
+                IpAddr::V6(_) => name::BLOCK6,
+            },
+            Self::Limit(..) | Self::Unlimit(_) => name::FUNCTION_LIMITS,
             Self::Vip(key, _) | Self::RemoveVip(key) => key.map(),
             Self::VipFilter(..) => name::VIP_FILTER,
         }
@@ -183,6 +311,10 @@ impl ActualTables {
             home: vec![zero; (GENERATIONS * HOME_LEN) as usize],
             ports: BTreeSet::new(),
             config: Config::ZERO,
+            pktgen: vec![NO_PKTGEN; MAX_PKTGEN as usize],
+            block_filter: vec![0; BLOCK_FILTER_WORDS as usize],
+            blocks: BTreeSet::new(),
+            limits: BTreeMap::new(),
         }
     }
 
@@ -192,10 +324,11 @@ impl ActualTables {
         copy(&self.slots, generation, SLOTS)
     }
 
-    /// The table of pool 0 in the copy of `HOME` for `generation`.
+    /// The table of `pool` in the copy of `HOME` for `generation`.
     #[must_use]
-    pub fn home_of(&self, generation: u32) -> &[WorkerId] {
-        &copy(&self.home, generation, HOME_LEN)[..MAGLEV_TABLE_LEN as usize]
+    pub fn home_of(&self, generation: u32, pool: u8) -> &[WorkerId] {
+        let start = (u32::from(pool) * MAGLEV_TABLE_LEN) as usize;
+        &copy(&self.home, generation, HOME_LEN)[start..start + MAGLEV_TABLE_LEN as usize]
     }
 
     /// Follows a write that the kernel has taken.
@@ -216,7 +349,27 @@ impl ActualTables {
             }
             MapWrite::Slot(index, owner) => self.slots[index as usize] = owner,
             MapWrite::Home(index, worker) => self.home[index as usize] = worker,
-            MapWrite::Config(config) => self.config = config,
+            MapWrite::Generation(_)
+            | MapWrite::Settings(_)
+            | MapWrite::HomeBound(_)
+            | MapWrite::Keys(_)
+            | MapWrite::Constants(_) => {
+                self.config = write.config(self.config).unwrap_or(self.config);
+            }
+            MapWrite::Pktgen(row, info) => self.pktgen[row as usize] = info,
+            MapWrite::BlockFilter(index, word) => self.block_filter[index as usize] = word,
+            MapWrite::Block(prefix) => {
+                self.blocks.insert(prefix);
+            }
+            MapWrite::Unblock(prefix) => {
+                self.blocks.remove(&prefix);
+            }
+            MapWrite::Limit(function, rate) => {
+                self.limits.insert(function, rate);
+            }
+            MapWrite::Unlimit(function) => {
+                self.limits.remove(&function);
+            }
             MapWrite::Vip(key, info) => {
                 self.vips.insert(key, info);
             }
@@ -227,6 +380,12 @@ impl ActualTables {
         }
     }
 }
+
+const NO_PKTGEN: PktgenInfo = PktgenInfo {
+    functions_len: 0,
+    sessions: 0,
+    functions: [0; PKTGEN_FUNCTIONS],
+};
 
 /// Entries of one generation of `HOME`.
 pub(super) const HOME_LEN: u32 = MAX_POOLS * MAGLEV_TABLE_LEN;

@@ -1,15 +1,18 @@
 //! Properties of the plan over random tables.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ebpf_common::{
     cookie::CookieScope,
     ids::{FunctionId, SlotId},
-    maps::{Affinity, FunctionEntry, NORMAL_WEIGHT, VipInfo, VipKind},
+    maps::{Affinity, FunctionEntry, NORMAL_WEIGHT, Rate, VipInfo, VipKind},
     wire::{RpcHeader, flags},
 };
 use proptest::prelude::*;
-use tables::AnyVipKey;
+use tables::{AnyVipKey, vip_filter};
 use xdp_balancer::{
     Verdict, balance,
     testing::{
@@ -19,7 +22,7 @@ use xdp_balancer::{
 };
 
 use super::*;
-use crate::policy::maglev;
+use crate::policy::{Rules, maglev};
 
 const FUNCTIONS: u64 = 6;
 const WORKERS: u16 = 6;
@@ -89,18 +92,23 @@ fn tables(scene: &Scene) -> DesiredTables {
         warm.dedup();
         Some((id, FunctionEntry::new(*affinity, &warm)))
     };
-    let mut vips = HashMap::new();
+    let mut rules = Rules::default();
     if scene.has_vip {
-        vips.insert(
-            AnyVipKey::new("10.99.0.9".parse().unwrap(), 9000, 17),
-            VipInfo::new(0, VipKind::Rpc),
-        );
+        let key = AnyVipKey::new("10.99.0.9".parse().unwrap(), 9000, 17);
+        rules.vips.insert(key, VipInfo::new(0, VipKind::Rpc));
+        rules.blocks.insert("192.0.2.0/24".parse().unwrap());
+        rules.settings.features = 1;
+        rules
+            .limits
+            .insert(FunctionId(7), Rate::new(100, 100).unwrap());
     }
     DesiredTables {
-        vips,
+        rules: Some(Arc::new(rules)),
         workers: (0..WORKERS)
-            .filter(|id| state(*id) != WorkerState::Absent)
             .map(|id| {
+                if state(id) == WorkerState::Absent {
+                    return (WorkerId(id), WorkerInfo::ABSENT);
+                }
                 let info = WorkerInfo {
                     ifindex: *scene.ports.first().unwrap(),
                     state: state(id) as u8,
@@ -113,8 +121,8 @@ fn tables(scene: &Scene) -> DesiredTables {
             })
             .collect(),
         functions: Some((0..).zip(&scene.functions).filter_map(function).collect()),
-        slots: (0..SLOTS).map(owner).collect(),
-        home: maglev::table(&up),
+        slots: Arc::new((0..SLOTS).map(owner).collect()),
+        homes: vec![Some(Arc::new(maglev::table(&up)))],
         ports: scene.ports.clone(),
     }
 }
@@ -169,9 +177,9 @@ impl Mirror {
             MapWrite::RemoveFunction(id) => drop(tables.functions.remove(&FunctionId(*id))),
             MapWrite::Slot(index, owner) => drop(tables.slots.insert(*index, *owner)),
             MapWrite::Home(index, worker) => drop(tables.home.insert(*index, *worker)),
-            MapWrite::Config(config) => self.set_generation(config.generation),
+            MapWrite::Generation(generation) => self.set_generation(*generation),
             // The packets are for the mirror's own VIP.
-            MapWrite::Vip(..) | MapWrite::RemoveVip(_) | MapWrite::VipFilter(..) => {}
+            _ => {}
         }
     }
 
@@ -242,10 +250,15 @@ proptest! {
             prop_assert_eq!(plan(&desired, &actual), []);
 
             let live = actual.config.generation;
-            prop_assert_eq!(actual.slots_of(live), &desired.slots);
-            prop_assert_eq!(actual.home_of(live), &desired.home);
-            prop_assert_eq!(&actual.vips, &desired.vips);
-            prop_assert_eq!(&actual.vip_filter, &vip_filter(desired.vips.keys()));
+            prop_assert_eq!(actual.slots_of(live), desired.slots.as_slice());
+            prop_assert_eq!(actual.home_of(live, 0), desired.homes[0].as_ref().unwrap().as_slice());
+            let rules = desired.rules.as_ref().unwrap();
+            prop_assert_eq!(&actual.vips, &rules.vips);
+            prop_assert_eq!(&actual.vip_filter, &vip_filter(rules.vips.keys()));
+            prop_assert_eq!(&actual.blocks, &rules.blocks);
+            prop_assert_eq!(&actual.block_filter, &rules::block_filter(&rules.blocks));
+            prop_assert_eq!(&actual.limits, &rules.limits);
+            prop_assert_eq!(actual.config.features, rules.settings.features);
             prop_assert_eq!(&actual.ports, &desired.ports);
             let functions: BTreeMap<_, _> = actual.functions.clone().into_iter().collect();
             prop_assert_eq!(Some(functions), desired.functions);
@@ -278,7 +291,9 @@ proptest! {
         let mut end = Mirror::new(&end, &after.in_flight);
 
         let is_dead = |id: WorkerId| {
-            desired.workers.get(&id).is_none_or(|info| info.state() == WorkerState::Down)
+            desired.workers.get(&id).is_none_or(|info| {
+                matches!(info.state(), WorkerState::Down | WorkerState::Absent)
+            })
         };
         let claims: Vec<Packet> = packets
             .into_iter()
@@ -326,7 +341,7 @@ proptest! {
         let back = plan(&tables(&before), &actual);
         let is_table = |write: &&MapWrite| matches!(write, MapWrite::Home(..) | MapWrite::Slot(..));
         let changed = tables(&before).slots != tables(&after).slots
-            || tables(&before).home != tables(&after).home;
+            || tables(&before).homes != tables(&after).homes;
         prop_assert!(!changed || back.iter().filter(is_table).count() == 0);
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     catalog::{self, Catalog},
     config::Config,
     controller::{Controller, Events, PortsEvent, ProgramInfo, Start},
+    history::{History, HistoryError},
     maps::{
         AttachError, Counters, DataPlane, KernelMaps, LoadError, PrivilegeError, ReadError,
         check_privilege,
@@ -86,6 +87,9 @@ pub enum RunError {
     /// The state file cannot be used.
     #[error(transparent)]
     Persist(#[from] PersistError),
+    /// The applied policies cannot be used.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// The static workers do not fit.
     #[error("cannot take in the workers of the configuration")]
     StaticWorkers(#[from] JoinError),
@@ -143,12 +147,18 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
     let own_functions = Catalog::of_config(&config.functions);
     let persisted = Persisted::read(&config.state_file())?;
 
+    let (revision, policy) = History::new(config.policy_dir())
+        .last(&config.tunnel)?
+        .unwrap_or_else(|| (0, config.policy()));
+
     let kernel = Kernel::open(&config)?;
     metrics.set_adopted(kernel.program.adopted);
     if kernel.program.adopted && persisted.is_none() {
         warn!("maps were adopted but the state file is gone: workers may get other ids");
     }
     let start = Start {
+        policy,
+        revision,
         actual: kernel.tables()?,
         persisted,
         ports: kernel.ports.clone(),
@@ -163,7 +173,7 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
     let (catalogs, catalog_events) = mpsc::channel(1);
     let (commands, command_events) = mpsc::channel(QUEUE);
     let (port_changes, port_events) = mpsc::channel(1);
-    let admin = Admin::new(commands, config.pin_path.clone());
+    let admin = Admin::new(commands, config.pin_path.clone(), config.policy_dir());
     let admin_listener = files::bind_admin(&config.admin_socket)?;
     let mut tasks = JoinSet::new(); // aborts them when the controller has ended
     tasks.spawn(files::serve(

@@ -395,6 +395,7 @@ fn check(hello: Hello) -> Result<Identity, String> {
         name: hello.name,
         address: hello.address,
         mac,
+        address6: None,
         interface: None,
         slots: hello.slots,
         db_url: hello.db_url,
