@@ -6,6 +6,7 @@
     reason = "what a test expects may fail loudly"
 )]
 
+pub mod caller;
 pub mod frame;
 mod host_packet;
 mod police;

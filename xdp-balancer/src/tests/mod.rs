@@ -4,6 +4,7 @@ mod answer;
 mod forward;
 mod load;
 mod parse;
+mod police;
 mod route;
 
 use std::collections::BTreeMap;

@@ -16,6 +16,7 @@ mod forward;
 mod kinds;
 mod load;
 mod pass;
+mod police;
 mod route;
 mod schema;
 mod session;
