@@ -6,7 +6,6 @@ use std::{
         Arc, Once,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
