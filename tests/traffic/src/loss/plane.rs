@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::Ipv4Addr,
     path::PathBuf,
     sync::Arc,
     time::Instant,
@@ -13,19 +14,19 @@ use balancer_userspace::{
     config::{AttachMode, InterfaceConfig, Limits},
     loads::Report,
     maps::{DataPlane, KernelMaps, MapStore as _, counters},
-    policy::maglev,
+    policy::{Rules, maglev},
     ports::Ports,
     reconcile::{
         plan,
-        tables::{ActualTables, AnyVipKey, DesiredTables, MapWrite},
+        tables::{ActualTables, AnyVipKey, Constants, DesiredTables, Keys, MapWrite},
     },
 };
 use ebpf_common::{
     cookie::CookieKeys,
     ids::WorkerId,
-    limits::SLOTS,
+    limits::{MAX_POOLS, SLOTS},
     maps::{
-        Affinity, Config, FunctionEntry, NORMAL_WEIGHT, VipInfo, VipKind, WorkerInfo, WorkerState,
+        Affinity, FunctionEntry, NORMAL_WEIGHT, VipInfo, VipKind, WorkerInfo, WorkerState,
         home_hash, home_index,
     },
 };
@@ -61,6 +62,7 @@ pub(super) struct Plane {
     store: KernelMaps,
     actual: ActualTables,
     desired: DesiredTables,
+    rules: Rules,
     names: Vec<String>,
     warm: BTreeSet<WorkerId>,
     rng: StdRng,
@@ -87,20 +89,16 @@ impl Plane {
         let mut plane = Self {
             data_plane,
             desired: DesiredTables {
-                vips: [
-                    (AnyVipKey::address_mark(VIP.into()), VipKind::Address),
-                    (
-                        AnyVipKey::new(VIP.into(), VIP_PORT, PROTOCOL_UDP),
-                        VipKind::Rpc,
-                    ),
-                ]
-                .map(|(key, kind)| (key, VipInfo::new(0, kind)))
-                .into(),
+                rules: None,
                 workers: workers(topology),
                 functions: Some(BTreeMap::new()),
-                slots: Vec::new(),
-                home: Vec::new(),
+                slots: Arc::default(),
+                homes: vec![None; MAX_POOLS as usize],
                 ports: BTreeSet::new(),
+            },
+            rules: Rules {
+                vips: vip_rows(VIP, 0).into(),
+                ..Rules::default()
             },
             store,
             actual,
@@ -125,16 +123,19 @@ impl Plane {
 
     fn configure(&mut self) -> Result<()> {
         let rows = self.store.table_rows();
-        let (table_secret, cookie_keys) = self.rng.random();
-        self.write(MapWrite::Config(Config {
-            key_epoch: 1,
+        let (table_secret, cookie) = self.rng.random();
+        self.write(MapWrite::Constants(Constants {
             session_mask: rows.sessions - 1,
             flow_mask: rows.flows - 1,
             function_mask: rows.functions - 1,
             tick_ns: 4_000_000,
             table_secret,
-            cookie_keys,
-            ..self.actual.config
+        }))?;
+        let keys = Keys::of(&self.actual.config);
+        self.write(MapWrite::Keys(Keys {
+            epoch: 1,
+            cookie,
+            ..keys
         }))?;
         for id in self.desired.workers.keys() {
             // They send no LOAD here: this is about tables.
@@ -151,9 +152,10 @@ impl Plane {
         let ids: Vec<_> = self.desired.workers.keys().copied().collect();
         self.warm.extend(&ids);
         let share = SLOTS as usize / ids.len();
-        self.desired.slots = (0..SLOTS as usize)
+        let slots = (0..SLOTS as usize)
             .map(|slot| ids[(slot / share).min(ids.len() - 1)])
             .collect();
+        self.desired.slots = Arc::new(slots);
         let functions = self.functions()?;
         for number in 0..COLD {
             functions.insert(cold(number).0, FunctionEntry::new(Affinity::None, &[]));
@@ -169,7 +171,7 @@ impl Plane {
             .iter()
             .map(|id| (self.names[usize::from(id.0)].as_str(), *id))
             .collect();
-        self.desired.home = maglev::table(&named);
+        self.desired.homes[0] = Some(Arc::new(maglev::table(&named)));
         self.warm.retain(|id| up.contains(id));
         if self.warm.is_empty() {
             self.warm.extend(up.choose(&mut self.rng));
@@ -285,7 +287,7 @@ impl Plane {
         let to = *up.choose(&mut self.rng).context("some are up")?;
         let first = self.rng.random_range(0..SLOTS as usize);
         let last = (first + self.rng.random_range(1..4_000)).min(SLOTS as usize);
-        self.desired.slots[first..last].fill(to);
+        Arc::make_mut(&mut self.desired.slots)[first..last].fill(to);
         Ok(())
     }
 
@@ -301,30 +303,24 @@ impl Plane {
     }
 
     fn change_vips(&mut self) {
-        let address = std::net::Ipv4Addr::new(10, 99, 1, self.rng.random_range(0..OTHER_VIPS));
-        for (key, kind) in [
-            (AnyVipKey::address_mark(address.into()), VipKind::Address),
-            (
-                AnyVipKey::new(address.into(), VIP_PORT, PROTOCOL_UDP),
-                VipKind::Rpc,
-            ),
-        ] {
-            if self.desired.vips.remove(&key).is_none() {
-                self.desired.vips.insert(key, VipInfo::new(1, kind));
+        let address = Ipv4Addr::new(10, 99, 1, self.rng.random_range(0..OTHER_VIPS));
+        for (key, info) in vip_rows(address, 1) {
+            if self.rules.vips.remove(&key).is_none() {
+                self.rules.vips.insert(key, info);
             }
         }
     }
 
     /// The next epoch: its key takes the place of that of the epoch before the present one, in one write.
     fn rotate_keys(&mut self) -> Result<()> {
-        let mut config = self.actual.config;
-        config.key_epoch = (config.key_epoch + 1) & 0xff;
-        let parity = (config.key_epoch & 1) as usize;
-        config.cookie_keys[parity] = self.rng.random();
-        self.write(MapWrite::Config(config))
+        let mut keys = Keys::of(&self.actual.config);
+        keys.epoch = keys.epoch.wrapping_add(1);
+        keys.cookie[usize::from(keys.epoch & 1)] = self.rng.random();
+        self.write(MapWrite::Keys(keys))
     }
 
     fn apply(&mut self) -> Result<()> {
+        self.desired.rules = Some(Arc::new(self.rules.clone()));
         for write in plan(&self.desired, &self.actual) {
             self.write(write)?;
         }
@@ -342,6 +338,7 @@ impl Plane {
         let interfaces = [InterfaceConfig {
             name: self.balancer.nic().name.clone(),
             mode: AttachMode::Native,
+            mtu: None,
         }];
         let data_plane = &mut self.data_plane;
         self.balancer.netns.enter(|| {
@@ -383,10 +380,13 @@ impl Plane {
     pub(super) fn right(&self) -> Right {
         Right {
             warm: self.warm.iter().copied().collect(),
-            slots: Arc::new(self.desired.slots.clone()),
+            slots: Arc::clone(&self.desired.slots),
             home: std::array::from_fn(|number| {
                 let index = home_index(0, 0, home_hash(cold(number as u64)), 0);
-                self.desired.home[index as usize]
+                match &self.desired.homes[0] {
+                    Some(home) => home[index as usize],
+                    None => WorkerId::NONE,
+                }
             }),
         }
     }
@@ -449,4 +449,17 @@ fn workers(topology: &Topology) -> BTreeMap<WorkerId, WorkerInfo> {
         .map(WorkerId)
         .zip(topology.workers.iter().map(row))
         .collect()
+}
+
+/// The rows of an RPC VIP.
+fn vip_rows(address: Ipv4Addr, number: u32) -> [(AnyVipKey, VipInfo); 2] {
+    let address = address.into();
+    [
+        (AnyVipKey::address_mark(address), VipKind::Address),
+        (
+            AnyVipKey::new(address, VIP_PORT, PROTOCOL_UDP),
+            VipKind::Rpc,
+        ),
+    ]
+    .map(|(key, kind)| (key, VipInfo::new(number, kind)))
 }
