@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod kernels;
+mod pktgen;
 mod setup;
 mod shell;
 mod test;
@@ -55,6 +56,9 @@ enum Verb {
     /// Measure: the XDP program rule by rule, single operations, live traffic.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Send packets by the kernel's pktgen, read its results, or run it against the program in a virtual machine.
+    #[command(subcommand)]
+    Pktgen(pktgen::Verb),
     /// Remove what killed demos and tests left behind.
     Clean,
 }
@@ -105,6 +109,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Verb::Demo(args) => return demo::run(&root, &args),
         Verb::Kernels(args) => return kernels::run(&root, &args),
         Verb::Bench(bench) => return bench::run(&root, &bench),
+        Verb::Pktgen(verb) => return pktgen::run(&root, &verb),
         Verb::Clean => return demo::clean(&root),
     }
     Ok(ExitCode::SUCCESS)
