@@ -10,7 +10,7 @@
 
 use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{Xdp, XdpMode};
 use blast::{Generator, Mode, Sink};
 use serde::{Deserialize, Serialize};
@@ -92,6 +92,8 @@ struct Measured {
     packets: u64,
     arrived: u64,
     receivers: usize,
+    /// Why it is measured no more.
+    failed: Option<anyhow::Error>,
 }
 
 /// Runs the benchmark.
@@ -106,7 +108,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for round in 1..=rounds {
         let _closed = writeln!(std::io::stderr(), "round {round} of {rounds}");
         for it in &mut measured {
-            wire.measure(it, packets).with_context(|| it.name.clone())?;
+            if it.failed.is_none() {
+                it.failed = wire.measure(it, packets).err();
+            }
         }
     }
     let rows = rows(&measured, rounds);
@@ -116,6 +120,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let text = if args.json { json } else { table(&rows) };
     writeln!(std::io::stdout(), "{text}").context("printing")?;
+    for it in &measured {
+        if let Some(error) = &it.failed {
+            bail!("{}: {error:#}", it.name);
+        }
+    }
     for row in &rows {
         ensure!(
             row.arrived as f64 >= row.packets as f64 * ARRIVED,
@@ -148,7 +157,8 @@ fn rows(measured: &[Measured], rounds: u32) -> Vec<Row> {
             receivers: it.receivers,
         })
     };
-    measured.iter().filter_map(row).collect()
+    let sound = |it: &&Measured| it.failed.is_none();
+    measured.iter().filter(sound).filter_map(row).collect()
 }
 
 fn table(rows: &[Row]) -> String {
@@ -263,6 +273,7 @@ impl Wire {
             packets: 0,
             arrived: 0,
             receivers: 0,
+            failed: None,
         })
     }
 
@@ -299,7 +310,9 @@ impl Wire {
                 send((2 * case.flows).max(1 << 12))?;
                 let before = self.sink.receivers()?;
                 let counted = self.world.counted(case.counter)?;
-                let rate = timed(packets, &mut send)?;
+                let rate = timed(packets, &mut send);
+                self.world.program()?.detach(link)?;
+                let rate = rate?;
                 let counted = self.world.counted(case.counter)? - counted;
                 ensure!(
                     counted as f64 >= f64::from(packets) * ARRIVED,
@@ -312,7 +325,6 @@ impl Wire {
                 let grown: Vec<_> = grown.filter(|grown| *grown > 0).collect();
                 it.arrived += grown.iter().sum::<u64>();
                 it.receivers = grown.len();
-                self.world.program()?.detach(link)?;
                 rate
             }
         };

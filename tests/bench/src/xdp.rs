@@ -55,6 +55,8 @@ struct Measured {
     floors: Vec<f64>,
     packets: u64,
     counted: u64,
+    /// Why it is measured no more.
+    failed: Option<String>,
 }
 
 /// Runs the benchmark.
@@ -85,25 +87,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         for floor in &mut floors {
             bench.floor(floor)?;
         }
-        for it in &mut measured {
-            bench.case(it).with_context(|| it.case.name.clone())?;
-        }
+        measured.iter_mut().for_each(|it| bench.case_or_fail(it));
     }
     for _round in 1..=rounds {
-        for it in &mut last {
-            bench.case(it).with_context(|| it.case.name.clone())?;
-        }
+        last.iter_mut().for_each(|it| bench.case_or_fail(it));
     }
     measured.append(&mut last);
+    let failures: Vec<_> = measured.iter().filter_map(Measured::failure).collect();
     let floors = floors.into_iter().map(|floor| floor.measured);
     let rows: Vec<_> = floors
         .chain(measured)
         .filter_map(|it| it.row(rounds))
         .collect();
-    finish(args, &rows)
+    finish(args, &rows, &failures)
 }
 
-fn finish(args: &Args, rows: &[Row]) -> Result<ExitCode> {
+fn finish(args: &Args, rows: &[Row], failures: &[String]) -> Result<ExitCode> {
     let json = serde_json::to_string_pretty(rows)?;
     if let Some(path) = &args.report {
         fs::write(path, &json).with_context(|| format!("writing {}", path.display()))?;
@@ -121,16 +120,21 @@ fn finish(args: &Args, rows: &[Row]) -> Result<ExitCode> {
     }
     let text = if args.json { json } else { report::table(rows) };
     writeln!(std::io::stdout(), "{text}").context("printing")?;
-    for row in rows {
-        let share = row.counted as f64 / row.packets as f64;
-        ensure!(
-            share >= PROVEN,
+    let unproven = |row: &&Row| (row.counted as f64) < row.packets as f64 * PROVEN;
+    let unproven: Vec<_> = rows.iter().filter(unproven).collect();
+    for row in &unproven {
+        progress(&format!(
             "{}: only {} of {} packets were counted under its rule",
-            row.case,
-            row.counted,
-            row.packets
-        );
+            row.case, row.counted, row.packets
+        ));
     }
+    failures.iter().for_each(|failure| progress(failure));
+    ensure!(
+        failures.is_empty() && unproven.is_empty(),
+        "{} cases did not end as they must and have no row, {} rows are not proven by the counters",
+        failures.len(),
+        unproven.len()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -164,6 +168,13 @@ impl Bench {
             packets,
             without_police,
         })
+    }
+
+    /// Measures one round of a case, unless one before has failed: the others go on.
+    fn case_or_fail(&mut self, it: &mut Measured) {
+        if it.failed.is_none() {
+            it.failed = self.case(it).err().map(|error| format!("{error:#}"));
+        }
     }
 
     /// Measures one round of a case: its floor, and then the product, with warm caches.
@@ -230,10 +241,19 @@ impl Measured {
             floors: Vec::new(),
             packets: 0,
             counted: 0,
+            failed: None,
         }
     }
 
+    fn failure(&self) -> Option<String> {
+        let why = self.failed.as_ref()?;
+        Some(format!("{}: {why}", self.case.name))
+    }
+
     fn row(&self, rounds: u32) -> Option<Row> {
+        if self.failed.is_some() {
+            return None;
+        }
         let result = Summary::of(&self.results)?;
         let floor = Summary::of(&self.floors)?;
         Some(Row {
