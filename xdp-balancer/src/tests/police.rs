@@ -94,9 +94,8 @@ fn a_blocked_source_is_dropped_and_its_longest_prefix_counts() {
         call(&tables, &Caller::new([10, 80, 9, 9]), request()),
         blocked
     );
-    for innocent in [Caller::new([10, 81, 0, 3])] {
-        assert!(is_admitted(&tables, &innocent, request()));
-    }
+    let innocent = Caller::new([10, 81, 0, 3]);
+    assert!(is_admitted(&tables, &innocent, request()));
     let hits: Vec<_> = tables.police.block4.borrow().values().copied().collect();
     assert_eq!(hits, [1, 1]);
 
@@ -208,7 +207,7 @@ fn no_flipped_bit_of_a_token_is_accepted() {
             );
             assert_eq!(
                 counters.contains_key(&Counter::TokenStale),
-                bit >= 56 && bit != 56,
+                bit > 56,
                 "bit {bit}"
             );
         }
