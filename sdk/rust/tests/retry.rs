@@ -29,7 +29,7 @@ use xdp_balancer::{
 };
 
 /// Packets after which the keys are changed twice, so that no token is valid any more.
-const ROTATED_AFTER: usize = 12;
+const ROTATED_AFTER: u32 = 12;
 
 /// Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ fn tables() -> FakeTables {
 }
 
 /// Balancer and worker in one: routed requests are echoed, until `packets` have come. Tells the counters at the end.
-fn serve(packets: usize) -> (SocketAddr, mpsc::Receiver<BTreeMap<Counter, u64>>) {
+fn serve(packets: u32) -> (SocketAddr, mpsc::Receiver<BTreeMap<Counter, u64>>) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket
         .set_read_timeout(Some(Duration::from_secs(20)))
@@ -95,7 +95,7 @@ fn serve(packets: usize) -> (SocketAddr, mpsc::Receiver<BTreeMap<Counter, u64>>)
 
 #[tokio::test]
 async fn a_client_behind_retry_gets_its_answers_at_the_price_of_one_packet_a_token() {
-    const CALLS: usize = 20;
+    const CALLS: u32 = 20;
     // The first request passes (a bucket is full at first), the second learns a token, and one after the rotation another.
     let (vip, counters) = serve(CALLS + 2);
     // On a machine that is busy with other things a retransmission would be one packet more.
@@ -112,9 +112,9 @@ async fn a_client_behind_retry_gets_its_answers_at_the_price_of_one_packet_a_tok
         assert_eq!(client.call(call).await.unwrap().payload, payload);
     }
     let stats = client.stats();
-    assert_eq!((stats.answered, stats.retries), (CALLS as u64, 2));
+    assert_eq!((stats.answered, stats.retries), (u64::from(CALLS), 2));
     let counters = counters.recv().unwrap();
-    assert_eq!(counters[&Counter::RouteWarm], CALLS as u64);
+    assert_eq!(counters[&Counter::RouteWarm], u64::from(CALLS));
     assert_eq!(counters[&Counter::AnswerRetry], 2);
     assert_eq!(counters[&Counter::TokenStale], 1);
     assert_eq!(counters.get(&Counter::TokenForged), None);
