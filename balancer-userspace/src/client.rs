@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "server")]
+use crate::api::types::PolicyStatus;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::api::types::{
-    ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, MapDump, MapInfo,
-    SlotsStatus, Status, VipStatus, WorkerStatus,
+    ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, KeyEpoch, MapDump,
+    MapInfo, PolicyChange, Revision, SlotsStatus, Status, VipStatus, WorkerStatus,
 };
 
 /// Why the control plane could not be asked.
@@ -120,6 +122,62 @@ impl AdminClient {
     /// [`AdminError`].
     pub async fn vips(&self) -> Result<Vec<VipStatus>, AdminError> {
         self.get("/v1/vips").await
+    }
+
+    /// The policy in force.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    #[cfg(feature = "server")]
+    pub async fn policy(&self) -> Result<PolicyStatus, AdminError> {
+        self.get("/v1/policy").await
+    }
+
+    /// Puts `policy`, a `policy.toml`, in force, or says what that would change.
+    ///
+    /// # Errors
+    /// [`AdminError`]; then nothing has changed.
+    pub async fn change_policy(
+        &self,
+        policy: &str,
+        is_dry_run: bool,
+    ) -> Result<PolicyChange, AdminError> {
+        let path = format!("/v1/policy?dry_run={is_dry_run}");
+        let request = self.request(Method::POST, &path).body(policy.to_owned());
+        self.send(&path, request).await
+    }
+
+    /// The policies that were applied.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn policy_log(&self) -> Result<Vec<Revision>, AdminError> {
+        self.get("/v1/policy/log").await
+    }
+
+    /// Puts the policy of `revision`, or of the one before the last, in force again.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn rollback_policy(
+        &self,
+        revision: Option<u64>,
+        is_dry_run: bool,
+    ) -> Result<PolicyChange, AdminError> {
+        let revision =
+            revision.map_or_else(String::new, |revision| format!("&revision={revision}"));
+        self.post(&format!(
+            "/v1/policy/rollback?dry_run={is_dry_run}{revision}"
+        ))
+        .await
+    }
+
+    /// Makes new keys now.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn rotate_keys(&self) -> Result<KeyEpoch, AdminError> {
+        self.post("/v1/keys/rotate").await
     }
 
     /// Every counter of the program.

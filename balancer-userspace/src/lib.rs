@@ -18,6 +18,8 @@
 
 pub mod api;
 #[cfg(feature = "server")]
+pub mod bench;
+#[cfg(feature = "server")]
 pub mod catalog;
 #[cfg(feature = "client")]
 pub mod client;

@@ -61,6 +61,12 @@ pub(crate) enum Verb {
     /// Look into the BPF maps
     #[command(subcommand)]
     Map(MapVerb),
+    /// List, add and remove VIPs
+    #[command(subcommand)]
+    Vip(VipVerb),
+    /// Show and change who may send how much
+    #[command(subcommand)]
+    Police(PoliceVerb),
     /// Ask the loaded program about a packet
     #[command(subcommand)]
     Route(RouteVerb),
@@ -91,6 +97,20 @@ pub(crate) enum WorkerVerb {
         name: String,
         #[command(flatten)]
         admin: AdminArgs,
+    },
+    /// Change a worker's share of work
+    Weight {
+        /// The worker's name
+        name: String,
+        /// Its share: 256 is that of any other worker
+        weight: u16,
+        /// Requests it may have in flight, whatever it reports
+        #[arg(long)]
+        cap: Option<u32>,
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Give a drained worker new work again
     Undrain {
@@ -190,6 +210,159 @@ pub(crate) enum MapVerb {
         pins: PinArgs,
         #[command(flatten)]
         output: OutputArgs,
+    },
+    /// Print the policy in force: VIPs, pools, weights, police
+    Show {
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Set one key of the policy, for example `police.shed_percent 200`
+    Set {
+        /// The key, with dots
+        key: String,
+        /// Its value, as TOML
+        value: String,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Say which rows a policy file would change, and change nothing
+    Diff {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Put a policy file in force, whole or not at all
+    Apply {
+        /// The file
+        file: PathBuf,
+        /// Only say what it would change
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// List the policies that were applied
+    Log {
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Put an earlier policy in force again
+    Rollback {
+        /// Its revision; the one before this one if left out
+        revision: Option<u64>,
+        /// Only say what it would change
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+}
+
+/// What every verb about the policy needs.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PolicyArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VipVerb {
+    /// List all VIPs
+    List {
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Show the VIPs of an address
+    Show {
+        /// The address
+        address: String,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Add a VIP
+    Add {
+        #[command(flatten)]
+        vip: VipAddArgs,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Remove a VIP
+    Rm {
+        /// As 10.99.0.1:9000/udp or [2001:db8::1]:any/tcp
+        vip: String,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+}
+
+/// A new VIP.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct VipAddArgs {
+    /// Its address
+    pub(crate) address: std::net::IpAddr,
+    /// Its port, or `any`
+    pub(crate) port: String,
+    /// `udp` or `tcp`
+    #[arg(long)]
+    pub(crate) protocol: Option<String>,
+    /// `rpc`, `l4` or `quic`
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// `l2`, `ipip` or `gue`
+    #[arg(long)]
+    pub(crate) forward: Option<String>,
+    /// The pool that it is kept to
+    #[arg(long)]
+    pub(crate) pool: Option<String>,
+    /// Kind `quic`: the configuration id of its connection ids
+    #[arg(long)]
+    pub(crate) quic_config: Option<u8>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoliceVerb {
+    /// Print block lists with hits, rates and what was counted
+    Show {
+        #[command(flatten)]
+        args: PolicyArgs,
+        #[command(flatten)]
+        pins: PinArgs,
+    },
+    /// Set one key, for example `shed_percent 200`
+    Set {
+        /// The key within [police]
+        key: String,
+        /// Its value, as TOML
+        value: String,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Say which rows a file with [police] would change
+    Diff {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Put a file with [police] in force; VIPs, pools and weights stay
+    Apply {
+        /// The file
+        file: PathBuf,
+        /// Only say what it would change
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+    /// Put the policy of an earlier revision in force again
+    Rollback {
+        /// Its revision; the one before this one if left out
+        revision: Option<u64>,
+        #[command(flatten)]
+        args: PolicyArgs,
     },
 }
 

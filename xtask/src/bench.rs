@@ -26,6 +26,9 @@ pub(crate) enum Bench {
     /// What single operations cost in an XDP program.
     #[command(disable_help_flag = true)]
     Ops(PassedOn),
+    /// What the control plane costs with a million functions and 4,096 workers: load, changes, CPU, memory.
+    #[command(disable_help_flag = true)]
+    Control(PassedOn),
     /// All of the data plane's figures, and docs/performance.md written anew with them.
     All {
         /// A third of the rounds and a quarter of the packets: shows that everything works, measures little.
@@ -63,6 +66,7 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
     let (package, verb, passed_on) = match bench {
         Bench::All { quick } => return all(root, *quick),
         Bench::Document => return document(root),
+        Bench::Control(passed_on) => return control(root, passed_on),
         Bench::Xdp(passed_on) => ("bench", "xdp", passed_on),
         Bench::Live(passed_on) => ("bench", "live", passed_on),
         Bench::Ops(passed_on) => ("bench", "ops", passed_on),
@@ -72,6 +76,21 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
     shell::cargo(root, &["build", "--release", "--package", package])?;
     let mut command = Command::new(demo::binary(root, package));
     command.arg(verb).args(&passed_on.args);
+    demo::become_it(command)
+}
+
+/// The control plane's benchmark is an example of its crate, which builds in a fraction of the time of the others.
+fn control(root: &Path, passed_on: &PassedOn) -> Result<ExitCode> {
+    let example = [
+        "--package",
+        "balancer-userspace",
+        "--example",
+        "bench-control",
+    ];
+    let build: Vec<&str> = ["build", "--release"].into_iter().chain(example).collect();
+    shell::cargo(root, &build)?;
+    let mut command = Command::new(root.join("target/release/examples/bench-control"));
+    command.args(&passed_on.args).current_dir(root);
     demo::become_it(command)
 }
 

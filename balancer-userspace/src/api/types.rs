@@ -181,6 +181,15 @@ pub struct PolicyChange {
     pub table_entries: usize,
 }
 
+/// A blocked prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockHits {
+    /// The prefix.
+    pub prefix: String,
+    /// Packets dropped because it was the longest prefix of their source.
+    pub hits: u64,
+}
+
 /// `POST /v1/keys/rotate`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyEpoch {

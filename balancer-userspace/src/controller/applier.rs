@@ -62,6 +62,13 @@ impl<S: MapStore> Applier<S> {
         self.pending = reconcile::plan(desired, &self.actual).into();
     }
 
+    /// Begins to make the standby copies the same as the live ones, if there is nothing else to do.
+    pub(super) fn prepare_standby(&mut self) {
+        if self.pending.is_empty() {
+            self.pending = reconcile::standby_writes(&self.actual).into();
+        }
+    }
+
     /// Carries the plan on for about `slice`.
     pub(super) fn apply(&mut self, slice: Duration) {
         let started = Instant::now();

@@ -5,6 +5,7 @@
 //! at in between; a plan that an event overtakes is dropped and made anew from what was written.
 
 mod applier;
+mod bench;
 mod commands;
 mod connections;
 mod dirty;
@@ -31,6 +32,7 @@ use ebpf_common::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+pub(crate) use bench::Bench;
 pub(crate) use commands::{Command, CommandError};
 use events::Event;
 pub(crate) use events::{Events, PortsEvent};
@@ -59,6 +61,8 @@ use crate::{
 
 /// Longest that events wait for map writes.
 const SLICE: Duration = Duration::from_millis(1);
+/// How long after a change of generation no packet looks at the copies that were live before: they take microseconds.
+const STANDBY_AFTER: Duration = Duration::from_millis(20);
 /// How many functions go between two looks at the clock.
 const FUNCTIONS_A_LOOK: usize = 32;
 /// How often the loads that the program keeps are looked at, for the bound on homes and for people.
@@ -129,6 +133,8 @@ pub(crate) struct Controller<S> {
     keys_at: Option<Instant>,
     keys_made_s: u64,
     loads_at: Instant,
+    /// When the standby copies are made the same as the live ones.
+    standby_at: Option<Instant>,
 }
 
 /// What the policy looks at, borrowed from the controller field by field so that others can be changed meanwhile.
@@ -220,6 +226,7 @@ impl<S: MapStore> Controller<S> {
             keys_at: None,
             keys_made_s,
             loads_at: Instant::now(),
+            standby_at: None,
         };
         controller.complete_config(start.table_rows);
         controller.schedule_keys();
@@ -466,12 +473,12 @@ impl<S: MapStore> Controller<S> {
         };
         // What saves packets first: new home tables take milliseconds to make.
         let rows = ids.iter().map(|id| (*id, inputs.worker_row(*id))).collect();
-        let urgent = reconcile::urgent(&rows, self.applier.actual());
+        self.applier
+            .write_now(&reconcile::urgent(&rows, self.applier.actual()));
         for id in &ids {
             self.homes.set(*id, inputs.taker(*id), inputs.rules);
         }
         self.homes.refresh(&self.rules);
-        self.applier.write_now(&urgent);
         if dirty.slots {
             self.slots = Slots::assign(&self.membership);
             self.share();
@@ -494,10 +501,23 @@ impl<S: MapStore> Controller<S> {
             .observe(started.elapsed().as_secs_f64());
     }
 
+    /// The part of the next plan that does not wait for tables: workers that went down.
+    fn write_urgent(&mut self) {
+        let inputs = inputs!(self);
+        let ids = self.dirty.workers.iter();
+        let rows = ids.map(|id| (*id, inputs.worker_row(*id))).collect();
+        self.applier
+            .write_now(&reconcile::urgent(&rows, self.applier.actual()));
+    }
+
     /// Carries the plan on for about `slice`, and after it the rows of functions.
     fn carry_on(&mut self, slice: Duration) {
         let started = Instant::now();
+        let generation = self.applier.actual().config.generation;
         self.applier.apply(slice);
+        if generation != self.applier.actual().config.generation {
+            self.standby_at = Some(Instant::now() + STANDBY_AFTER);
+        }
         if !self.applier.is_idle() {
             return;
         }
@@ -550,6 +570,10 @@ impl<S: MapStore> Controller<S> {
             self.functions.extend(refused);
         }
         self.rotate_keys_if_due();
+        if self.standby_at.is_some_and(|at| Instant::now() >= at) {
+            self.standby_at = None;
+            self.applier.prepare_standby();
+        }
         if Instant::now() >= self.loads_at {
             self.loads_at = Instant::now() + LOOK_AT_LOADS;
             self.look_at_loads();
@@ -560,7 +584,7 @@ impl<S: MapStore> Controller<S> {
         let grace = self.grace.as_ref().map(|(until, _)| *until);
         let retry = self.applier.retry_at();
         let loads = (self.homes.total_weight() > 0).then_some(self.loads_at);
-        let times = [grace, retry, self.keys_at, loads];
+        let times = [grace, retry, self.keys_at, loads, self.standby_at];
         times.into_iter().flatten().min()
     }
 

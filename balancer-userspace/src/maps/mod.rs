@@ -22,7 +22,7 @@ use std::path::Path;
 pub use adopt::{DataPlane, DetachError, Detached, detach};
 #[cfg(test)]
 pub(crate) use apply::fake;
-pub use apply::{KernelMaps, MapStore, TableRows, WriteError};
+pub use apply::{KernelMaps, MapStore, TableRows, WriteError, blocks};
 pub use attach::{AttachError, Attachment, XdpMode};
 pub use bpffs::{BpffsError, has_bpffs};
 pub use explain::{ExplainError, explain};
@@ -31,7 +31,7 @@ pub use load::LoadError;
 pub use open::OpenError;
 pub use privilege::{PrivilegeError, check_privilege};
 pub use probe::{BpfProbes, Loaded, MapShape, Probe, bpf as probe_bpf, map_shapes, try_native};
-pub use read::{Counters, ReadError, counters, dump, list};
+pub use read::{Counters, ReadError, counters, dump, list, memory};
 pub(crate) use read::{affinity_name, protocol_name};
 
 /// File name of the program under the pin path; the maps have their own names.

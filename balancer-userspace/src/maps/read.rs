@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, AsRawFd},
     path::Path,
 };
 
@@ -121,6 +122,21 @@ fn counter_value((counter, value): (Counter, u64)) -> CounterValue {
 /// [`ReadError`].
 pub fn list(pin_path: &Path) -> Result<Vec<MapInfo>, ReadError> {
     name::ALL.iter().map(|name| info(pin_path, name)).collect()
+}
+
+/// Bytes that each map takes, as the kernel charges it (`memlock` of its fdinfo).
+///
+/// # Errors
+/// [`ReadError`].
+pub fn memory(pin_path: &Path) -> Result<Vec<u64>, ReadError> {
+    let bytes = |name: &&str| {
+        let data = open::data(pin_path, name)?;
+        let fd = data.fd().as_fd().as_raw_fd();
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        Ok(line.and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+    };
+    name::ALL.iter().map(bytes).collect()
 }
 
 fn info(pin_path: &Path, name: &str) -> Result<MapInfo, ReadError> {

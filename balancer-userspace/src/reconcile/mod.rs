@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use ebpf_common::{
     ids::WorkerId,
-    limits::{MAGLEV_TABLE_LEN, SLOTS},
+    limits::{MAGLEV_TABLE_LEN, MAX_POOLS, SLOTS},
     maps::{WorkerInfo, WorkerState},
 };
 use tables::{ActualTables, DesiredTables, HOME_LEN, MapWrite};
@@ -120,6 +120,27 @@ fn table_writes(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec
     // A packet that read the old generation an instant ago may still look at the copy that the *next*
     // plan writes; it then finds a worker of either table, and each of them has a row.
     writes.push(MapWrite::Generation(standby));
+}
+
+/// The writes that make the standby copies the same as the live ones, so that the next plan has only to write what it
+/// changes. To be carried out a while after a generation was made live: a packet may still look at the other one.
+#[must_use]
+pub fn standby_writes(actual: &ActualTables) -> Vec<MapWrite> {
+    let live = actual.config.generation;
+    let standby = live.wrapping_add(1);
+    let mut writes = Vec::new();
+    let start = (standby & 1) * SLOTS;
+    for (index, should) in differences(actual.slots_of(standby), actual.slots_of(live)) {
+        writes.push(MapWrite::Slot(start + index, should));
+    }
+    for pool in 0..MAX_POOLS as u8 {
+        let start = (standby & 1) * HOME_LEN + u32::from(pool) * MAGLEV_TABLE_LEN;
+        let (is, should) = (actual.home_of(standby, pool), actual.home_of(live, pool));
+        for (index, should) in differences(is, should) {
+            writes.push(MapWrite::Home(start + index, should));
+        }
+    }
+    writes
 }
 
 fn differences<'a>(

@@ -7,6 +7,7 @@ mod explain;
 mod function;
 mod invoke;
 mod map;
+mod policy;
 mod role;
 mod status;
 mod worker;
@@ -14,7 +15,7 @@ mod worker;
 use anyhow::{Context, Result};
 
 use crate::{
-    args::{Args, BalancerVerb, FnVerb, MapVerb, RouteVerb, Verb, WorkerVerb},
+    args::{Args, BalancerVerb, FnVerb, MapVerb, PoliceVerb, RouteVerb, Verb, WorkerVerb},
     output::Exit,
 };
 
@@ -42,6 +43,17 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             verb: Some(WorkerVerb::Undrain { name, admin }),
             ..
         } => worker::undrain(&name, &admin).await,
+        Verb::Worker {
+            verb:
+                Some(WorkerVerb::Weight {
+                    name,
+                    weight,
+                    cap,
+                    admin,
+                    output,
+                }),
+            ..
+        } => policy::weight(&name, weight, cap, &admin, &output).await,
         Verb::Worker { role, verb: None } => role::worker(&role).await,
         Verb::Gateway(role) => role::gateway(&role).await,
         Verb::Store(role) => role::store(&role).await,
@@ -58,6 +70,38 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             map::dump(name.as_deref(), &pins, &output)
         }
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Map(MapVerb::Show { args }) => policy::show(&args).await,
+        Verb::Map(MapVerb::Set { key, value, args }) => policy::set(&key, &value, &args).await,
+        Verb::Map(MapVerb::Diff { file, args }) => policy::apply(&file, true, &args).await,
+        Verb::Map(MapVerb::Apply {
+            file,
+            dry_run,
+            args,
+        }) => policy::apply(&file, dry_run, &args).await,
+        Verb::Map(MapVerb::Log { args }) => policy::log(&args).await,
+        Verb::Map(MapVerb::Rollback {
+            revision,
+            dry_run,
+            args,
+        }) => policy::rollback(revision, dry_run, &args).await,
+        Verb::Vip(verb) => policy::vip(&verb).await,
+        Verb::Police(verb) => police(verb).await,
         Verb::Route(RouteVerb::Explain(args)) => explain::explain(&args),
+    }
+}
+
+async fn police(verb: PoliceVerb) -> Result<Exit> {
+    match verb {
+        PoliceVerb::Show { args, pins } => policy::police_show(&args, &pins).await,
+        PoliceVerb::Set { key, value, args } => {
+            policy::set(&format!("police.{key}"), &value, &args).await
+        }
+        PoliceVerb::Diff { file, args } => policy::police_apply(&file, true, &args).await,
+        PoliceVerb::Apply {
+            file,
+            dry_run,
+            args,
+        } => policy::police_apply(&file, dry_run, &args).await,
+        PoliceVerb::Rollback { revision, args } => policy::rollback(revision, false, &args).await,
     }
 }

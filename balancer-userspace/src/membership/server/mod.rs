@@ -49,10 +49,15 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(u64);
 
-#[cfg(test)]
 impl ConnectionId {
-    pub(crate) const fn test(number: u64) -> Self {
+    /// That of a connection that there is not, for tests and benchmarks.
+    pub(crate) const fn made_up(number: u64) -> Self {
         Self(number)
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn test(number: u64) -> Self {
+        Self::made_up(number)
     }
 }
 
