@@ -172,10 +172,14 @@ impl WorkerLoad {
     }
 
     /// Requests in flight now: those it last told of, and those sent to it since. A request that is lost on its way,
-    /// or a worker that starts again, is put right by the next LOAD packet.
+    /// or a worker that starts again, is put right by the next LOAD packet. Of a worker that has sent no LOAD packet yet
+    /// nothing would ever be put right, so only what its heartbeats told counts.
     #[inline(always)]
     #[must_use]
     pub const fn in_flight_now(&self) -> u32 {
+        if self.sequence == 0 {
+            return self.in_flight;
+        }
         let since = self.sent.wrapping_sub(self.sent_at_report) as u32;
         self.in_flight.saturating_add(since)
     }

@@ -52,13 +52,16 @@ impl Counters {
     /// All outcomes; equal to [`Self::packets`], or a packet was lost to the books.
     #[must_use]
     pub fn outcomes(&self) -> u64 {
-        self.sum(Class::Pass) + self.rpc_outcomes()
+        self.sum(Class::Pass) + self.sum(Class::Consume) + self.rpc_outcomes()
     }
 
     /// The outcomes of packets for a VIP.
     #[must_use]
     pub fn rpc_outcomes(&self) -> u64 {
-        self.sum(Class::Route) + self.sum(Class::Drop) + self.sum(Class::Error)
+        [Class::Route, Class::Drop, Class::Error, Class::Answer]
+            .map(|class| self.sum(class))
+            .iter()
+            .sum()
     }
 }
 
