@@ -6,7 +6,14 @@ use ebpf_common::maps::Class;
 use super::{Entry, Stage, grouped};
 use crate::figures::Counters;
 
-const OUTCOMES: &[Class] = &[Class::Route, Class::Error, Class::Drop, Class::Pass];
+const OUTCOMES: &[Class] = &[
+    Class::Route,
+    Class::Error,
+    Class::Answer,
+    Class::Drop,
+    Class::Consume,
+    Class::Pass,
+];
 
 pub(crate) fn show(stage: &mut Stage<'_>) -> Result<()> {
     let counters = stage.cluster.counters()?;
