@@ -18,6 +18,7 @@ use ebpf_common::{
         Affinity, Config, Counter, FunctionEntry, FunctionRow, PktgenInfo, Place, PlaceRow,
         TopFunction, Traffic, Vip6Row, VipInfo, VipKind, VipRow, WorkerInfo, WorkerLoad, name,
     },
+    schema::SchemaEntry,
 };
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -210,6 +211,15 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
             }
         }
         name::SESSIONS | name::FLOWS => places(pin_path, name, &mut rows)?,
+        name::SCHEMAS => {
+            for (row, schema) in (0u32..).zip(&array::<SchemaEntry>(pin_path, name)?) {
+                if *schema != SchemaEntry::EMPTY {
+                    rows.push(json!({ "row": row, "schema": format!("{schema:?}") }));
+                }
+            }
+        }
+        // Memory that the program uses within one packet.
+        name::SCHEMA_SCRATCH | name::OPAQUE => {}
         name::SLOTS => generations(pin_path, name, SLOTS, &mut rows)?,
         name::HOME => generations(pin_path, name, MAX_POOLS * MAGLEV_TABLE_LEN, &mut rows)?,
         name::PKTGEN => {
