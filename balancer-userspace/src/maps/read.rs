@@ -218,8 +218,16 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
                 }
             }
         }
-        // Memory that the program uses within one packet.
-        name::SCHEMA_SCRATCH | name::OPAQUE => {}
+        // Memory that the program uses within one packet, or for its buckets, and rules that `warmpath police show` prints.
+        name::SCHEMA_SCRATCH
+        | name::OPAQUE
+        | name::BLOCK4
+        | name::BLOCK6
+        | name::BLOCK_FILTER
+        | name::SOURCE_BUCKETS
+        | name::FUNCTION_LIMITS
+        | name::FUNCTION_BUCKETS
+        | name::CPU_BUCKETS => {}
         name::SLOTS => generations(pin_path, name, SLOTS, &mut rows)?,
         name::HOME => generations(pin_path, name, MAX_POOLS * MAGLEV_TABLE_LEN, &mut rows)?,
         name::PKTGEN => {
