@@ -130,7 +130,7 @@ fn everything_can_be_read_with_the_control_plane_dead_and_under_load() {
         assert!(is_read, "{}", map.name);
     }
     let config = maps::dump(&pin_path, name::CONFIG).unwrap();
-    assert_eq!(config.entries[0]["cookie_keys"], "not shown");
+    assert_eq!(config.entries[0]["keys"], "not shown");
     assert!(
         maps::dump(&pin_path, "NOPE")
             .unwrap_err()
