@@ -9,7 +9,7 @@ use ebpf_common::{
 
 use crate::{
     DropReason, NotOurs, Outcome, Packet, Stop, Tables, Verdict, forward, observe,
-    parse::{self, Headers, Network, ethernet, ipv4},
+    parse::{self, Family, Headers, Network, ethernet, ipv4},
     police,
     route::{self, Placement},
 };
@@ -87,11 +87,15 @@ fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
 #[inline(always)]
 fn one_way<T: Tables>(headers: Headers, tables: &T) -> Headers {
     let network = headers.network;
-    let [offset, payload_offset, len, payload_len] = tables.opaque([
+    let bits = network.family as u32
+        | u32::from(network.is_fragment) << 1
+        | u32::from(network.protocol) << 8;
+    let [offset, payload_offset, len, payload_len, bits] = tables.opaque([
         network.offset,
         network.payload_offset,
         network.len,
         network.payload_len,
+        bits,
     ]);
     Headers {
         network: Network {
@@ -99,7 +103,13 @@ fn one_way<T: Tables>(headers: Headers, tables: &T) -> Headers {
             payload_offset: within(FRAME_HEADERS_MIN, payload_offset, 0x3fff),
             len: len & 0xffff,
             payload_len: payload_len & 0xffff,
-            ..network
+            // By one bit each, where a comparison would make two ways again.
+            family: match bits & 1 {
+                0 => Family::V4,
+                _ => Family::V6,
+            },
+            is_fragment: bits >> 1 & 1 == 1,
+            protocol: (bits >> 8) as u8,
         },
         ..headers
     }

@@ -11,11 +11,14 @@
 //! Deliberately absent: checks of the IPv4, UDP and TCP checksums (the worker's kernel makes them: a packet that is
 //! damaged on its way to us is not made whole here).
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]
+// For `opaque`; the build sets RUSTC_BOOTSTRAP.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
 mod balance;
 pub mod forward;
 mod observe;
+mod opaque;
 pub mod parse;
 pub mod police;
 pub mod route;

@@ -11,8 +11,10 @@ pub const HEADER_LEN: u32 = 20;
 pub const VERSION_AND_LEN: u8 = 0x45;
 /// "Don't fragment", in the field with the fragment offset.
 pub const DONT_FRAGMENT: u16 = 0x4000;
-/// More fragments, or a fragment offset: what a packet that is whole has not.
-const FRAGMENT_MASK: u16 = 0x3fff;
+/// "More fragments", in the field with the fragment offset.
+const MORE_FRAGMENTS: u16 = 0x2000;
+/// The fragment offset.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// The header without its options.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -62,7 +64,9 @@ pub(super) fn parse<P: Packet>(packet: &P, offset: u32) -> Result<Network, NotHe
     {
         return Err(malformed(DropReason::BadIp));
     }
-    if header.fragment.get() & FRAGMENT_MASK != 0 {
+    // A first fragment may hold all headers; a later one never does.
+    let fragment = header.fragment.get();
+    if fragment & FRAGMENT_OFFSET != 0 {
         return Err(malformed(DropReason::IpFragment));
     }
     Ok(Network {
@@ -72,6 +76,6 @@ pub(super) fn parse<P: Packet>(packet: &P, offset: u32) -> Result<Network, NotHe
         protocol: header.protocol,
         payload_offset: offset + header_len,
         payload_len: total_len - header_len,
-        is_fragment: false,
+        is_fragment: fragment & MORE_FRAGMENTS != 0,
     })
 }

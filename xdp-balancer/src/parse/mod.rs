@@ -1,6 +1,7 @@
 //! Bytes → [`Headers`] → RPC header. No map access: whose packet it is, is the route stage's question.
 
 pub mod ethernet;
+pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod rpc;
@@ -50,6 +51,12 @@ pub trait Packet {
     fn capture(&self, into: &mut [u8; CAPTURE_LEN]) -> (u32, u16);
 }
 
+/// Offsets into a frame are below this power of two: the part of a frame that a program sees is one page at most.
+///
+/// VERIFIER: what comes back from a sub-program by way of the stack is a number without bounds, and is masked with this
+/// less one before it is added to the packet's address. On Linux 6.1 only 64-bit words keep their bounds there.
+const FRAME_MAX: u32 = 1 << 14;
+
 /// The frame could not be made longer or shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CutError;
@@ -82,6 +89,22 @@ pub struct Network {
     pub is_fragment: bool,
 }
 
+impl Network {
+    /// The packet is broken for `reason`; the first part of a longer one may be whole, behind what it lacks.
+    #[inline(always)]
+    const fn malformed(&self, reason: DropReason) -> NotHeaders {
+        NotHeaders::Malformed {
+            family: self.family,
+            offset: self.offset,
+            reason: if self.is_fragment {
+                DropReason::IpFragment
+            } else {
+                reason
+            },
+        }
+    }
+}
+
 /// What the headers of a packet say, down to its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
@@ -111,7 +134,7 @@ pub enum NotHeaders {
     },
 }
 
-/// Reads Ethernet, IP, and the ports of UDP or TCP.
+/// Reads Ethernet, IP, and the ports of UDP or TCP, or that it is an ICMP error.
 ///
 /// # Errors
 /// [`NotHeaders`] says what it is instead.
@@ -120,7 +143,7 @@ pub fn headers<P: Packet>(packet: &P) -> Result<Headers, NotHeaders> {
     let (family, offset) = ethernet::parse(packet)?;
     let network = match family {
         Family::V4 => ipv4::parse(packet, offset)?,
-        Family::V6 => return Err(NotHeaders::Other(NotOurs::NotIp)),
+        Family::V6 => ipv6::parse(packet, offset)?,
     };
     transport::parse(packet, &network)
 }

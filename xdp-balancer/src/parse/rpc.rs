@@ -42,7 +42,11 @@ pub(crate) const fn offset(headers: &Headers) -> u32 {
 #[inline(always)]
 pub(crate) fn payload_len<P: Packet>(packet: &P, headers: &Headers) -> Result<u32, Stop> {
     let network = &headers.network;
-    let truncated = Stop::Drop(DropReason::TruncatedRpc);
+    let truncated = Stop::Drop(if network.is_fragment {
+        DropReason::IpFragment
+    } else {
+        DropReason::TruncatedRpc
+    });
     let udp: UdpHeader = packet.read(network.payload_offset).ok_or(truncated)?;
     let udp_len = u32::from(udp.len.get());
     // Stricter than RFC 768: bytes between the end of UDP's and of IP's length would be read by nobody. Of a packet in

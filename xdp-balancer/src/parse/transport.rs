@@ -1,8 +1,8 @@
-//! Ports: UDP (RFC 768) and TCP (RFC 9293).
+//! Ports: UDP (RFC 768) and TCP (RFC 9293). ICMP has none.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
 
-use super::{Headers, Network, NotHeaders, Packet};
+use super::{Headers, Network, NotHeaders, Packet, icmp};
 use crate::{DropReason, NotOurs};
 
 /// Protocol number of UDP.
@@ -34,19 +34,24 @@ pub struct UdpHeader {
 
 const _: () = assert!(size_of::<UdpHeader>() == UDP_HEADER_LEN as usize);
 
+/// Whether packets of `protocol` are read here.
+#[inline(always)]
+pub(super) const fn is_read(protocol: u8) -> bool {
+    matches!(protocol, PROTOCOL_UDP | PROTOCOL_TCP)
+}
+
 /// Reads the ports; whether a length is right is checked once the port is known to be a VIP's.
 #[inline(always)]
 pub(super) fn parse<P: Packet>(packet: &P, network: &Network) -> Result<Headers, NotHeaders> {
     let header_len = match network.protocol {
         PROTOCOL_UDP => UDP_HEADER_LEN,
         PROTOCOL_TCP => TCP_HEADER_LEN,
+        protocol if protocol == icmp::protocol(network.family) => {
+            return icmp::parse(packet, network);
+        }
         _ => return Err(NotHeaders::Other(NotOurs::NotVip)),
     };
-    let truncated = NotHeaders::Malformed {
-        family: network.family,
-        offset: network.offset,
-        reason: DropReason::TruncatedUdp,
-    };
+    let truncated = network.malformed(DropReason::TruncatedUdp);
     if network.payload_len < header_len {
         return Err(truncated);
     }

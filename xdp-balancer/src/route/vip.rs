@@ -5,8 +5,11 @@ use zerocopy::transmute;
 
 use crate::{
     NotOurs, Outcome, Packet, Tables,
-    parse::{Family, Headers, NotHeaders, ipv4::Ipv4Header},
+    parse::{Family, Headers, NotHeaders, ethernet, icmp, ipv4::Ipv4Header},
 };
+
+/// Protocol number in the key of an address's mark, whose port is 0.
+const ADDRESS_MARK: u8 = 0;
 
 /// Lets through the packets that are for a VIP, with its row.
 ///
@@ -24,8 +27,14 @@ pub(crate) fn admit<P: Packet, T: Tables>(
         Ok(headers) => {
             let network = &headers.network;
             let address = Address::read(packet, network.family, network.offset).ok_or(not_vip)?;
+            // An ICMP error has no port: whether it is about a VIP's packet, its own rule finds out.
+            let protocol = if network.protocol == icmp::protocol(network.family) {
+                ADDRESS_MARK
+            } else {
+                network.protocol
+            };
             let vip = address
-                .vip(headers.destination_port, network.protocol, tables)
+                .vip(headers.destination_port, protocol, tables)
                 .ok_or(not_vip)?;
             Ok((headers, *vip))
         }
@@ -55,6 +64,8 @@ impl Address {
     /// The destination of the IP header of `family` at `offset`.
     #[inline(always)]
     fn read<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Self> {
+        // VERIFIER: the offset may have come by way of the stack, where it lost its bounds.
+        let offset = offset & ethernet::IP_OFFSET_MASK;
         match family {
             Family::V4 => {
                 let header: Ipv4Header = packet.read(offset)?;
