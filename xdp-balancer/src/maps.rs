@@ -26,7 +26,7 @@ use ebpf_common::{
         WorkerInfo, WorkerLoad, function_hash, vip_hash, vip6_hash,
     },
     schema::{Key, SCAN_MAX, Scan, SchemaEntry},
-    token::SourceAddress,
+    token::{SourceAddress, SourceWords},
 };
 use xdp_balancer::{Packet, Recorder, Row, Tables};
 
@@ -337,9 +337,9 @@ impl<N: Notes> Tables for KernelTables<N> {
 
     #[inline(always)]
     fn blocked(&self, source: SourceAddress) -> bool {
-        let hits = match source {
-            SourceAddress::V4(addr) => BLOCK4.get(Prefix::new(u32::BITS, addr)),
-            SourceAddress::V6(addr) => BLOCK6.get(Prefix::new(u128::BITS, addr)),
+        let hits = match source.words() {
+            SourceWords::V4(addr) => BLOCK4.get(Prefix::new(u32::BITS, addr)),
+            SourceWords::V6(addr) => BLOCK6.get(Prefix::new(u128::BITS, addr)),
         };
         if let Some(hits) = hits {
             add(hits.as_ptr());

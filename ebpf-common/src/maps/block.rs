@@ -6,7 +6,7 @@
 use crate::{
     limits::{BLOCK_FILTER_BITS, BLOCK_FILTER_WORDS},
     map_type::map_type,
-    token::SourceAddress,
+    token::{SourceAddress, SourceWords},
 };
 
 map_type! {
@@ -26,9 +26,9 @@ const HALF: u32 = BLOCK_FILTER_BITS / 2;
 #[inline(always)]
 #[must_use]
 pub const fn block_filter_bit(source: SourceAddress) -> u32 {
-    match source {
-        SourceAddress::V4(addr) => bit4(u32::from_be(addr)),
-        SourceAddress::V6([net, _]) => bit6((u64::from_be(net) >> 32) as u32),
+    match source.words() {
+        SourceWords::V4(addr) => bit4(u32::from_be(addr)),
+        SourceWords::V6([net, _]) => bit6((u64::from_be(net) >> 32) as u32),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     limits::SOURCE_BUCKETS,
     map_type::map_type,
     maps::Rate,
-    token::SourceAddress,
+    token::{SourceAddress, SourceWords},
 };
 
 /// Rows of `CPU_BUCKETS`: what has a rate on each CPU of its own.
@@ -64,9 +64,9 @@ impl FunctionLimit {
 #[inline(always)]
 #[must_use]
 pub const fn source_bucket(secret: TableSecret, source: SourceAddress) -> u32 {
-    let hash = match source {
-        SourceAddress::V4(addr) => table_hash(secret, u32::from_be(addr) as u64, 4),
-        SourceAddress::V6([net, _]) => table_hash(secret, u64::from_be(net), 6),
+    let hash = match source.words() {
+        SourceWords::V4(addr) => table_hash(secret, u32::from_be(addr) as u64, 4),
+        SourceWords::V6([net, _]) => table_hash(secret, u64::from_be(net), 6),
     };
     hash.row & (SOURCE_BUCKETS - 1)
 }

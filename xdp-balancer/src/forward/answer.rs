@@ -16,7 +16,7 @@ use crate::{
     Answer, DropReason, Outcome, Packet, Refusal, Tables,
     balance::Arrival,
     parse::{
-        Family,
+        FRAME_MAX, Family, ethernet,
         ipv4::{self, Ipv4Header},
         rpc,
         transport::{PROTOCOL_UDP, UDP_HEADER_LEN, UdpHeader},
@@ -33,6 +33,36 @@ const IPV6_HEADER_LEN: u32 = 40;
 const IPV6_START: u64 =
     6 << 60 | (UDP_LEN as u64) << 16 | (PROTOCOL_UDP as u64) << 8 | ANSWER_HOPS as u64;
 
+/// What a sub-program needs to write an answer.
+struct Job {
+    /// Where the IP header begins.
+    offset: u32,
+    /// Where the UDP header begins.
+    udp_offset: u32,
+    family: Family,
+    /// Of an ERROR; 0 for RETRY.
+    status: u16,
+    /// Of an ERROR.
+    retry_after_ms: u32,
+    /// Of a RETRY.
+    token: u64,
+}
+
+impl Job {
+    #[inline(always)]
+    const fn new(arrival: &Arrival<'_>) -> Self {
+        let network = &arrival.headers.network;
+        Self {
+            offset: network.offset,
+            udp_offset: network.payload_offset,
+            family: network.family,
+            status: 0,
+            retry_after_ms: 0,
+            token: 0,
+        }
+    }
+}
+
 /// Answers the request in `packet` with why it was refused, and after how long to try again.
 #[inline(always)]
 pub(crate) fn refuse<P: Packet, T: Tables>(
@@ -45,9 +75,12 @@ pub(crate) fn refuse<P: Packet, T: Tables>(
         0 => refusal.retry_after_ms(),
         known => known,
     };
-    match rewrite(packet, arrival, tables, |request| {
-        error_header(request, refusal.status() as u16, retry_after_ms)
-    }) {
+    let job = Job {
+        status: refusal.status() as u16,
+        retry_after_ms,
+        ..Job::new(arrival)
+    };
+    match rewrite(packet, &job, tables) {
         Ok(()) => Outcome::Refused(refusal),
         Err(reason) => Outcome::Dropped(reason),
     }
@@ -64,9 +97,11 @@ pub(crate) fn retry<P: Packet, T: Tables>(
         Ok(token) => token,
         Err(reason) => return Outcome::Dropped(reason),
     };
-    match rewrite(packet, arrival, tables, |request| {
-        retry_header(request, token)
-    }) {
+    let job = Job {
+        token,
+        ..Job::new(arrival)
+    };
+    match rewrite(packet, &job, tables) {
         Ok(()) => Outcome::Answered(Answer::Retry),
         Err(reason) => Outcome::Dropped(reason),
     }
@@ -75,26 +110,27 @@ pub(crate) fn retry<P: Packet, T: Tables>(
 /// None of the reads and writes can fail: the request was read from there.
 const CUT_OFF: DropReason = DropReason::NotRewritten;
 
-#[inline(always)]
-fn rewrite<P: Packet, T: Tables>(
-    packet: &mut P,
-    arrival: &Arrival<'_>,
-    tables: &T,
-    answer: impl FnOnce([u64; 8]) -> RpcHeader,
-) -> Result<(), DropReason> {
-    let headers = &arrival.headers;
+/// A sub-program with a stack of its own: the headers of an answer are too much for that of the fast path.
+#[inline(never)]
+fn rewrite<P: Packet, T: Tables>(packet: &mut P, job: &Job, tables: &T) -> Result<(), DropReason> {
+    // VERIFIER: the bounds are lost where the numbers were handed over in memory.
+    let ip_offset = job.offset & ethernet::IP_OFFSET_MASK;
+    let udp_offset = job.udp_offset & (FRAME_MAX - 1);
     let [receiver, sender]: [[u8; 6]; 2] = packet.read(0).ok_or(CUT_OFF)?;
-    let udp: UdpHeader = packet.read(headers.network.payload_offset).ok_or(CUT_OFF)?;
-    let request = packet.read(rpc::offset(headers)).ok_or(CUT_OFF)?;
+    let udp: UdpHeader = packet.read(udp_offset).ok_or(CUT_OFF)?;
+    let request = packet.read(udp_offset + UDP_HEADER_LEN).ok_or(CUT_OFF)?;
     // Port 0 means "no answer wanted" (RFC 768).
     if udp.source.get() == 0 {
         return Err(DropReason::BadSource);
     }
-    let rpc = answer(request).to_words();
-    let ip_offset = headers.network.offset;
-    let udp_offset = match headers.network.family {
-        Family::V4 => ipv4(packet, ip_offset, &udp, rpc, arrival, tables)?,
-        Family::V6 => ipv6(packet, ip_offset, &udp, rpc, arrival, tables)?,
+    let rpc = match job.status {
+        0 => retry_header(request, job.token),
+        status => error_header(request, status, job.retry_after_ms),
+    }
+    .to_words();
+    let udp_offset = match job.family {
+        Family::V4 => ipv4(packet, ip_offset, &udp, rpc, tables)?,
+        Family::V6 => ipv6(packet, ip_offset, &udp, rpc, tables)?,
     };
     // VERIFIER: the bound was lost where the two families met; LLVM, which knows it, would take the mask away.
     let rpc_offset = (core::hint::black_box(udp_offset) & 0x7f) + UDP_HEADER_LEN;
@@ -110,7 +146,6 @@ fn ipv4<P: Packet, T: Tables>(
     offset: u32,
     udp: &UdpHeader,
     rpc: [u64; 8],
-    arrival: &Arrival<'_>,
     tables: &T,
 ) -> Result<u32, DropReason> {
     let request: Ipv4Header = packet.read(offset).ok_or(CUT_OFF)?;
@@ -119,7 +154,7 @@ fn ipv4<P: Packet, T: Tables>(
     if matches!(network, 0 | 127 | 224..) {
         return Err(DropReason::BadSource);
     }
-    police::answer(arrival.config, tables)?;
+    police::answer(tables.config().ok_or(DropReason::NotConfigured)?, tables)?;
     let header = ipv4_header(&request);
     let addresses = Sum::ZERO.add([
         u32::from_ne_bytes(header.source),
@@ -139,7 +174,6 @@ fn ipv6<P: Packet, T: Tables>(
     offset: u32,
     udp: &UdpHeader,
     rpc: [u64; 8],
-    arrival: &Arrival<'_>,
     tables: &T,
 ) -> Result<u32, DropReason> {
     let [_, net, host, vip_net, vip_host]: [u64; 5] = packet.read(offset).ok_or(CUT_OFF)?;
@@ -147,7 +181,7 @@ fn ipv6<P: Packet, T: Tables>(
     if net == 0 || u64::from_be(net) >> 56 == 0xff {
         return Err(DropReason::BadSource);
     }
-    police::answer(arrival.config, tables)?;
+    police::answer(tables.config().ok_or(DropReason::NotConfigured)?, tables)?;
     let addresses = Sum::ZERO.add_wide([net, host, vip_net, vip_host]);
     let udp_offset = offset + IPV6_HEADER_LEN;
     let udp = udp_header(udp, addresses, rpc);

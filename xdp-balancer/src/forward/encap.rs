@@ -75,7 +75,7 @@ pub(super) fn rewrite<P: Packet, T: Tables>(
 }
 
 /// A sub-program, because each rule that ends here would otherwise carry it all, and the verifier walk it for each.
-#[inline(never)]
+#[inline(always)]
 fn encapsulate<P: Packet, T: Tables>(
     packet: &mut P,
     job: &Job<'_>,

@@ -55,7 +55,7 @@ pub trait Packet {
 ///
 /// VERIFIER: what comes back from a sub-program by way of the stack is a number without bounds, and is masked with this
 /// less one before it is added to the packet's address. On Linux 6.1 only 64-bit words keep their bounds there.
-const FRAME_MAX: u32 = 1 << 14;
+pub(crate) const FRAME_MAX: u32 = 1 << 14;
 
 /// The frame could not be made longer or shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -68,9 +68,9 @@ pub(crate) fn request<P: Packet, T: Tables>(
 fn source_address<P: Packet>(packet: &P, network: &Network) -> Result<SourceAddress, DropReason> {
     let address = match network.family {
         // Behind time to live, protocol and checksum (RFC 791, section 3.1).
-        Family::V4 => packet.read(network.offset + 12).map(SourceAddress::V4),
+        Family::V4 => packet.read(network.offset + 12).map(SourceAddress::from_v4),
         // Behind version, length, next header and hop limit (RFC 8200, section 3).
-        Family::V6 => packet.read(network.offset + 8).map(SourceAddress::V6),
+        Family::V6 => packet.read(network.offset + 8).map(SourceAddress::from_v6),
     };
     address.ok_or(DropReason::TruncatedIp)
 }

@@ -9,7 +9,7 @@ use ebpf_common::{
     ids::FunctionId,
     limits,
     maps::{BlockFilter, CpuBucket, FunctionLimit, Rate},
-    token::SourceAddress,
+    token::{SourceAddress, SourceWords},
 };
 
 /// The block lists and the buckets.
@@ -62,12 +62,12 @@ impl PoliceTables {
     }
 
     pub(super) fn blocked(&self, source: SourceAddress) -> bool {
-        match source {
-            SourceAddress::V4(addr) => longest(&mut self.block4.borrow_mut(), 32, |len| {
+        match source.words() {
+            SourceWords::V4(addr) => longest(&mut self.block4.borrow_mut(), 32, |len| {
                 let mask = u32::MAX.checked_shl(32 - len).unwrap_or(0);
                 (u32::from_be(addr) & mask).to_be_bytes()
             }),
-            SourceAddress::V6([net, host]) => longest(&mut self.block6.borrow_mut(), 128, |len| {
+            SourceWords::V6([net, host]) => longest(&mut self.block6.borrow_mut(), 128, |len| {
                 let mask = u128::MAX.checked_shl(128 - len).unwrap_or(0);
                 let addr = u128::from(u64::from_be(net)) << 64 | u128::from(u64::from_be(host));
                 (addr & mask).to_be_bytes()
