@@ -18,7 +18,7 @@ use crate::{
     parse::{
         FRAME_MAX, Family, ethernet,
         ipv4::{self, Ipv4Header},
-        rpc,
+        ipv6, rpc,
         transport::{PROTOCOL_UDP, UDP_HEADER_LEN, UdpHeader},
     },
     police,
@@ -28,7 +28,6 @@ use crate::{
 pub const ANSWER_HOPS: u8 = 64;
 
 const UDP_LEN: u16 = (UDP_HEADER_LEN + rpc::HEADER_LEN) as u16;
-const IPV6_HEADER_LEN: u32 = 40;
 /// Version 6, no traffic class, no flow label; length of the payload; UDP; hops (RFC 8200, section 3).
 const IPV6_START: u64 =
     6 << 60 | (UDP_LEN as u64) << 16 | (PROTOCOL_UDP as u64) << 8 | ANSWER_HOPS as u64;
@@ -115,80 +114,102 @@ const CUT_OFF: DropReason = DropReason::NotRewritten;
 fn rewrite<P: Packet, T: Tables>(packet: &mut P, job: &Job, tables: &T) -> Result<(), DropReason> {
     // VERIFIER: the bounds are lost where the numbers were handed over in memory.
     let ip_offset = job.offset & ethernet::IP_OFFSET_MASK;
-    let udp_offset = job.udp_offset & (FRAME_MAX - 1);
+    let request_udp = job.udp_offset & (FRAME_MAX - 1);
+    let udp: UdpHeader = packet.read(request_udp).ok_or(CUT_OFF)?;
+    check_source(packet, job.family, ip_offset, &udp)?;
+    police::answer(tables.config().ok_or(DropReason::NotConfigured)?, tables)?;
+    // VERIFIER: a bound that LLVM, which knows it, would take away.
+    let udp_offset = core::hint::black_box(ip_offset + ip_header_len(job.family)) & 0x7f;
+    // From the back to the front: what the request's headers say is read before it is overwritten, as an answer's are
+    // never longer.
+    let sum = rpc(
+        packet,
+        job,
+        request_udp + UDP_HEADER_LEN,
+        udp_offset + UDP_HEADER_LEN,
+    )?;
+    let sum = match job.family {
+        Family::V4 => ipv4(packet, ip_offset, sum)?,
+        Family::V6 => ipv6(packet, ip_offset, sum)?,
+    };
+    packet
+        .write(udp_offset, udp_header(&udp, sum))
+        .ok_or(CUT_OFF)?;
     let [receiver, sender]: [[u8; 6]; 2] = packet.read(0).ok_or(CUT_OFF)?;
-    let udp: UdpHeader = packet.read(udp_offset).ok_or(CUT_OFF)?;
-    let request = packet.read(udp_offset + UDP_HEADER_LEN).ok_or(CUT_OFF)?;
-    // Port 0 means "no answer wanted" (RFC 768).
-    if udp.source.get() == 0 {
-        return Err(DropReason::BadSource);
+    packet.write(0, [sender, receiver]).ok_or(CUT_OFF)?;
+    let len = udp_offset + UDP_HEADER_LEN + rpc::HEADER_LEN;
+    packet.cut(len).or(Err(CUT_OFF))
+}
+
+#[inline(always)]
+const fn ip_header_len(family: Family) -> u32 {
+    match family {
+        Family::V4 => ipv4::HEADER_LEN,
+        Family::V6 => ipv6::HEADER_LEN,
     }
-    let rpc = match job.status {
+}
+
+/// Whether the sender can be one that waits for an answer.
+#[inline(always)]
+fn check_source<P: Packet>(
+    packet: &P,
+    family: Family,
+    offset: u32,
+    udp: &UdpHeader,
+) -> Result<(), DropReason> {
+    let is_host = match family {
+        // Not 0.0.0.0/8, not loopback, not multicast or broadcast (RFC 1122, section 3.2.1.3).
+        Family::V4 => {
+            let request: Ipv4Header = packet.read(offset).ok_or(CUT_OFF)?;
+            let [network, ..] = request.source;
+            !matches!(network, 0 | 127 | 224..)
+        }
+        // Not multicast; not unspecified, loopback, or one that stands for an IPv4 address (RFC 4291, sections 2.5 and 2.7).
+        Family::V6 => {
+            let [_, net]: [u64; 2] = packet.read(offset).ok_or(CUT_OFF)?;
+            net != 0 && u64::from_be(net) >> 56 != 0xff
+        }
+    };
+    // Port 0 means "no answer wanted" (RFC 768).
+    if is_host && udp.source.get() != 0 {
+        Ok(())
+    } else {
+        Err(DropReason::BadSource)
+    }
+}
+
+/// Writes the RPC header at `to`, from that of the request at `from`; returns the sum over it.
+#[inline(always)]
+fn rpc<P: Packet>(packet: &mut P, job: &Job, from: u32, to: u32) -> Result<Sum, DropReason> {
+    let request = packet.read(from).ok_or(CUT_OFF)?;
+    let header = match job.status {
         0 => retry_header(request, job.token),
         status => error_header(request, status, job.retry_after_ms),
-    }
-    .to_words();
-    let udp_offset = match job.family {
-        Family::V4 => ipv4(packet, ip_offset, &udp, rpc, tables)?,
-        Family::V6 => ipv6(packet, ip_offset, &udp, rpc, tables)?,
     };
-    // VERIFIER: the bound was lost where the two families met; LLVM, which knows it, would take the mask away.
-    let rpc_offset = (core::hint::black_box(udp_offset) & 0x7f) + UDP_HEADER_LEN;
-    packet.write(rpc_offset, rpc).ok_or(CUT_OFF)?;
-    packet.write(0, [sender, receiver]).ok_or(CUT_OFF)?;
-    packet.cut(rpc_offset + rpc::HEADER_LEN).or(Err(CUT_OFF))
+    let words = header.to_words();
+    packet.write(to, words).ok_or(CUT_OFF)?;
+    Ok(Sum::ZERO.add_wide(words))
 }
 
-/// Writes the headers of IPv4 and UDP; returns where UDP's begins.
+/// Writes IPv4's header; returns `sum` with its addresses.
 #[inline(always)]
-fn ipv4<P: Packet, T: Tables>(
-    packet: &mut P,
-    offset: u32,
-    udp: &UdpHeader,
-    rpc: [u64; 8],
-    tables: &T,
-) -> Result<u32, DropReason> {
+fn ipv4<P: Packet>(packet: &mut P, offset: u32, sum: Sum) -> Result<Sum, DropReason> {
     let request: Ipv4Header = packet.read(offset).ok_or(CUT_OFF)?;
-    // Not 0.0.0.0/8, not loopback, not multicast or broadcast (RFC 1122, section 3.2.1.3).
-    let [network, ..] = request.source;
-    if matches!(network, 0 | 127 | 224..) {
-        return Err(DropReason::BadSource);
-    }
-    police::answer(tables.config().ok_or(DropReason::NotConfigured)?, tables)?;
     let header = ipv4_header(&request);
-    let addresses = Sum::ZERO.add([
+    packet.write(offset, header).ok_or(CUT_OFF)?;
+    Ok(sum.add([
         u32::from_ne_bytes(header.source),
         u32::from_ne_bytes(header.destination),
-    ]);
-    let udp_offset = offset + ipv4::HEADER_LEN;
-    let udp = udp_header(udp, addresses, rpc);
-    packet.write(udp_offset, udp).ok_or(CUT_OFF)?;
-    packet.write(offset, header).ok_or(CUT_OFF)?;
-    Ok(udp_offset)
+    ]))
 }
 
-/// Writes the headers of IPv6 and UDP; returns where UDP's begins.
+/// Writes IPv6's header; returns `sum` with its addresses.
 #[inline(always)]
-fn ipv6<P: Packet, T: Tables>(
-    packet: &mut P,
-    offset: u32,
-    udp: &UdpHeader,
-    rpc: [u64; 8],
-    tables: &T,
-) -> Result<u32, DropReason> {
+fn ipv6<P: Packet>(packet: &mut P, offset: u32, sum: Sum) -> Result<Sum, DropReason> {
     let [_, net, host, vip_net, vip_host]: [u64; 5] = packet.read(offset).ok_or(CUT_OFF)?;
-    // Not multicast; not unspecified, loopback, or one that stands for an IPv4 address (RFC 4291, sections 2.5 and 2.7).
-    if net == 0 || u64::from_be(net) >> 56 == 0xff {
-        return Err(DropReason::BadSource);
-    }
-    police::answer(tables.config().ok_or(DropReason::NotConfigured)?, tables)?;
-    let addresses = Sum::ZERO.add_wide([net, host, vip_net, vip_host]);
-    let udp_offset = offset + IPV6_HEADER_LEN;
-    let udp = udp_header(udp, addresses, rpc);
     let header = [IPV6_START.to_be(), vip_net, vip_host, net, host];
-    packet.write(udp_offset, udp).ok_or(CUT_OFF)?;
     packet.write(offset, header).ok_or(CUT_OFF)?;
-    Ok(udp_offset)
+    Ok(sum.add_wide([net, host, vip_net, vip_host]))
 }
 
 /// The RPC header of an ERROR. Taken from the words and not from a parsed header, because some of the
@@ -244,9 +265,9 @@ fn ipv4_header(request: &Ipv4Header) -> Ipv4Header {
     header
 }
 
-/// `addresses` is the sum over both.
+/// `sum` is that over both addresses and the RPC header.
 #[inline(always)]
-fn udp_header(request: &UdpHeader, addresses: Sum, rpc: [u64; 8]) -> UdpHeader {
+fn udp_header(request: &UdpHeader, sum: Sum) -> UdpHeader {
     let mut header = UdpHeader {
         source: request.destination,
         destination: request.source,
@@ -255,10 +276,9 @@ fn udp_header(request: &UdpHeader, addresses: Sum, rpc: [u64; 8]) -> UdpHeader {
     };
     let [len_high, len_low] = UDP_LEN.to_be_bytes();
     // The pseudo headers of IPv4 and IPv6 have the same sum: 32 bits of length are 16 of them and a zero.
-    let sum = addresses
+    let sum = sum
         .add([u32::from_ne_bytes([0, PROTOCOL_UDP, len_high, len_low])])
         .add::<2>(transmute!(header))
-        .add_wide(rpc)
         .finish();
     // 0 would mean "no checksum"; its other one's complement form means the same sum (RFC 768; RFC 8200, section 8.1).
     header.checksum = if sum == [0; 2] { [0xff; 2] } else { sum };

@@ -37,13 +37,16 @@ fn assert_answered(edit: impl Fn(&mut Vec<u8>), counter: Counter) {
 }
 
 #[test]
-fn passes_what_is_not_ipv4() {
-    for ether_type in [0x0806u16, 0x86dd, 0x8100] {
-        assert_passed(
-            |b| b[12..14].copy_from_slice(&ether_type.to_be_bytes()),
-            Counter::PassNotIp,
-        );
+fn passes_what_is_not_ip() {
+    let retyped = |ether_type: u16| {
+        move |b: &mut Vec<u8>| b[12..14].copy_from_slice(&ether_type.to_be_bytes())
+    };
+    // Behind a tag that is none there is no IP either.
+    for ether_type in [0x0806, 0x8035, 0x8100, 0x88a8] {
+        assert_passed(retyped(ether_type), Counter::PassNotIp);
     }
+    // No IPv6 packet, and not for a VIP's address if it were one.
+    assert_passed(retyped(0x86dd), Counter::PassNotVip);
 }
 
 #[test]
@@ -85,9 +88,23 @@ fn drops_ip_headers_that_contradict_the_frame() {
 }
 
 #[test]
-fn drops_ip_fragments_whichever_they_are() {
-    assert_dropped(|b| b[20] = 0x20, DropReason::IpFragment);
+fn drops_ip_fragments_that_hold_no_whole_header() {
     assert_dropped(|b| b[21] = 1, DropReason::IpFragment);
+    assert_dropped(|b| (b[20], b[21]) = (0x20, 1), DropReason::IpFragment);
+    // One byte short of an RPC header.
+    let cut = |b: &mut Vec<u8>| (b[17], b[20]) = (20 + 8 + 63, 0x20);
+    assert_dropped(cut, DropReason::IpFragment);
+}
+
+#[test]
+fn a_first_fragment_with_its_header_is_routed_and_one_that_lacks_nothing_is_dropped() {
+    let missing = |b: &mut Vec<u8>| {
+        b[20] = 0x20;
+        b[UDP_OFFSET + 5] += 8;
+        b[RPC_OFFSET + 47] += 8;
+    };
+    assert_answered(missing, Counter::RouteWarm);
+    assert_dropped(|b| b[20] = 0x20, DropReason::BadUdpLength);
 }
 
 #[test]

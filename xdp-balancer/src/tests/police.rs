@@ -1,6 +1,9 @@
 //! Who may send, who is asked to prove its address, who is told to wait; and the bytes in which they are told.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use ebpf_common::{
     cookie::CookieScope,
@@ -26,6 +29,7 @@ const RATE: Rate = Rate {
     interval_ns: 10 * MS,
     tolerance_ns: 10 * MS,
 };
+const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 5, 6);
 
 /// A VIP of both versions of IP, two idle workers, and `bits` switched on.
 fn policed(bits: u32, edit: impl FnOnce(&mut Config)) -> FakeTables {
@@ -42,7 +46,15 @@ fn v4() -> Caller {
 }
 
 fn callers() -> Vec<Caller> {
-    vec![Caller::new(CLIENT), Caller::new([192, 0, 2, 1])]
+    [Caller::new(CLIENT), Caller::new(CLIENT6)]
+        .into_iter()
+        .flat_map(|caller| {
+            [vec![], vec![7], vec![5, 0x6007]].map(|tags| Caller {
+                tags,
+                ..caller.clone()
+            })
+        })
+        .collect()
 }
 
 /// What becomes of a request of `caller`.
@@ -94,10 +106,16 @@ fn a_blocked_source_is_dropped_and_its_longest_prefix_counts() {
         call(&tables, &Caller::new([10, 80, 9, 9]), request()),
         blocked
     );
-    let innocent = Caller::new([10, 81, 0, 3]);
-    assert!(is_admitted(&tables, &innocent, request()));
+    assert_eq!(call(&tables, &Caller::new(CLIENT6), request()), blocked);
+    for innocent in [
+        Caller::new([10, 81, 0, 3]),
+        Caller::new(Ipv6Addr::new(0x2001, 0xdb8, 1, 3, 0, 0, 0, 1)),
+    ] {
+        assert!(is_admitted(&tables, &innocent, request()));
+    }
     let hits: Vec<_> = tables.police.block4.borrow().values().copied().collect();
     assert_eq!(hits, [1, 1]);
+    assert_eq!(tables.police.block6.borrow().values().sum::<u64>(), 1);
 
     tables.config.as_mut().unwrap().features = 0;
     assert!(is_admitted(&tables, &v4(), request()));
@@ -106,7 +124,7 @@ fn a_blocked_source_is_dropped_and_its_longest_prefix_counts() {
 #[test]
 fn a_source_gets_its_burst_and_then_its_rate() {
     let tables = policed(features::SOURCE_RATE, |config| config.source_rate = RATE);
-    for caller in callers() {
+    for caller in [v4(), Caller::new(CLIENT6)] {
         for round in 0..3 {
             assert!(is_admitted(&tables, &caller, request()));
             assert!(is_admitted(&tables, &caller, request()), "round {round}");
@@ -125,7 +143,7 @@ fn a_source_gets_its_burst_and_then_its_rate() {
 }
 
 #[test]
-fn sources_do_not_share_a_rate() {
+fn sources_do_not_share_a_rate_and_the_hosts_of_an_ipv6_net_do() {
     let tables = policed(features::SOURCE_RATE, |config| config.source_rate = RATE);
     while is_admitted(&tables, &v4(), request()) {}
     assert!(is_admitted(
@@ -133,6 +151,11 @@ fn sources_do_not_share_a_rate() {
         &Caller::new([10, 80, 0, 4]),
         request()
     ));
+    while is_admitted(&tables, &Caller::new(CLIENT6), request()) {}
+    let neighbour = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 9, 9, 9, 9);
+    let elsewhere = Ipv6Addr::new(0x2001, 0xdb8, 1, 3, 3, 4, 5, 6);
+    assert!(!is_admitted(&tables, &Caller::new(neighbour), request()));
+    assert!(is_admitted(&tables, &Caller::new(elsewhere), request()));
 }
 
 #[test]
@@ -191,7 +214,10 @@ fn unknown_sources_above_the_rate_are_told_their_token_and_known_ones_are_not() 
 
 #[test]
 fn no_flipped_bit_of_a_token_is_accepted() {
-    for (caller, source) in [(v4(), SourceAddress::v4(CLIENT))] {
+    for (caller, source) in [
+        (v4(), SourceAddress::v4(CLIENT)),
+        (Caller::new(CLIENT6), SourceAddress::v6(CLIENT6.octets())),
+    ] {
         let tables = policed(features::ADDRESS_TOKENS, |config| {
             config.unknown_rate = RATE
         });
@@ -207,7 +233,7 @@ fn no_flipped_bit_of_a_token_is_accepted() {
             );
             assert_eq!(
                 counters.contains_key(&Counter::TokenStale),
-                bit > 56,
+                bit >= 56 && bit != 56,
                 "bit {bit}"
             );
         }
@@ -441,7 +467,10 @@ fn what_cannot_be_answered_uses_up_no_answers() {
     let nobody = RpcHeader::request(FunctionId(0xbad), 1);
     for source in [
         Caller::new(Ipv4Addr::LOCALHOST),
-        Caller::new(Ipv4Addr::BROADCAST),
+        Caller::new(Ipv6Addr::UNSPECIFIED),
+        Caller::new(Ipv6Addr::LOCALHOST),
+        Caller::new(Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped()),
+        Caller::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)),
     ] {
         for _ in 0..3 {
             let (verdict, counters) = call(&tables, &source, nobody);
@@ -450,6 +479,12 @@ fn what_cannot_be_answered_uses_up_no_answers() {
         }
     }
     assert_eq!(tables.police.cpu[CpuBucket::Answer as usize].get(), 0);
+    let (verdict, _) = call(
+        &tables,
+        &Caller::new(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 1, 1)),
+        nobody,
+    );
+    assert_eq!(verdict, Verdict::Tx, "a client behind NAT64");
 }
 
 #[test]

@@ -45,9 +45,14 @@ fn drops_ip_fragments() {
         fragment_offset: 1,
         ..Frame::rpc(request(), b"payload")
     };
-    let fragment = Counter::DropIpFragment;
+    let (fragment, bad) = (Counter::DropIpFragment, Counter::DropBadUdpLength);
     check_all([
-        Case::untouched("the first fragment", Action::Drop, fragment, first.bytes()),
+        Case::untouched(
+            "a first that lacks nothing",
+            Action::Drop,
+            bad,
+            first.bytes(),
+        ),
         Case::untouched("the last fragment", Action::Drop, fragment, later.bytes()),
     ]);
 }

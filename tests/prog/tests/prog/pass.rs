@@ -11,13 +11,13 @@ fn passed(name: &'static str, counter: Counter, edit: impl Fn(&mut [u8])) -> Cas
 }
 
 #[test]
-fn passes_what_is_not_ipv4() {
+fn passes_what_is_not_ip() {
     check_all([
         passed("ARP", Counter::PassNotIp, |b| b[13] = 6),
-        passed("IPv6", Counter::PassNotIp, |b| {
+        passed("IPv4 that says it is IPv6", Counter::PassNotVip, |b| {
             b[12..14].copy_from_slice(&[0x86, 0xdd])
         }),
-        passed("VLAN", Counter::PassNotIp, |b| {
+        passed("a VLAN tag with no IP behind", Counter::PassNotIp, |b| {
             b[12..14].copy_from_slice(&[0x81, 0])
         }),
     ]);

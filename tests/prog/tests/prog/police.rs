@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv6Addr,
     thread,
     time::{Duration, Instant},
 };
@@ -37,6 +38,8 @@ const fn once_an_age(burst: u64) -> Rate {
         tolerance_ns: (burst - 1) << 50,
     }
 }
+
+const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 5, 6);
 
 /// The loaded program and the host library, with the same tables.
 struct Both {
@@ -100,7 +103,15 @@ fn moved_of(counters: &BTreeMap<Counter, u64>) -> Vec<Counter> {
 }
 
 fn callers() -> Vec<Caller> {
-    vec![Caller::new(CLIENT), Caller::new([192, 0, 2, 1])]
+    [Caller::new(CLIENT), Caller::new(CLIENT6)]
+        .into_iter()
+        .flat_map(|caller| {
+            [vec![], vec![7], vec![5, 0x6007]].map(|tags| Caller {
+                tags,
+                ..caller.clone()
+            })
+        })
+        .collect()
 }
 
 fn with_token(token: u64) -> RpcHeader {
@@ -130,10 +141,15 @@ fn to_worker_2(config: &Config) -> RpcHeader {
 
 #[test]
 fn blocks_by_the_longest_prefix_and_counts_its_hits() {
+    let net6 = [0x20, 1, 0xd, 0xb8, 0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut both = Both::new(features::BLOCK_LIST, |tables, _| {
         tables.police.block4([10, 80, 0, 0], 16);
         tables.police.block4(CLIENT, 32);
         tables.police.block4([192, 0, 0, 0], 3);
+        tables.police.block6(net6, 64);
+        tables
+            .police
+            .block6([0x24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 12);
     });
     let mut hits = |source: Caller| both.call(&source, request()) == [Counter::DropBlocked];
     for _ in 0..3 {
@@ -150,9 +166,23 @@ fn blocks_by_the_longest_prefix_and_counts_its_hits() {
     for source in [[10, 79, 255, 255], [10, 81, 0, 0], [191, 255, 255, 255]] {
         assert!(!hits(Caller::new(source)), "{source:?}");
     }
+    assert!(hits(Caller::new(CLIENT6)));
+    assert!(hits(Caller::new(Ipv6Addr::new(
+        0x240f, 9, 0, 0, 0, 0, 0, 1
+    ))));
+    assert!(!hits(Caller::new(Ipv6Addr::new(
+        0x2001, 0xdb8, 1, 3, 0, 0, 0, 1
+    ))));
+    assert!(!hits(Caller::new(Ipv6Addr::new(
+        0x2410, 9, 0, 0, 0, 0, 0, 1
+    ))));
     assert_eq!(
         both.program.hits4().unwrap(),
         *both.tables.police.block4.borrow()
+    );
+    assert_eq!(
+        both.program.hits6().unwrap(),
+        *both.tables.police.block6.borrow()
     );
     let hits4: Vec<_> = both.program.hits4().unwrap().into_values().collect();
     assert_eq!(hits4, [2, 3, 2]);
@@ -163,7 +193,11 @@ fn admits_a_sources_burst_and_drops_what_is_more() {
     let mut both = Both::new(features::SOURCE_RATE, |_, config| {
         config.source_rate = once_an_age(3);
     });
-    for caller in [Caller::new(CLIENT), Caller::new([10, 80, 0, 4])] {
+    for caller in [
+        Caller::new(CLIENT),
+        Caller::new([10, 80, 0, 4]),
+        Caller::new(CLIENT6),
+    ] {
         for _ in 0..3 {
             assert_eq!(both.call(&caller, request()), [Counter::RouteWarm]);
         }
@@ -171,6 +205,8 @@ fn admits_a_sources_burst_and_drops_what_is_more() {
         let refused = (Action::Drop, frame.clone(), vec![Counter::DropSourceRate]);
         assert_eq!(both.run(&frame), refused);
     }
+    let neighbour = Caller::new(Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 0, 0, 0, 1));
+    assert_eq!(both.call(&neighbour, request()), [Counter::DropSourceRate]);
 }
 
 #[test]
@@ -203,7 +239,10 @@ fn a_retry_leads_to_a_request_that_is_routed() {
             );
         }
         // From somewhere else it is worth nothing.
-        for thief in [Caller::new([10, 80, 0, 4]), Caller::new([192, 0, 2, 2])] {
+        for thief in [
+            Caller::new([10, 80, 0, 4]),
+            Caller::new(Ipv6Addr::new(1, 2, 3, 4, 5, 6, 7, 8)),
+        ] {
             let counters = both.call(&thief, with_token(retry.token));
             assert_eq!(counters, [Counter::AnswerRetry, Counter::TokenForged]);
         }
@@ -212,7 +251,10 @@ fn a_retry_leads_to_a_request_that_is_routed() {
 
 #[test]
 fn no_flipped_bit_of_a_token_routes() {
-    for (caller, source) in [(Caller::new(CLIENT), SourceAddress::v4(CLIENT))] {
+    for (caller, source) in [
+        (Caller::new(CLIENT), SourceAddress::v4(CLIENT)),
+        (Caller::new(CLIENT6), SourceAddress::v6(CLIENT6.octets())),
+    ] {
         let mut both = Both::new(features::ADDRESS_TOKENS, |_, config| {
             config.unknown_rate = once_an_age(1);
         });
