@@ -56,6 +56,8 @@ mod run;
 pub mod schemas;
 #[cfg(feature = "server")]
 pub mod slots;
+#[cfg(feature = "server")]
+pub mod trace;
 
 #[cfg(feature = "server")]
 pub use config::{Config, ConfigError};

@@ -70,6 +70,53 @@ pub(crate) enum Verb {
     /// Ask the loaded program about a packet
     #[command(subcommand)]
     Route(RouteVerb),
+    /// Watch single packets: who sent what, which rule, which worker, how long in the program
+    Trace(TraceArgs),
+}
+
+/// Which packets to watch, and how.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TraceArgs {
+    /// Only packets for this VIP: ADDRESS:PORT, or its number
+    #[arg(long)]
+    pub(crate) vip: Option<String>,
+    /// Only requests for this function: its name, or 16 hexadecimal digits of its id
+    #[arg(long)]
+    pub(crate) function: Option<String>,
+    /// Only packets to this worker: its name or its id
+    #[arg(long)]
+    pub(crate) worker: Option<String>,
+    /// Only packets from this address or prefix
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) source: Option<String>,
+    /// Only packets sent to this port
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// Only packets with this outcome: `drop`, `warm`, `drop/bad_magic`; may be given again for more
+    #[arg(long)]
+    pub(crate) outcome: Vec<String>,
+    /// Look at one packet in N
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) sample: u32,
+    /// Stop after so many packets
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Stop after so long
+    #[arg(long)]
+    pub(crate) seconds: Option<f64>,
+    /// Also write the first 192 bytes of each frame, as it came in and as it left, to this pcapng file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcap: Option<PathBuf>,
+    /// Only give links back that a tracer had when it was killed; `warmpath balancer` does so by itself
+    #[arg(long)]
+    pub(crate) off: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    #[command(flatten)]
+    pub(crate) pins: PinArgs,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What every role needs.

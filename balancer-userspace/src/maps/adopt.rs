@@ -12,8 +12,8 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
-    AttachError, Attachment, BpffsError, KernelMaps, LINK_PIN, LoadError, PROGRAM_PIN, attach,
-    bpffs, load, open, program_pin,
+    AttachError, Attachment, BpffsError, KernelMaps, LINK_PIN, LoadError, LoupeError, PROGRAM_PIN,
+    attach, bpffs, give_back_orphans, load, open, program_pin,
 };
 use crate::{
     config::{InterfaceConfig, Limits},
@@ -105,6 +105,14 @@ impl DataPlane {
                 )
             })
             .collect())
+    }
+
+    /// Gives links back that a tracer had when it was killed.
+    ///
+    /// # Errors
+    /// [`LoupeError`].
+    pub fn give_back_orphans(&self) -> Result<(), LoupeError> {
+        give_back_orphans(&self.pin_path).map(drop)
     }
 
     /// The maps, opened for writing.

@@ -335,7 +335,7 @@ fn attach_error(port: &Port, mode: XdpMode, source: ProgramError) -> AttachError
     }
 }
 
-fn open(path: &Path) -> Result<FdLink, AttachError> {
+pub(super) fn open(path: &Path) -> Result<FdLink, AttachError> {
     PinnedLink::from_pin(path)
         .map(FdLink::from)
         .map_err(|source| AttachError::Link {

@@ -87,6 +87,14 @@ impl Counters {
         Ok(values.to_vec())
     }
 
+    /// A counter, summed over the CPUs.
+    ///
+    /// # Errors
+    /// [`ReadError::Read`].
+    pub fn sum(&self, counter: Counter) -> Result<u64, ReadError> {
+        Ok(self.per_cpu(counter)?.iter().sum())
+    }
+
     /// Every counter, summed over the CPUs, in the order of its index.
     ///
     /// # Errors

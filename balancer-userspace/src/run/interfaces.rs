@@ -72,6 +72,12 @@ pub(super) async fn watch_ports(
     let mut log = RateLimit::new(LOG_EVERY);
     loop {
         ticks.tick().await;
+        if let Err(error) = data_plane.give_back_orphans()
+            && let Some(suppressed) = log.allow()
+        {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, suppressed, "links may still have a tracer's program");
+        }
         let is_attached = last
             .interfaces
             .iter()

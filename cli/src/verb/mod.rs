@@ -10,6 +10,7 @@ mod map;
 mod policy;
 mod role;
 mod status;
+mod trace;
 mod worker;
 
 use anyhow::{Context, Result};
@@ -87,6 +88,7 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         Verb::Vip(verb) => policy::vip(&verb).await,
         Verb::Police(verb) => police(verb).await,
         Verb::Route(RouteVerb::Explain(args)) => explain::explain(&args),
+        Verb::Trace(args) => trace::trace(&args).await,
     }
 }
 

@@ -43,7 +43,7 @@ fn config_path(args: &RoleArgs) -> Result<&Path> {
 
 /// Becomes true on the first SIGTERM or SIGINT. The second one ends the process at once, for whoever
 /// does not want to wait for requests in flight.
-fn stop_signal() -> Result<watch::Receiver<bool>> {
+pub(super) fn stop_signal() -> Result<watch::Receiver<bool>> {
     let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let (stop, stopped) = watch::channel(false);
