@@ -9,6 +9,7 @@
 mod adopt;
 mod attach;
 mod bed;
+mod capture;
 mod client;
 mod doctor;
 mod drain;
@@ -17,3 +18,4 @@ mod echo;
 mod explain;
 mod failover;
 mod restart;
+mod trace;
