@@ -233,7 +233,7 @@ impl Wire {
             ifindex,
             sink,
             harness,
-            world: World::load(prog_tests::object())?,
+            world: World::load(prog_tests::object(), "balancer")?,
             near,
             far,
             _run: run,

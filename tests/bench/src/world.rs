@@ -21,6 +21,7 @@ use blast::{
 use ebpf_common::{
     cookie::CookieScope,
     cuckoo::Cuckoo,
+    event::{TraceFilter, trace_fields},
     hash::mix64,
     ids::{FunctionId, WorkerId},
     limits,
@@ -94,24 +95,25 @@ pub(crate) const NOWHERE: Destination = Destination {
 /// The loaded product.
 pub(crate) struct World {
     ebpf: Ebpf,
+    program: &'static str,
     config: Config,
 }
 
 impl World {
-    /// Loads `object` and fills its tables.
-    pub(crate) fn load(object: &[u8]) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
+    /// Loads `program` of `object` and fills its tables.
+    pub(crate) fn load(object: &[u8], program: &'static str) -> Result<Self> {
+        let ebpf = EbpfLoader::new()
             .load(object)
             .context("loading the object `balancer`")?;
-        let program: &mut Xdp = ebpf
-            .program_mut("balancer")
-            .context("the object has no program `balancer`")?
-            .try_into()?;
-        program.load().context("loading the program `balancer`")?;
         let mut world = Self {
             ebpf,
+            program,
             config: Config::ZERO,
         };
+        world
+            .program()?
+            .load()
+            .with_context(|| format!("loading the program `{program}`"))?;
         world.configure()?;
         world.add_vips()?;
         world.add_workers()?;
@@ -121,20 +123,27 @@ impl World {
 
     /// The program under test, to be attached.
     pub(crate) fn program(&mut self) -> Result<&mut Xdp> {
-        Ok(self
-            .ebpf
-            .program_mut("balancer")
-            .context("the object has no program `balancer`")?
-            .try_into()?)
+        let missing = || format!("the object has no program `{}`", self.program);
+        let program = self.ebpf.program_mut(self.program);
+        Ok(program.with_context(missing)?.try_into()?)
+    }
+
+    /// A tracer looks, for as long as we measure, but at packets that nobody sends.
+    pub(crate) fn trace_nothing(&mut self) -> Result<()> {
+        let filter = TraceFilter {
+            fields: trace_fields::PORTS,
+            destination_port: 1,
+            beat: 1,
+            lease_ns: u64::MAX,
+            ..TraceFilter::ANY
+        };
+        Ok(self.array::<TraceFilter>(name::TRACE)?.set(0, filter, 0)?)
     }
 
     /// The program under test, to be called by the harness.
     pub(crate) fn target(&self) -> Result<ProgramFd> {
-        let program: &Xdp = self
-            .ebpf
-            .program("balancer")
-            .context("the object has no program `balancer`")?
-            .try_into()?;
+        let program = self.ebpf.program(self.program);
+        let program: &Xdp = program.context("the program is gone")?.try_into()?;
         Ok(program.fd()?.try_clone()?)
     }
 

@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Switch the police stage off: no block list, no rates, no shedding. The answer RETRY is then left out.
     #[arg(long)]
     without_police: bool,
+    /// Measure `traced`, the program that `warmpath trace` puts in the place of `balancer`, with a filter that no packet meets.
+    #[arg(long)]
+    traced: bool,
     /// Only cases whose name contains this, like `session/v4`.
     #[arg(long, default_value = "", value_name = "FILTER")]
     case: String,
@@ -65,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let packets = args
         .packets
         .unwrap_or(if args.quick { 1 << 18 } else { 1 << 20 });
-    let mut bench = Bench::load(packets, args.without_police)?;
+    let mut bench = Bench::load(packets, args)?;
     let measured: Vec<_> = cases::all()
         .into_iter()
         .filter(|case| case.name.contains(&args.case))
@@ -156,9 +159,13 @@ struct Floor {
 }
 
 impl Bench {
-    fn load(packets: u32, without_police: bool) -> Result<Self> {
+    fn load(packets: u32, args: &Args) -> Result<Self> {
         let mut harness = Harness::load()?;
-        let world = World::load(prog_tests::object())?;
+        let program = if args.traced { "traced" } else { "balancer" };
+        let mut world = World::load(prog_tests::object(), program)?;
+        if args.traced {
+            world.trace_nothing()?;
+        }
         harness.set_cookies(&world.cookies())?;
         Ok(Self {
             floor: harness.target("tx")?,
@@ -166,7 +173,7 @@ impl Bench {
             harness,
             world,
             packets,
-            without_police,
+            without_police: args.without_police,
         })
     }
 

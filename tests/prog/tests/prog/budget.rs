@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::Map,
     programs::{ProgramInfo, Xdp},
 };
 use ebpf_common::maps::name;
@@ -80,4 +81,26 @@ fn the_object_holds_exactly_the_maps_of_the_contract() {
         .collect();
     let contract = name::ALL.iter().chain(name::OF_TRACER);
     assert_eq!(maps, contract.copied().collect());
+}
+
+/// Ids of the maps that only a tracer has.
+fn maps_of_tracer(ebpf: &Ebpf) -> BTreeSet<u32> {
+    let id = |name: &&str| match ebpf.map(name).unwrap() {
+        Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => data.info().unwrap().id(),
+        other => panic!("{name} is {other:?}"),
+    };
+    name::OF_TRACER.iter().map(id).collect()
+}
+
+#[test]
+fn what_watches_packets_is_in_traced_alone() {
+    let mut ebpf = load();
+    let of_tracer = maps_of_tracer(&ebpf);
+    for (program, expected) in [("balancer", &BTreeSet::new()), ("traced", &of_tracer)] {
+        let used = verify(&mut ebpf, program).map_ids().unwrap();
+        let used: BTreeSet<u32> = used.expect("Linux 4.15 or newer").into_iter().collect();
+        assert!(used.len() > name::ALL.len() / 2, "the kernel says which");
+        let both: BTreeSet<u32> = used.intersection(&of_tracer).copied().collect();
+        assert_eq!(&both, expected, "{program}");
+    }
 }
