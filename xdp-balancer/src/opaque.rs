@@ -4,9 +4,12 @@
 //! implied by what it knew on the first. Two IP versions, three numbers of VLAN tags, five extension headers and eight
 //! Maglev probes would multiply. Where all of them meet, the numbers that tell them apart are made opaque, and the rest of
 //! the program is checked once for any number.
-#![expect(
-    unsafe_code,
-    reason = "two instructions that the compiler does not see through"
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        unsafe_code,
+        reason = "two instructions that the compiler does not see through"
+    )
 )]
 
 /// `value`, of which neither the compiler nor the verifier knows the bounds.
