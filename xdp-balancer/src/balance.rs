@@ -67,17 +67,22 @@ fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         frame_len: packet.len(),
         retry_after_ms: &retry_after_ms,
     };
-    observe::vip(tables, &arrival);
+    let kind = arrival.vip.kind();
+    // Of an ICMP error it is not known yet which of the address's VIPs it is about.
+    if kind != Some(VipKind::Address) {
+        observe::vip(tables, &arrival);
+    }
     if let Err(reason) = police::source(packet, &arrival, tables) {
         return Outcome::Dropped(reason);
     }
-    let placement = match arrival.vip.kind() {
+    let placement = match kind {
         Some(VipKind::Rpc) => return rpc(packet, &arrival, tables),
         Some(VipKind::L4) => route::flow::place(packet, &arrival, tables),
         Some(VipKind::Quic) => route::quic::place(packet, &arrival, tables),
         Some(VipKind::Pktgen) => pktgen(packet, &arrival, tables),
         Some(VipKind::Load) => return route::load::take_in(packet, &arrival, tables),
-        Some(VipKind::Address) | None => return Outcome::Passed(NotOurs::NotVip),
+        Some(VipKind::Address) => return icmp(packet, &arrival, tables),
+        None => return Outcome::Passed(NotOurs::NotVip),
     };
     send(packet, &arrival, placement, tables)
 }
@@ -129,6 +134,19 @@ fn rpc<P: Packet, T: Tables>(packet: &mut P, arrival: &Arrival<'_>, tables: &T) 
     match placement {
         Ok(placement) => forward::to_worker(packet, arrival, &placement, tables),
         Err(stop) => stopped(packet, arrival, stop, tables),
+    }
+}
+
+/// An ICMP error for an address that has a VIP.
+#[inline(always)]
+fn icmp<P: Packet, T: Tables>(packet: &mut P, arrival: &Arrival<'_>, tables: &T) -> Outcome {
+    match route::icmp::place(packet, arrival, tables) {
+        Ok((vip, placement)) => {
+            let arrival = Arrival { vip, ..*arrival };
+            observe::vip(tables, &arrival);
+            forward::to_worker(packet, &arrival, &placement, tables)
+        }
+        Err(outcome) => outcome,
     }
 }
 

@@ -14,7 +14,7 @@ pub const DONT_FRAGMENT: u16 = 0x4000;
 /// "More fragments", in the field with the fragment offset.
 const MORE_FRAGMENTS: u16 = 0x2000;
 /// The fragment offset.
-const FRAGMENT_OFFSET: u16 = 0x1fff;
+pub(super) const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// The header without its options.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -20,7 +20,9 @@ pub const FRAGMENT: u8 = 44;
 pub const DESTINATION_OPTIONS: u8 = 60;
 
 /// A fragment's offset, in the field with the "more fragments" flag.
-const FRAGMENT_OFFSET: u16 = 0xfff8;
+pub(super) const FRAGMENT_OFFSET: u16 = 0xfff8;
+/// Bytes of a fragment header.
+pub(super) const FRAGMENT_LEN: u32 = 8;
 /// More fragments follow.
 const MORE_FRAGMENTS: u16 = 1;
 
@@ -102,18 +104,18 @@ pub(super) fn parse<P: Packet>(packet: &P, offset: u32) -> Result<Network, NotHe
 
 /// What a header is followed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Payload {
+struct Payload {
     /// Its protocol.
-    pub(super) protocol: u8,
+    protocol: u8,
     /// Where it begins.
-    pub(super) offset: u32,
+    offset: u32,
     /// Whether it is the first part of a longer one.
-    pub(super) is_fragment: bool,
+    is_fragment: bool,
 }
 
 /// Why extension headers lead to no payload of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NotPayload {
+enum NotPayload {
     /// Well-formed, and something else.
     Other,
     /// Not well-formed, or not all of it.
@@ -123,7 +125,7 @@ pub(super) enum NotPayload {
 /// What is behind the extension headers, of which the first is of `protocol` and begins at `offset`; the packet ends at
 /// `end`.
 #[inline(always)]
-pub(super) fn payload<P: Packet>(
+fn payload<P: Packet>(
     packet: &P,
     protocol: u8,
     offset: u32,
@@ -204,7 +206,7 @@ fn walk<P: Packet>(packet: &P, mut cursor: Cursor, end: u32) -> Cursor {
             FRAGMENT if field & FRAGMENT_OFFSET != 0 => return Cursor::failed(LATER_FRAGMENT),
             FRAGMENT => {
                 is_fragment |= u32::from(field & MORE_FRAGMENTS) * IS_FRAGMENT;
-                len = 8;
+                len = FRAGMENT_LEN;
             }
             // With segments left, the destination is one on the way; the kernel knows what to do.
             ROUTING if field as u8 != 0 => return Cursor::failed(OTHER),

@@ -3,7 +3,7 @@
 
 use ebpf_common::{
     hash::{TableHash, mix64, table_hash},
-    maps::{Counter, row_index},
+    maps::{Config, Counter, row_index},
 };
 use zerocopy::transmute;
 
@@ -33,7 +33,7 @@ pub(crate) fn place<'t, P: Packet, T: Tables>(
     tables: &'t T,
 ) -> Result<Placement<'t>, Stop> {
     let key = FlowKey::of(packet, &arrival.headers).ok_or(Stop::Drop(DropReason::TruncatedUdp))?;
-    let hash = key.hash(arrival);
+    let hash = key.hash(arrival.config, arrival.vip.vip_id);
     let row = tables.flow_row(row_index(hash, arrival.config.flow_mask));
     // A client that uses its port again opens a new connection, which is free to go elsewhere.
     if !is_first(packet, &arrival.headers)
@@ -106,16 +106,16 @@ impl FlowKey {
 
     /// Where the flow stands in the table; the VIP's number stands for its address and protocol.
     #[inline(always)]
-    pub(crate) fn hash(&self, arrival: &Arrival<'_>) -> TableHash {
+    pub(crate) fn hash(&self, config: &Config, vip_id: u32) -> TableHash {
         let [high, low] = self.source;
-        let secret = arrival.config.table_secret();
+        let secret = config.table_secret();
         let [_, k1] = secret.0;
         let address = if high >> 32 == 0 && low == 0 {
             high
         } else {
             mix64(high ^ k1) ^ low
         };
-        let rest = (arrival.vip.vip_id as u64) << 32 | self.ports as u64;
+        let rest = (vip_id as u64) << 32 | self.ports as u64;
         table_hash(secret, address, rest)
     }
 

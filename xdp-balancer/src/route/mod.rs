@@ -4,6 +4,7 @@ mod cookie;
 pub(crate) mod flow;
 mod fragment;
 mod home;
+pub(crate) mod icmp;
 pub(crate) mod load;
 pub(crate) mod pktgen;
 mod places;

@@ -63,7 +63,7 @@ pub(crate) enum Address {
 impl Address {
     /// The destination of the IP header of `family` at `offset`.
     #[inline(always)]
-    fn read<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Self> {
+    pub(super) fn read<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Self> {
         // VERIFIER: the offset may have come by way of the stack, where it lost its bounds.
         let offset = offset & ethernet::IP_OFFSET_MASK;
         match family {

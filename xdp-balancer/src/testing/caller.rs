@@ -6,7 +6,7 @@ use ebpf_common::{
     ids::FunctionId,
     wire::{Kind, RpcHeader, Status, flags},
 };
-use etherparse::PacketBuilder;
+use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4::DestUnreachableHeader};
 
 use super::frame::{BALANCER_MAC, CLIENT_MAC, CLIENT_PORT, VIP, VIP_PORT};
 use crate::forward::ANSWER_HOPS;
@@ -82,6 +82,41 @@ impl Caller {
             token,
             ..echo
         })
+    }
+
+    /// The IP packet in which a worker sends it `datagram` from port `port` of the VIP.
+    #[must_use]
+    pub fn packet_from_vip(&self, port: u16, datagram: &[u8]) -> Vec<u8> {
+        let builder = match self.source {
+            IpAddr::V4(source) => PacketBuilder::ipv4(VIP, source.octets(), 63),
+            IpAddr::V6(source) => PacketBuilder::ipv6(VIP6, source.octets(), 63),
+        };
+        written(builder.udp(port, CLIENT_PORT), datagram)
+    }
+
+    /// The frame in which it says that the packet which `quoted` begins was too long for the way. (A router would say that;
+    /// it is as good a sender as any.)
+    #[must_use]
+    pub fn too_big(&self, quoted: &[u8]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2(CLIENT_MAC, BALANCER_MAC);
+        let mut bytes = Vec::new();
+        let result = match self.source {
+            IpAddr::V4(source) => {
+                let error = DestUnreachableHeader::FragmentationNeeded {
+                    next_hop_mtu: 1_400,
+                };
+                builder
+                    .ipv4(source.octets(), VIP, 64)
+                    .icmpv4(Icmpv4Type::DestinationUnreachable(error))
+                    .write(&mut bytes, quoted)
+            }
+            IpAddr::V6(source) => builder
+                .ipv6(source.octets(), VIP6, 64)
+                .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1_400 })
+                .write(&mut bytes, quoted),
+        };
+        result.expect("writing to a vector cannot fail");
+        self.tagged(bytes)
     }
 
     /// Where the RPC header begins in its frames.

@@ -83,9 +83,7 @@ impl Case {
 
     /// Loads the program with fresh maps and checks the row, then checks that the host library agrees.
     pub(crate) fn check(&self) {
-        let mut program = Program::load(prog_tests::object(), &[]).unwrap();
-        program.apply(&self.tables).unwrap();
-        self.check_in(&mut program);
+        self.check_in(&mut loaded(&self.tables));
     }
 
     pub(crate) fn check_in(&self, program: &mut Program) {
@@ -110,6 +108,13 @@ impl Case {
         );
         assert_same_places(program, &self.tables, self.name);
     }
+}
+
+/// The program over `tables`.
+pub(crate) fn loaded(tables: &FakeTables) -> Program {
+    let mut program = Program::load(prog_tests::object(), &[]).unwrap();
+    program.apply(tables).unwrap();
+    program
 }
 
 /// That the program remembers, row by row, what the host library remembers.

@@ -9,13 +9,13 @@ use ebpf_common::{
     },
     wire::{RpcHeader, flags},
 };
-use prog_tests::program::{Action, Program};
+use prog_tests::program::Action;
 use xdp_balancer::testing::{
     FakeTables,
     frame::{Frame, VIP, VIP_PORT, forwarded},
 };
 
-use crate::case::{Case, Expect, FUNCTION, request, tables, warm_on};
+use crate::case::{Case, Expect, FUNCTION, loaded, request, tables, warm_on};
 
 /// Tables whose only VIP is of `kind`, with every Maglev entry on worker 2.
 fn tables_of(kind: VipKind) -> FakeTables {
@@ -52,12 +52,6 @@ fn sent(
         },
         frame,
     }
-}
-
-fn loaded(tables: &FakeTables) -> Program {
-    let mut program = Program::load(prog_tests::object(), &[]).unwrap();
-    program.apply(tables).unwrap();
-    program
 }
 
 /// The same tables after `case` has been run on them, as the host has them.

@@ -13,6 +13,7 @@ mod case;
 mod differential;
 mod drop;
 mod forward;
+mod icmp;
 mod kinds;
 mod load;
 mod pass;
