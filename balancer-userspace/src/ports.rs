@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 use nix::ifaddrs::getifaddrs;
 use thiserror::Error;
 
-use crate::mac::MacAddress;
+use crate::{config::InterfaceConfig, mac::MacAddress};
 
 const ETHERNET_MTU: u16 = 1_500;
 
@@ -105,6 +105,20 @@ impl Ports {
         Ok(Self(names.iter().filter_map(port).collect()))
     }
 
+    /// Takes the MTU that the configuration gives for an interface in place of the interface's own, as what lies
+    /// behind it may let less through.
+    #[must_use]
+    pub fn with_mtus(mut self, interfaces: &[InterfaceConfig]) -> Self {
+        for port in &mut self.0 {
+            let configured = interfaces
+                .iter()
+                .find(|interface| interface.name == port.name)
+                .and_then(|interface| interface.mtu);
+            port.mtu = configured.unwrap_or(port.mtu);
+        }
+        self
+    }
+
     /// The interface of this name.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Port> {
@@ -140,6 +154,7 @@ fn mtu(name: &str) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AttachMode;
 
     fn port(name: &str, ifindex: u32, nets: &[(&str, &str)]) -> Port {
         Port {
@@ -172,6 +187,19 @@ mod tests {
         assert_eq!(reaching("10.81.0.11"), Some(3));
         assert_eq!(reaching("10.80.0.200"), Some(3), "the longer prefix wins");
         assert_eq!(reaching("10.82.0.11"), None);
+    }
+
+    #[test]
+    fn a_configured_mtu_takes_the_place_of_the_interfaces_own() {
+        let config = |name: &str, mtu| InterfaceConfig {
+            name: name.to_owned(),
+            mode: AttachMode::Native,
+            mtu,
+        };
+        let ports = Ports(vec![port("a", 2, &[]), port("b", 3, &[])]);
+        let ports = ports.with_mtus(&[config("b", Some(1_400)), config("a", None)]);
+        let mtus: Vec<_> = ports.0.iter().map(|port| port.mtu).collect();
+        assert_eq!(mtus, [ETHERNET_MTU, 1_400]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) fn attach_all(
         .iter()
         .map(|interface| interface.name.clone())
         .collect();
-    let ports = Ports::read(&names)?;
+    let ports = Ports::read(&names)?.with_mtus(interfaces);
     let attached = data_plane.attach(interfaces, &ports)?;
     let attached: Vec<Attachment> = attached.into_iter().collect::<Result<_, _>>()?;
     let interfaces = interfaces
@@ -82,7 +82,7 @@ pub(super) async fn watch_ports(
             .interfaces
             .iter()
             .all(|interface| interface.mode.is_some());
-        let ports = match Ports::read(&names) {
+        let ports = match Ports::read(&names).map(|ports| ports.with_mtus(&interfaces)) {
             Ok(ports) if ports == last.ports && is_attached => continue,
             Ok(ports) => ports,
             Err(error) => {
