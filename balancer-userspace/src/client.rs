@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::api::types::{
     ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, KeyEpoch, MapDump,
-    MapInfo, PolicyChange, Revision, SlotsStatus, Status, VipStatus, WorkerStatus,
+    MapInfo, PolicyChange, Revision, SlotsStatus, Status, TrafficReport, VipStatus, WorkerStatus,
 };
 
 /// Why the control plane could not be asked.
@@ -186,6 +186,14 @@ impl AdminClient {
     /// [`AdminError`].
     pub async fn counters(&self) -> Result<Vec<CounterValue>, AdminError> {
         self.get("/v1/counters").await
+    }
+
+    /// Packets and bytes by VIP, worker and function.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn traffic(&self) -> Result<TrafficReport, AdminError> {
+        self.get("/v1/traffic").await
     }
 
     /// The BPF maps.

@@ -9,12 +9,15 @@ use prometheus::{
 };
 
 use crate::{
-    api::types::InterfaceStatus,
+    api::types::{InterfaceStatus, TrafficReport, TrafficRow},
     maps::{Counters, ReadError},
 };
 
 /// Buckets of how long a plan takes to make and begin, in seconds.
 const PLAN_BUCKETS: &[f64] = &[0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3];
+
+/// Functions that have a metric of their own.
+const TOP_FUNCTIONS: usize = 20;
 
 /// Every metric of the control plane.
 #[derive(Debug)]
@@ -44,6 +47,11 @@ struct ProgramCounters {
     outcomes: IntCounterVec,
     drops: IntCounterVec,
     details: IntCounterVec,
+    vip_packets: IntCounterVec,
+    vip_bytes: IntCounterVec,
+    worker_packets: IntCounterVec,
+    worker_bytes: IntCounterVec,
+    function_packets: IntCounterVec,
 }
 
 impl Metrics {
@@ -140,7 +148,11 @@ impl Metrics {
     }
 
     /// Everything as Prometheus reads it.
-    pub(crate) fn render(&self, counters: &Counters) -> Result<String, ReadError> {
+    pub(crate) fn render(
+        &self,
+        counters: &Counters,
+        traffic: &TrafficReport,
+    ) -> Result<String, ReadError> {
         let sums = counters.sums()?;
         let guard = self
             .program
@@ -148,6 +160,7 @@ impl Metrics {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         self.program.set(&sums);
+        self.program.set_traffic(traffic);
         let families = self.registry.gather();
         drop(guard);
         let mut text = Vec::new();
@@ -181,7 +194,50 @@ impl ProgramCounters {
                 "What was noticed about packets that are counted as an outcome already.",
                 &["label"],
             )?,
+            vip_packets: counter_vec(
+                r,
+                "balancer_vip_packets_total",
+                "Packets to a VIP.",
+                &["vip"],
+            )?,
+            vip_bytes: counter_vec(
+                r,
+                "balancer_vip_bytes_total",
+                "Bytes of the packets to a VIP, as they came in.",
+                &["vip"],
+            )?,
+            worker_packets: counter_vec(
+                r,
+                "balancer_worker_packets_total",
+                "Packets sent to a worker.",
+                &["worker"],
+            )?,
+            worker_bytes: counter_vec(
+                r,
+                "balancer_worker_bytes_total",
+                "Bytes of the packets sent to a worker, as they came in.",
+                &["worker"],
+            )?,
+            function_packets: counter_vec(
+                r,
+                "balancer_function_packets_total",
+                "Packets for the functions called most, at least; one that is overtaken goes, and may begin anew.",
+                &["function"],
+            )?,
         })
+    }
+
+    fn set_traffic(&self, traffic: &TrafficReport) {
+        fill(&self.vip_packets, Some(&self.vip_bytes), &traffic.vips);
+        fill(
+            &self.worker_packets,
+            Some(&self.worker_bytes),
+            &traffic.workers,
+        );
+        let mut functions = traffic.functions.clone();
+        functions.sort_by(|a, b| b.packets.cmp(&a.packets).then(a.name.cmp(&b.name)));
+        functions.truncate(TOP_FUNCTIONS);
+        fill(&self.function_packets, None, &functions);
     }
 
     fn set(&self, sums: &[(Counter, u64)]) {
@@ -202,6 +258,20 @@ impl ProgramCounters {
             if class == Class::Drop {
                 self.drops.with_label_values(&[label]).inc_by(*value);
             }
+        }
+    }
+}
+
+fn fill(packets: &IntCounterVec, bytes: Option<&IntCounterVec>, rows: &[TrafficRow]) {
+    packets.reset();
+    if let Some(bytes) = bytes {
+        bytes.reset();
+    }
+    for row in rows {
+        let labels = [row.name.as_str()];
+        packets.with_label_values(&labels).inc_by(row.packets);
+        if let (Some(bytes), Some(sum)) = (bytes, row.bytes) {
+            bytes.with_label_values(&labels).inc_by(sum);
         }
     }
 }
@@ -260,5 +330,37 @@ mod tests {
         let outcomes = &metrics.program.outcomes;
         assert_eq!(outcomes.with_label_values(&["drop", "bad_magic"]).get(), 2);
         assert_eq!(outcomes.with_label_values(&["route", "warm"]).get(), 1);
+    }
+
+    #[test]
+    fn only_the_functions_called_most_have_a_metric_and_what_went_away_has_none() {
+        let row = |name: String, packets| TrafficRow {
+            name,
+            packets,
+            bytes: Some(10 * packets),
+        };
+        let metrics = Metrics::new().unwrap();
+        let mut traffic = TrafficReport {
+            vips: vec![row("vip".to_owned(), 5)],
+            workers: vec![row("w0".to_owned(), 3), row("w1".to_owned(), 2)],
+            functions: (1..=30).map(|n| row(format!("f{n}"), n)).collect(),
+        };
+        metrics.program.set_traffic(&traffic);
+        traffic.workers.truncate(1);
+        metrics.program.set_traffic(&traffic);
+        let mut text = Vec::new();
+        let families = metrics.registry.gather();
+        TextEncoder::new().encode(&families, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for line in [
+            "balancer_vip_packets_total{vip=\"vip\"} 5",
+            "balancer_vip_bytes_total{vip=\"vip\"} 50",
+            "balancer_worker_bytes_total{worker=\"w0\"} 30",
+            "balancer_function_packets_total{function=\"f30\"} 30",
+            "balancer_function_packets_total{function=\"f11\"} 11",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line}");
+        }
+        assert!(!text.contains("\"w1\"") && !text.contains("\"f10\""));
     }
 }

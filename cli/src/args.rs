@@ -46,6 +46,12 @@ pub(crate) enum Verb {
     Fn(FnVerb),
     /// Show workers, functions and counters
     Status {
+        /// Instead: packets a second and in all, by VIP, worker, function and outcome, the N busiest of each
+        #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "10")]
+        top: Option<usize>,
+        /// How long to count for the rates of `--top`
+        #[arg(long, default_value_t = 1.0, requires = "top")]
+        seconds: f64,
         #[command(flatten)]
         admin: AdminArgs,
         #[command(flatten)]

@@ -342,6 +342,17 @@ impl Bed {
     }
 }
 
+/// The `warmpath` binary, which lies beside the demo's.
+pub(crate) fn warmpath() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_demo")).with_file_name("warmpath");
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo xtask test`",
+        path.display()
+    );
+    path
+}
+
 /// How often `needle` appears in a metrics line that starts so, as its value.
 pub(crate) fn metric(text: &str, start: &str) -> Result<f64> {
     let line = text.lines().find(|line| line.starts_with(start));

@@ -11,6 +11,7 @@ mod attach;
 mod bed;
 mod capture;
 mod client;
+mod counts;
 mod doctor;
 mod drain;
 mod dsr;

@@ -4,7 +4,7 @@
 use std::{
     io::Read as _,
     net::{SocketAddr, UdpSocket},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use aya::programs::{
@@ -23,24 +23,13 @@ use tests::{
 };
 
 use crate::{
-    bed::{Bed, PATIENCE},
+    bed::{Bed, PATIENCE, warmpath},
     capture::Capture,
     client::{Load, request},
 };
 
 /// Bytes of a request on the wire: Ethernet, IPv4, UDP, RPC.
 const REQUEST_LEN: usize = 14 + 20 + 8 + HEADER_LEN;
-
-/// The `warmpath` binary, which lies beside the demo's.
-fn warmpath() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_demo")).with_file_name("warmpath");
-    assert!(
-        path.exists(),
-        "{} is not built: run `cargo xtask test`",
-        path.display()
-    );
-    path
-}
 
 /// A tracer that may still look.
 struct Tracer {

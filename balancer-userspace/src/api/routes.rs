@@ -17,13 +17,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::types::{
     ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, KeyEpoch, MapDump,
-    MapInfo, PolicyChange, PolicyStatus, Revision, SlotsStatus, Status, VipStatus, WorkerStatus,
+    MapInfo, PolicyChange, PolicyStatus, Revision, SlotsStatus, Status, TrafficReport, VipStatus,
+    WorkerStatus,
 };
 use crate::{
     config::PolicyFile,
     controller::{Command, CommandError},
     history::{History, HistoryError},
-    maps::{self, Counters, ReadError},
+    maps::{self, Counters, ReadError, TrafficMaps},
     metrics::Metrics,
 };
 
@@ -66,6 +67,23 @@ impl Admin {
             Ok(result) => result.map(Json).map_err(Into::into),
             Err(_panic) => Err(stopping()),
         }
+    }
+}
+
+impl Admin {
+    /// What is counted by VIP, worker and function, under their names.
+    async fn traffic(&self) -> Result<TrafficReport, Refusal> {
+        let open = |pin_path: &Path| {
+            let maps = TrafficMaps::open(pin_path)?;
+            let functions = maps.functions()?;
+            Ok::<_, ReadError>((maps, functions))
+        };
+        let Json((maps, calls)) = self.read(open).await?;
+        let functions = calls.keys().copied().collect();
+        let names = |answer| Command::Names { functions, answer };
+        let Json(names) = self.ask(names).await?;
+        let report = self.read(move |_pin_path| maps.report(&calls, &names));
+        Ok(report.await?.0)
     }
 }
 
@@ -149,6 +167,7 @@ pub(crate) fn admin(admin: Admin) -> Router {
         .route("/v1/policy/rollback", post(rollback))
         .route("/v1/keys/rotate", post(rotate_keys))
         .route("/v1/counters", get(counters))
+        .route("/v1/traffic", get(traffic))
         .route("/v1/maps", get(list))
         .route("/v1/maps/{name}", get(dump))
         .route("/v1/explain", post(explain))
@@ -263,6 +282,10 @@ async fn counters(State(admin): State<Admin>) -> Answer<Vec<CounterValue>> {
     admin.read(maps::counters).await
 }
 
+async fn traffic(State(admin): State<Admin>) -> Answer<TrafficReport> {
+    admin.traffic().await.map(Json)
+}
+
 async fn list(State(admin): State<Admin>) -> Answer<Vec<MapInfo>> {
     admin.read(maps::list).await
 }
@@ -291,16 +314,20 @@ async fn explain(
 }
 
 /// `/metrics`.
-pub(crate) fn metrics(metrics: Arc<Metrics>, counters: Counters) -> Router {
-    let state = Arc::new((metrics, counters));
+pub(crate) fn metrics(metrics: Arc<Metrics>, counters: Counters, admin: Admin) -> Router {
+    let state = Arc::new((metrics, counters, admin));
     Router::new()
         .route("/metrics", get(scrape))
         .with_state(state)
 }
 
-async fn scrape(State(state): State<Arc<(Arc<Metrics>, Counters)>>) -> Response {
-    let (metrics, counters) = &*state;
-    match metrics.render(counters) {
+async fn scrape(State(state): State<Arc<(Arc<Metrics>, Counters, Admin)>>) -> Response {
+    let (metrics, counters, admin) = &*state;
+    let traffic = match admin.traffic().await {
+        Ok(traffic) => traffic,
+        Err(refusal) => return refusal.into_response(),
+    };
+    match metrics.render(counters, &traffic) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => Refusal::from(error).into_response(),
     }

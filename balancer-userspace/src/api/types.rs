@@ -230,6 +230,29 @@ pub struct CounterValue {
     pub help: String,
 }
 
+/// `GET /v1/traffic`: what was counted since the maps were made, or since the name was given to somebody.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficReport {
+    /// By VIP.
+    pub vips: Vec<TrafficRow>,
+    /// By worker.
+    pub workers: Vec<TrafficRow>,
+    /// The functions called most; a function that lost its row to a busier one is not among them.
+    pub functions: Vec<TrafficRow>,
+}
+
+/// Packets to one VIP, worker or function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficRow {
+    /// Its name, or its id where no name is known.
+    pub name: String,
+    /// Packets; of a function, at least so many.
+    pub packets: u64,
+    /// Bytes of their frames as they came in; functions are counted by packets only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
 /// An element of `GET /v1/maps`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapInfo {

@@ -1,5 +1,6 @@
 //! What the admin API asks of the controller.
 
+use ebpf_common::ids::FunctionId;
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tracing::info;
@@ -12,7 +13,7 @@ use crate::{
     },
     config::PolicyFile,
     history::HistoryError,
-    maps::MapStore,
+    maps::{MapStore, TrafficNames},
 };
 
 /// A question or an order, with where the answer goes.
@@ -23,6 +24,11 @@ pub(crate) enum Command {
     Functions(oneshot::Sender<Vec<FunctionStatus>>),
     Slots(oneshot::Sender<SlotsStatus>),
     Vips(oneshot::Sender<Vec<VipStatus>>),
+    /// What every VIP and worker and these functions are called.
+    Names {
+        functions: Vec<FunctionId>,
+        answer: oneshot::Sender<TrafficNames>,
+    },
     Policy(oneshot::Sender<PolicyStatus>),
     ChangePolicy {
         policy: PolicyFile,
@@ -57,6 +63,9 @@ impl<S: MapStore> Controller<S> {
             Command::Functions(answer) => drop(answer.send(self.functions())),
             Command::Slots(answer) => drop(answer.send(self.slots_status())),
             Command::Vips(answer) => drop(answer.send(self.vips())),
+            Command::Names { functions, answer } => {
+                drop(answer.send(self.names(&functions)));
+            }
             Command::Policy(answer) => drop(answer.send(self.policy_status())),
             Command::ChangePolicy {
                 policy,

@@ -14,7 +14,7 @@ use crate::{
         FunctionStatus, SlotConflictStatus, SlotOwnerStatus, SlotsStatus, Status, VipStatus,
         WorkerStatus,
     },
-    maps::{MapStore, affinity_name, protocol_name},
+    maps::{MapStore, TrafficNames, affinity_name, protocol_name},
     policy,
 };
 
@@ -166,6 +166,22 @@ impl<S: MapStore> Controller<S> {
             .collect();
         vips.sort_unstable_by_key(|vip| vip.vip_id);
         vips
+    }
+
+    pub(super) fn names(&self, functions: &[FunctionId]) -> TrafficNames {
+        let vips = self.rules.vips.iter();
+        let vips = vips.filter(|(_, info)| info.kind() != Some(VipKind::Address));
+        let workers = self.membership.iter();
+        let named = functions.iter();
+        TrafficNames {
+            vips: vips.map(|(key, info)| (info.vip_id, key.label())).collect(),
+            workers: workers
+                .map(|(id, member)| (id, member.identity.name.clone()))
+                .collect(),
+            functions: named
+                .filter_map(|id| Some((*id, self.qualified(*id)?)))
+                .collect(),
+        }
     }
 
     fn qualified(&self, id: FunctionId) -> Option<String> {

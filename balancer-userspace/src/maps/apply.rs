@@ -2,12 +2,18 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, path::Path};
 
-use aya::maps::{Array, DevMapHash, LpmTrie, MapData, MapError, lpm_trie::Key, xdp::XdpMapError};
+use aya::{
+    maps::{
+        Array, DevMapHash, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
+        xdp::XdpMapError,
+    },
+    util::nr_cpus,
+};
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
     maps::{
-        BlockEntry, Config, FunctionLimit, FunctionRow, PktgenInfo, Vip6Row, VipRow, WorkerInfo,
-        WorkerLoad, name,
+        BlockEntry, Config, FunctionLimit, FunctionRow, PktgenInfo, Traffic, Vip6Row, VipRow,
+        WorkerInfo, WorkerLoad, name,
     },
 };
 use nix::errno::Errno;
@@ -59,7 +65,7 @@ pub trait MapStore {
     /// [`WriteError`]; nothing has changed then.
     fn write(&mut self, write: &MapWrite) -> Result<(), WriteError>;
 
-    /// Gives `worker`'s row of `WORKER_LOAD` to a worker that has not sent a LOAD packet yet.
+    /// Gives `worker`'s rows of `WORKER_LOAD` and `WORKER_COUNTERS` to a worker that has not sent a LOAD packet yet.
     ///
     /// # Errors
     /// [`WriteError`].
@@ -98,6 +104,7 @@ pub struct KernelMaps {
     vip_filter: Array<MapData, u64>,
     workers: Array<MapData, WorkerInfo>,
     loads: Array<MapData, WorkerLoad>,
+    worker_counters: PerCpuArray<MapData, Traffic>,
     functions: Placed<FunctionRow>,
     slots: Array<MapData, u16>,
     home: Array<MapData, u16>,
@@ -146,6 +153,7 @@ impl KernelMaps {
             flow_rows: usable_rows(pin_path, name::FLOWS)?,
             workers: open::array(pin_path, name::WORKERS)?,
             loads: open::array(pin_path, name::WORKER_LOAD)?,
+            worker_counters: open::per_cpu(pin_path, name::WORKER_COUNTERS)?,
             functions: Placed::open(pin_path, name::FUNCTIONS)?,
             slots: open::array(pin_path, name::SLOTS)?,
             home: open::array(pin_path, name::HOME)?,
@@ -208,6 +216,17 @@ impl KernelMaps {
         self.config.set(0, row, 0)?;
         self.config_row = row;
         Ok(())
+    }
+
+    /// What was sent to another worker of this id is not the new one's.
+    fn reset_counters(&mut self, worker: WorkerId) -> Result<(), MapError> {
+        const NOTHING: Traffic = Traffic {
+            packets: 0,
+            bytes: 0,
+        };
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        let zeros = PerCpuValues::try_from(vec![NOTHING; cpus])?;
+        self.worker_counters.set(worker.0.into(), zeros, 0)
     }
 
     fn block(&mut self, prefix: Prefix) -> Result<(), MapError> {
@@ -324,7 +343,14 @@ impl MapStore for KernelMaps {
 
     fn reset_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError> {
         let load = WorkerLoad::new(report.in_flight, report.capacity);
-        self.loads.set(worker.0.into(), load, 0).map_err(load_error)
+        self.loads
+            .set(worker.0.into(), load, 0)
+            .map_err(load_error)?;
+        self.reset_counters(worker)
+            .map_err(|source| WriteError::Kernel {
+                map: name::WORKER_COUNTERS,
+                source: Box::new(source.into()),
+            })
     }
 
     fn report_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError> {

@@ -17,6 +17,7 @@ mod placed;
 mod privilege;
 mod probe;
 mod read;
+mod traffic;
 
 use std::path::Path;
 
@@ -35,6 +36,7 @@ pub use privilege::{PrivilegeError, check_privilege};
 pub use probe::{BpfProbes, Loaded, MapShape, Probe, bpf as probe_bpf, map_shapes, try_native};
 pub use read::{Counters, ReadError, counters, dump, list, memory};
 pub(crate) use read::{affinity_name, protocol_name};
+pub use traffic::{TrafficMaps, TrafficNames, traffic};
 
 /// File name of the program under the pin path; the maps have their own names.
 const PROGRAM_PIN: &str = "balancer";

@@ -304,14 +304,14 @@ impl Rows {
     }
 }
 
-fn read_error(map: &str) -> impl Fn(MapError) -> ReadError + use<'_> {
+pub(super) fn read_error(map: &str) -> impl Fn(MapError) -> ReadError + use<'_> {
     move |source| ReadError::Read {
         map: map.to_owned(),
         source: Box::new(source),
     }
 }
 
-fn array<V: Pod>(pin_path: &Path, name: &str) -> Result<Vec<V>, ReadError> {
+pub(super) fn array<V: Pod>(pin_path: &Path, name: &str) -> Result<Vec<V>, ReadError> {
     let map: Array<MapData, V> = open::array(pin_path, name)?;
     map.iter()
         .collect::<Result<_, _>>()

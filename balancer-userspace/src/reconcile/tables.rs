@@ -20,6 +20,7 @@ use ebpf_common::{
 
 use crate::{
     config::Prefix,
+    maps::protocol_name,
     policy::{Rules, Settings, Table},
 };
 
@@ -57,6 +58,21 @@ impl AnyVipKey {
         match self {
             Self::V4(key) => (key.addr.into(), u16::from_be_bytes(key.port), key.protocol),
             Self::V6(key) => (key.addr.into(), u16::from_be_bytes(key.port), key.protocol),
+        }
+    }
+
+    /// As people write it: `10.99.0.1:9000/udp`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let (address, port, protocol) = self.parts();
+        let port = match port {
+            0 => "any".to_owned(),
+            port => port.to_string(),
+        };
+        let protocol = protocol_name(protocol);
+        match address {
+            IpAddr::V4(address) => format!("{address}:{port}/{protocol}"),
+            IpAddr::V6(address) => format!("[{address}]:{port}/{protocol}"),
         }
     }
 

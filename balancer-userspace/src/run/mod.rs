@@ -179,10 +179,10 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
     tasks.spawn(files::serve(
         "admin API",
         admin_listener,
-        routes::admin(admin),
+        routes::admin(admin.clone()),
     ));
     if let Some(listener) = outside.metrics {
-        let router = routes::metrics(metrics, kernel.counters);
+        let router = routes::metrics(metrics, kernel.counters, admin);
         tasks.spawn(files::serve("metrics", listener, router));
     }
     if let Some(server) = outside.server {

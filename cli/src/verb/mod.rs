@@ -10,6 +10,7 @@ mod map;
 mod policy;
 mod role;
 mod status;
+mod top;
 mod trace;
 mod worker;
 
@@ -62,9 +63,17 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         Verb::Fn(FnVerb::Invoke(args)) => invoke::invoke(&args).await,
         Verb::Fn(verb) => function::run(&verb).await,
         Verb::Status {
+            top: Some(rows),
+            seconds,
             admin,
             pins,
             output,
+        } => top::top(rows, seconds, &admin, &pins, &output).await,
+        Verb::Status {
+            admin,
+            pins,
+            output,
+            ..
         } => status::status(&admin, &pins, &output).await,
         Verb::Blast(verb) => blast::run(verb).await,
         Verb::Map(MapVerb::Dump { name, pins, output }) => {
