@@ -1,4 +1,5 @@
 //! The policies that were applied, each in a file of its own: `000001.toml`, `000002.toml`, … The last one is in force.
+//! `000000.toml` is what they began from, the policy of `balancer.toml` then, kept so that the first one can be rolled back.
 
 use std::{
     fs, io,
@@ -12,6 +13,8 @@ use crate::{
     config::{PolicyFile, TunnelConfig},
 };
 
+/// What the first revision began from.
+const BASE: u64 = 0;
 /// Revisions that are kept.
 const KEPT: usize = 100;
 
@@ -79,7 +82,8 @@ impl History {
     /// # Errors
     /// [`HistoryError`].
     pub fn last(&self, tunnel: &TunnelConfig) -> Result<Option<(u64, PolicyFile)>, HistoryError> {
-        let Some(revision) = self.revisions()?.pop() else {
+        // Revision 0 is kept, not applied: as long as it is alone, `balancer.toml` may still say something else.
+        let Some(revision) = self.revisions()?.pop().filter(|last| *last != BASE) else {
             return Ok(None);
         };
         let policy = self.read(revision)?;
@@ -132,13 +136,28 @@ impl History {
         })
     }
 
-    /// Adds `policy` as the next revision.
+    /// Adds `policy` as the next revision after `before`, which is in force.
     ///
     /// # Errors
     /// [`HistoryError::Write`]; nothing has changed then.
-    pub fn add(&self, policy: &PolicyFile) -> Result<u64, HistoryError> {
+    pub fn add(&self, policy: &PolicyFile, before: &PolicyFile) -> Result<u64, HistoryError> {
         let mut revisions = self.revisions()?;
-        let revision = revisions.last().map_or(1, |last| last + 1);
+        if revisions.iter().all(|revision| *revision == BASE) {
+            self.write(BASE, before)?;
+            revisions = vec![BASE];
+        }
+        let revision = revisions.last().map_or(BASE, |last| *last) + 1;
+        self.write(revision, policy)?;
+        revisions.push(revision);
+        let old = revisions.len().saturating_sub(KEPT);
+        for revision in &revisions[..old] {
+            // It is one too many, and no more than that.
+            drop(fs::remove_file(self.file(*revision)));
+        }
+        Ok(revision)
+    }
+
+    fn write(&self, revision: u64, policy: &PolicyFile) -> Result<(), HistoryError> {
         let path = self.file(revision);
         let text = toml::to_string(policy).map_err(io::Error::other);
         let beside = path.with_extension("new");
@@ -150,14 +169,7 @@ impl History {
             fs::rename(&beside, &path)
         };
         text.and_then(write)
-            .map_err(|source| HistoryError::Write { path, source })?;
-        revisions.push(revision);
-        let old = revisions.len().saturating_sub(KEPT);
-        for revision in &revisions[..old] {
-            // It is one too many, and no more than that.
-            drop(fs::remove_file(self.file(*revision)));
-        }
-        Ok(revision)
+            .map_err(|source| HistoryError::Write { path, source })
     }
 
     fn file(&self, revision: u64) -> PathBuf {
@@ -214,16 +226,29 @@ mod tests {
         let history = History::new(dir.path().join("policies"));
         let tunnel = TunnelConfig::default();
         assert_eq!(history.last(&tunnel).unwrap(), None);
-        assert_eq!(history.add(&policy("a")).unwrap(), 1);
-        assert_eq!(history.add(&policy("b")).unwrap(), 2);
+        let base = PolicyFile::default();
+        assert_eq!(history.add(&policy("a"), &base).unwrap(), 1);
+        assert_eq!(history.add(&policy("b"), &policy("a")).unwrap(), 2);
         assert_eq!(history.last(&tunnel).unwrap(), Some((2, policy("b"))));
         assert_eq!(history.read(1).unwrap(), policy("a"));
+        assert_eq!(history.read(0).unwrap(), base);
         assert!(matches!(history.read(3), Err(HistoryError::Unknown { .. })));
         for _ in 0..KEPT {
-            history.add(&policy("c")).unwrap();
+            history.add(&policy("c"), &policy("b")).unwrap();
         }
         let list = history.list().unwrap();
         assert_eq!((list.len(), list[0].revision), (KEPT, 3));
+    }
+
+    #[test]
+    fn what_the_first_revision_began_from_is_kept_and_not_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = History::new(dir.path().to_owned());
+        history.write(BASE, &policy("old")).unwrap();
+        assert_eq!(history.last(&TunnelConfig::default()).unwrap(), None);
+        // A crash came between the two; the configuration was edited since.
+        assert_eq!(history.add(&policy("a"), &policy("new")).unwrap(), 1);
+        assert_eq!(history.read(BASE).unwrap(), policy("new"));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The command line: every verb, flag and default.
 
-use std::{net::SocketAddrV4, path::PathBuf};
+use std::{
+    net::{SocketAddr, SocketAddrV4},
+    path::PathBuf,
+};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
@@ -150,6 +153,8 @@ pub(crate) enum WorkerVerb {
         name: String,
         #[command(flatten)]
         admin: AdminArgs,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Change a worker's share of work
     Weight {
@@ -161,9 +166,7 @@ pub(crate) enum WorkerVerb {
         #[arg(long)]
         cap: Option<u32>,
         #[command(flatten)]
-        admin: AdminArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        args: ChangeArgs,
     },
     /// Give a drained worker new work again
     Undrain {
@@ -171,6 +174,8 @@ pub(crate) enum WorkerVerb {
         name: String,
         #[command(flatten)]
         admin: AdminArgs,
+        #[command(flatten)]
+        output: OutputArgs,
     },
 }
 
@@ -236,7 +241,7 @@ pub(crate) struct InvokeArgs {
     pub(crate) payload: String,
     /// The VIP
     #[arg(long, env = "WARMPATH_VIP", default_value = "10.99.0.1:9000")]
-    pub(crate) vip: SocketAddrV4,
+    pub(crate) vip: SocketAddr,
     /// Session: requests of one session meet the same instance
     #[arg(long)]
     pub(crate) session: Option<String>,
@@ -276,7 +281,14 @@ pub(crate) enum MapVerb {
         /// Its value, as TOML
         value: String,
         #[command(flatten)]
-        args: PolicyArgs,
+        args: ChangeArgs,
+    },
+    /// Take one key out of the policy, for example `police.shed_percent`
+    Unset {
+        /// The key, with dots
+        key: String,
+        #[command(flatten)]
+        args: ChangeArgs,
     },
     /// Say which rows a policy file would change, and change nothing
     Diff {
@@ -289,11 +301,8 @@ pub(crate) enum MapVerb {
     Apply {
         /// The file
         file: PathBuf,
-        /// Only say what it would change
-        #[arg(long)]
-        dry_run: bool,
         #[command(flatten)]
-        args: PolicyArgs,
+        args: ChangeArgs,
     },
     /// List the policies that were applied
     Log {
@@ -304,17 +313,26 @@ pub(crate) enum MapVerb {
     Rollback {
         /// Its revision; the one before this one if left out
         revision: Option<u64>,
-        /// Only say what it would change
-        #[arg(long)]
-        dry_run: bool,
         #[command(flatten)]
-        args: PolicyArgs,
+        args: ChangeArgs,
     },
 }
 
 /// What every verb about the policy needs.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PolicyArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What every verb that changes the policy needs.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ChangeArgs {
+    /// Only say what it would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     #[command(flatten)]
@@ -328,10 +346,10 @@ pub(crate) enum VipVerb {
         #[command(flatten)]
         args: PolicyArgs,
     },
-    /// Show the VIPs of an address
+    /// Show the VIPs of an address, or one of them
     Show {
-        /// The address
-        address: String,
+        /// The address, or a VIP as 10.99.0.1:9000/udp
+        vip: String,
         #[command(flatten)]
         args: PolicyArgs,
     },
@@ -340,14 +358,14 @@ pub(crate) enum VipVerb {
         #[command(flatten)]
         vip: VipAddArgs,
         #[command(flatten)]
-        args: PolicyArgs,
+        args: ChangeArgs,
     },
     /// Remove a VIP
     Rm {
         /// As 10.99.0.1:9000/udp or [2001:db8::1]:any/tcp
         vip: String,
         #[command(flatten)]
-        args: PolicyArgs,
+        args: ChangeArgs,
     },
 }
 
@@ -391,7 +409,14 @@ pub(crate) enum PoliceVerb {
         /// Its value, as TOML
         value: String,
         #[command(flatten)]
-        args: PolicyArgs,
+        args: ChangeArgs,
+    },
+    /// Take one key out, for example `shed_percent`
+    Unset {
+        /// The key within [police]
+        key: String,
+        #[command(flatten)]
+        args: ChangeArgs,
     },
     /// Say which rows a file with [police] would change
     Diff {
@@ -404,18 +429,15 @@ pub(crate) enum PoliceVerb {
     Apply {
         /// The file
         file: PathBuf,
-        /// Only say what it would change
-        #[arg(long)]
-        dry_run: bool,
         #[command(flatten)]
-        args: PolicyArgs,
+        args: ChangeArgs,
     },
     /// Put the policy of an earlier revision in force again
     Rollback {
         /// Its revision; the one before this one if left out
         revision: Option<u64>,
         #[command(flatten)]
-        args: PolicyArgs,
+        args: ChangeArgs,
     },
 }
 

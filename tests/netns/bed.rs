@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    net::{SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +20,7 @@ use ebpf_common::{
 };
 use tests::{
     process::{Process, Spec},
-    topology::{Layout, Topology, VIP, VIP_PORT},
+    topology::{Layout, Topology, VIP, VIP_PORT, VIP6},
     wait,
 };
 use tokio::runtime::Runtime;
@@ -258,6 +258,24 @@ impl Bed {
         echoes
     }
 
+    /// Speaks IPv6 as well: the hosts' addresses, the VIP by `warmpath vip add`, and `echoes` that listen there.
+    pub(crate) fn add_ipv6(&self, echoes: &mut [Echo]) {
+        self.topology.add_ipv6().unwrap();
+        self.json(&format!("vip add {VIP6} {VIP_PORT}"));
+        for (echo, host) in echoes.iter_mut().zip(&self.topology.workers) {
+            echo.listen(host, Self::vip6());
+        }
+        self.wait_written();
+    }
+
+    /// Waits until what was changed is in the maps.
+    pub(crate) fn wait_written(&self) {
+        wait::until("tables written", PATIENCE, || {
+            Ok((self.status().writes_pending == 0).then_some(()))
+        })
+        .unwrap();
+    }
+
     /// Waits until `up` workers are up and no write is outstanding.
     pub(crate) fn wait_settled(&self, up: usize) {
         wait::until("workers up and tables written", PATIENCE, || {
@@ -339,6 +357,10 @@ impl Bed {
 
     pub(crate) const fn vip() -> SocketAddrV4 {
         SocketAddrV4::new(VIP, VIP_PORT)
+    }
+
+    pub(crate) const fn vip6() -> SocketAddr {
+        SocketAddr::new(IpAddr::V6(VIP6), VIP_PORT)
     }
 }
 

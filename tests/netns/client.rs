@@ -1,7 +1,8 @@
 //! A client that sends one request and waits for its answer. It never sends again: a loss shows.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use std::{
 use ebpf_common::{
     hash::slot_of_key,
     ids::FunctionId,
-    wire::{RpcHeader, flags},
+    wire::{Kind, RpcHeader, flags},
 };
 use tests::topology::{Host, VIP, VIP_PORT};
 
@@ -22,6 +23,7 @@ const LOST_AFTER: Duration = Duration::from_millis(500);
 
 pub(crate) struct Client {
     socket: UdpSocket,
+    vip: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -32,14 +34,74 @@ pub(crate) struct Answer {
     pub(crate) from: SocketAddr,
 }
 
+impl Answer {
+    fn read(datagram: &[u8], from: SocketAddr) -> Self {
+        let (header, payload) = RpcHeader::parse(datagram).unwrap().unwrap();
+        Self {
+            header,
+            worker: String::from_utf8(payload.to_vec()).unwrap(),
+            from,
+        }
+    }
+
+    /// Whether a worker answered.
+    pub(crate) fn is_served(&self) -> bool {
+        self.header.kind == Kind::Response
+    }
+}
+
 impl Client {
     pub(crate) fn new(host: &Host) -> Self {
-        let socket = host
-            .netns
-            .enter(|| UdpSocket::bind((host.address(), 0)))
-            .unwrap()
-            .unwrap();
-        Self { socket }
+        Self::to(host, (VIP, VIP_PORT).into())
+    }
+
+    /// One on `host` that calls `vip`, from the host's address of that family.
+    pub(crate) fn to(host: &Host, vip: SocketAddr) -> Self {
+        let own: IpAddr = if vip.is_ipv4() {
+            host.address().into()
+        } else {
+            host.address6().into()
+        };
+        let socket = host.netns.enter(|| UdpSocket::bind((own, 0)));
+        Self {
+            socket: socket.unwrap().unwrap(),
+            vip,
+        }
+    }
+
+    /// Sends `requests` without waiting, each under an id of its own, and returns what was answered.
+    pub(crate) fn burst(&self, requests: impl IntoIterator<Item = RpcHeader>) -> Vec<Answer> {
+        let mut open = BTreeSet::new();
+        let mut answers = Vec::new();
+        for request in requests {
+            let request_id = rand::random();
+            open.insert(request_id);
+            let request = RpcHeader {
+                request_id,
+                ..request
+            };
+            self.socket.send_to(&request.emit(), self.vip).unwrap();
+            // The socket has room for some two hundred.
+            self.socket.set_nonblocking(true).unwrap();
+            self.receive(&mut open, &mut answers);
+        }
+        self.socket.set_nonblocking(false).unwrap();
+        self.socket.set_read_timeout(Some(LOST_AFTER)).unwrap();
+        self.receive(&mut open, &mut answers);
+        answers
+    }
+
+    /// Takes answers to what is `open` until none comes.
+    fn receive(&self, open: &mut BTreeSet<u64>, answers: &mut Vec<Answer>) {
+        let mut buffer = [0; 2048];
+        while !open.is_empty()
+            && let Ok((len, from)) = self.socket.recv_from(&mut buffer)
+        {
+            let answer = Answer::read(&buffer[..len], from);
+            if open.remove(&answer.header.request_id) {
+                answers.push(answer);
+            }
+        }
     }
 
     /// Sends `request` under a new id; none if no answer comes.
@@ -48,9 +110,7 @@ impl Client {
             request_id: rand::random(),
             ..request
         };
-        self.socket
-            .send_to(&request.emit(), (VIP, VIP_PORT))
-            .unwrap();
+        self.socket.send_to(&request.emit(), self.vip).unwrap();
         let deadline = Instant::now() + LOST_AFTER;
         let mut buffer = [0; 2048];
         loop {
@@ -62,13 +122,9 @@ impl Client {
             let Ok((len, from)) = self.socket.recv_from(&mut buffer) else {
                 return None;
             };
-            let (header, payload) = RpcHeader::parse(&buffer[..len]).unwrap().unwrap();
-            if header.request_id == request.request_id {
-                return Some(Answer {
-                    header,
-                    worker: String::from_utf8(payload.to_vec()).unwrap(),
-                    from,
-                });
+            let answer = Answer::read(&buffer[..len], from);
+            if answer.header.request_id == request.request_id {
+                return Some(answer);
             }
         }
     }
@@ -126,8 +182,7 @@ impl Load {
                 let answer = next(&client, tally.sent);
                 let number = tally.sent;
                 tally.sent += 1;
-                let is_refused =
-                    |answer: &Answer| answer.header.kind == ebpf_common::wire::Kind::Error;
+                let is_refused = |answer: &Answer| answer.header.kind == Kind::Error;
                 match answer {
                     Some(answer) if !is_refused(&answer) => continue,
                     Some(_) => tally.refused += 1,

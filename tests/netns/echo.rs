@@ -32,6 +32,7 @@ pub(crate) struct Echo {
     pub(crate) heartbeat: watch::Sender<Heartbeat>,
     /// Ends the connection, as the kernel does for a process that was killed.
     membership: Option<watch::Sender<bool>>,
+    assignment: watch::Receiver<Option<Assignment>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -63,22 +64,25 @@ impl Echo {
                 .enter(|| follow(control_plane, hello, beats, &assigned, ended))
                 .unwrap();
         });
-        let socket = host
-            .netns
-            .enter(|| UdpSocket::bind((VIP, VIP_PORT)))
-            .unwrap()
-            .unwrap();
-        socket.set_read_timeout(Some(LOOK_UP)).unwrap();
-        let answerer = {
-            let (name, stop, assignment) = (name.clone(), Arc::clone(&stop), assignment.clone());
-            thread::spawn(move || answer(&socket, &name, &assignment, &stop))
-        };
-        Self {
+        let mut echo = Self {
             heartbeat,
             membership: Some(membership),
+            assignment,
             stop,
-            threads: vec![member, answerer],
-        }
+            threads: vec![member],
+        };
+        echo.listen(host, (VIP, VIP_PORT).into());
+        echo
+    }
+
+    /// Answers at `vip`, too: requests as before, anything else by its name.
+    pub(crate) fn listen(&mut self, host: &Host, vip: SocketAddr) {
+        let socket = host.netns.enter(|| UdpSocket::bind(vip)).unwrap().unwrap();
+        socket.set_read_timeout(Some(LOOK_UP)).unwrap();
+        let (name, stop) = (host.role.clone(), Arc::clone(&self.stop));
+        let assignment = self.assignment.clone();
+        let answerer = thread::spawn(move || answer(&socket, &name, &assignment, &stop));
+        self.threads.push(answerer);
     }
 
     /// What SIGKILL does: no more answers, and the connection is closed.
@@ -140,6 +144,7 @@ fn answer(
             Err(error) => panic!("{error}"),
         };
         let Some(Ok((request, _))) = RpcHeader::parse(&buffer[..len]) else {
+            socket.send_to(name.as_bytes(), from).unwrap();
             continue;
         };
         let cookie = assignment

@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Path as UrlPath, Query, State, rejection::JsonRejection},
+    extract::{DefaultBodyLimit, Path as UrlPath, Query, State, rejection::JsonRejection},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -27,6 +27,9 @@ use crate::{
     maps::{self, Counters, ReadError, TrafficMaps},
     metrics::Metrics,
 };
+
+/// Bytes of the longest policy: block lists that are full for both IP versions take half of it.
+const POLICY_MAX: usize = 16 << 20;
 
 /// What every route may need.
 #[derive(Debug, Clone)]
@@ -162,7 +165,12 @@ pub(crate) fn admin(admin: Admin) -> Router {
         .route("/v1/functions", get(functions))
         .route("/v1/slots", get(slots))
         .route("/v1/vips", get(vips))
-        .route("/v1/policy", get(policy).post(change_policy))
+        .route(
+            "/v1/policy",
+            get(policy)
+                .post(change_policy)
+                .layer(DefaultBodyLimit::max(POLICY_MAX)),
+        )
         .route("/v1/policy/log", get(policy_log))
         .route("/v1/policy/rollback", post(rollback))
         .route("/v1/keys/rotate", post(rotate_keys))

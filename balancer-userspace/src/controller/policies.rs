@@ -94,7 +94,9 @@ impl<S: MapStore> Controller<S> {
         }
         if file != self.policy || self.revision == 0 {
             let history = History::new(self.config.policy_dir());
-            let revision = history.add(&file).map_err(CommandError::History)?;
+            let revision = history
+                .add(&file, &self.policy)
+                .map_err(CommandError::History)?;
             self.set_policy(file, revision);
             info!(revision, rows = change.rows.len(), "policy applied");
             self.replan();

@@ -263,34 +263,7 @@ impl KernelMaps {
     }
 }
 
-/// The blocked prefixes of the data plane at `pin_path`, and how often each was the longest of a source's.
-///
-/// # Errors
-/// [`super::ReadError`].
-pub fn blocks(pin_path: &Path) -> Result<Vec<crate::api::types::BlockHits>, super::ReadError> {
-    fn hits<K: aya::Pod + Into<IpAddr>>(
-        pin_path: &Path,
-        name: &'static str,
-    ) -> Result<Vec<crate::api::types::BlockHits>, super::ReadError> {
-        let trie = open::trie::<K, BlockEntry>(pin_path, name)?;
-        let row = |row: Result<(Key<K>, BlockEntry), MapError>| {
-            let (key, entry) = row.map_err(|source| super::ReadError::Read {
-                map: name.to_owned(),
-                source: Box::new(source),
-            })?;
-            Ok(crate::api::types::BlockHits {
-                prefix: prefix(key.data(), key.prefix_len()).to_string(),
-                hits: entry.hits,
-            })
-        };
-        trie.iter().map(row).collect()
-    }
-    let mut all = hits::<[u8; 4]>(pin_path, name::BLOCK4)?;
-    all.extend(hits::<[u8; 16]>(pin_path, name::BLOCK6)?);
-    Ok(all)
-}
-
-fn prefix(address: impl Into<IpAddr>, len: u32) -> Prefix {
+pub(super) fn prefix(address: impl Into<IpAddr>, len: u32) -> Prefix {
     Prefix {
         address: address.into(),
         len: u8::try_from(len).unwrap_or(u8::MAX),

@@ -226,16 +226,11 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
                 }
             }
         }
-        // Memory that the program uses within one packet, or for its buckets, and rules that `warmpath police show` prints.
-        name::SCHEMA_SCRATCH
-        | name::OPAQUE
-        | name::BLOCK4
-        | name::BLOCK6
-        | name::BLOCK_FILTER
-        | name::SOURCE_BUCKETS
-        | name::FUNCTION_LIMITS
-        | name::FUNCTION_BUCKETS
-        | name::CPU_BUCKETS => {}
+        // Memory that the program uses within one packet.
+        name::SCHEMA_SCRATCH | name::OPAQUE => {}
+        police if super::police::is_ours(police) => {
+            super::police::dump(pin_path, police, &mut rows)?;
+        }
         name::SLOTS => generations(pin_path, name, SLOTS, &mut rows)?,
         name::HOME => generations(pin_path, name, MAX_POOLS * MAGLEV_TABLE_LEN, &mut rows)?,
         name::PKTGEN => {
@@ -289,13 +284,13 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
 
 /// Entries up to [`DUMP_MAX`], and a count of the rest.
 #[derive(Default)]
-struct Rows {
+pub(super) struct Rows {
     entries: Vec<Value>,
     left_out: u64,
 }
 
 impl Rows {
-    fn push(&mut self, row: Value) {
+    pub(super) fn push(&mut self, row: Value) {
         if self.entries.len() < DUMP_MAX {
             self.entries.push(row);
         } else {
@@ -435,7 +430,7 @@ fn pktgen_row(row: u32, info: &PktgenInfo) -> Value {
     })
 }
 
-fn per_cpu<V: Pod>(pin_path: &Path, name: &str) -> Result<Vec<Vec<V>>, ReadError> {
+pub(super) fn per_cpu<V: Pod>(pin_path: &Path, name: &str) -> Result<Vec<Vec<V>>, ReadError> {
     let map: PerCpuArray<MapData, V> = open::per_cpu(pin_path, name)?;
     map.iter()
         .map(|values| values.map(|values| values.to_vec()))

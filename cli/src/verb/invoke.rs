@@ -1,6 +1,6 @@
 //! `warmpath fn invoke`: one call through the VIP.
 
-use std::{io::Read, net::SocketAddr, time::Duration};
+use std::{io::Read, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -26,7 +26,7 @@ struct Report {
 }
 
 pub(super) async fn invoke(args: &InvokeArgs) -> Result<Exit> {
-    let client = Client::connect(SocketAddr::V4(args.vip), ClientConfig::default())?;
+    let client = Client::connect(args.vip, ClientConfig::default())?;
     let result = client.call(call(args)?).await;
     if args.output.json {
         output::json(&report(&result))?;

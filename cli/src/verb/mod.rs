@@ -38,24 +38,33 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         } => balancer::detach(&pins),
         Verb::Balancer { role, verb: None } => role::balancer(&role).await,
         Verb::Worker {
-            verb: Some(WorkerVerb::Drain { name, admin }),
+            verb:
+                Some(WorkerVerb::Drain {
+                    name,
+                    admin,
+                    output,
+                }),
             ..
-        } => worker::drain(&name, &admin).await,
+        } => worker::drain(&name, &admin, &output).await,
         Verb::Worker {
-            verb: Some(WorkerVerb::Undrain { name, admin }),
+            verb:
+                Some(WorkerVerb::Undrain {
+                    name,
+                    admin,
+                    output,
+                }),
             ..
-        } => worker::undrain(&name, &admin).await,
+        } => worker::undrain(&name, &admin, &output).await,
         Verb::Worker {
             verb:
                 Some(WorkerVerb::Weight {
                     name,
                     weight,
                     cap,
-                    admin,
-                    output,
+                    args,
                 }),
             ..
-        } => policy::weight(&name, weight, cap, &admin, &output).await,
+        } => policy::weight(&name, weight, cap, &args).await,
         Verb::Worker { role, verb: None } => role::worker(&role).await,
         Verb::Gateway(role) => role::gateway(&role).await,
         Verb::Store(role) => role::store(&role).await,
@@ -81,19 +90,14 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         }
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Map(MapVerb::Show { args }) => policy::show(&args).await,
-        Verb::Map(MapVerb::Set { key, value, args }) => policy::set(&key, &value, &args).await,
-        Verb::Map(MapVerb::Diff { file, args }) => policy::apply(&file, true, &args).await,
-        Verb::Map(MapVerb::Apply {
-            file,
-            dry_run,
-            args,
-        }) => policy::apply(&file, dry_run, &args).await,
+        Verb::Map(MapVerb::Set { key, value, args }) => {
+            policy::set(&key, Some(&value), &args).await
+        }
+        Verb::Map(MapVerb::Unset { key, args }) => policy::set(&key, None, &args).await,
+        Verb::Map(MapVerb::Diff { file, args }) => policy::apply(&file, &policy::dry(args)).await,
+        Verb::Map(MapVerb::Apply { file, args }) => policy::apply(&file, &args).await,
         Verb::Map(MapVerb::Log { args }) => policy::log(&args).await,
-        Verb::Map(MapVerb::Rollback {
-            revision,
-            dry_run,
-            args,
-        }) => policy::rollback(revision, dry_run, &args).await,
+        Verb::Map(MapVerb::Rollback { revision, args }) => policy::rollback(revision, &args).await,
         Verb::Vip(verb) => policy::vip(&verb).await,
         Verb::Police(verb) => police(verb).await,
         Verb::Route(RouteVerb::Explain(args)) => explain::explain(&args),
@@ -105,14 +109,11 @@ async fn police(verb: PoliceVerb) -> Result<Exit> {
     match verb {
         PoliceVerb::Show { args, pins } => policy::police_show(&args, &pins).await,
         PoliceVerb::Set { key, value, args } => {
-            policy::set(&format!("police.{key}"), &value, &args).await
+            policy::set(&format!("police.{key}"), Some(&value), &args).await
         }
-        PoliceVerb::Diff { file, args } => policy::police_apply(&file, true, &args).await,
-        PoliceVerb::Apply {
-            file,
-            dry_run,
-            args,
-        } => policy::police_apply(&file, dry_run, &args).await,
-        PoliceVerb::Rollback { revision, args } => policy::rollback(revision, false, &args).await,
+        PoliceVerb::Unset { key, args } => policy::set(&format!("police.{key}"), None, &args).await,
+        PoliceVerb::Diff { file, args } => policy::police_apply(&file, &policy::dry(args)).await,
+        PoliceVerb::Apply { file, args } => policy::police_apply(&file, &args).await,
+        PoliceVerb::Rollback { revision, args } => policy::rollback(revision, &args).await,
     }
 }

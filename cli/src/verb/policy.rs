@@ -1,12 +1,12 @@
-//! `warmpath map show|set|diff|apply|log|rollback`, `vip`, `police`, `worker weight`: the policy in force, changed as a whole.
+//! `warmpath map show|set|unset|diff|apply|log|rollback`, `vip`, `police`, `worker weight`: the policy in force, changed as a whole.
 //!
 //! Each change is a whole policy: what is in force, edited, checked by the control plane, and applied as the next revision.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use anyhow::{Context, Result, bail};
 use balancer_userspace::{
-    api::types::{PolicyChange, PolicyStatus},
+    api::types::{PolicyChange, PolicyStatus, VipStatus},
     client::AdminClient,
     config::{PoliceConfig, PolicyFile, VipConfig, WorkerPolicy},
     maps,
@@ -14,7 +14,7 @@ use balancer_userspace::{
 use serde::Deserialize;
 
 use crate::{
-    args::{AdminArgs, OutputArgs, PinArgs, PolicyArgs, VipAddArgs, VipVerb},
+    args::{AdminArgs, ChangeArgs, OutputArgs, PinArgs, PolicyArgs, VipAddArgs, VipVerb},
     output::{self, Exit, Table},
 };
 
@@ -34,23 +34,28 @@ pub(super) async fn show(args: &PolicyArgs) -> Result<Exit> {
 }
 
 /// Puts the policy of `file` in force, or says what that would change.
-pub(super) async fn apply(file: &Path, is_dry_run: bool, args: &PolicyArgs) -> Result<Exit> {
+pub(super) async fn apply(file: &Path, args: &ChangeArgs) -> Result<Exit> {
     let text = read(file)?;
     let change = client(&args.admin)?
-        .change_policy(&text, is_dry_run)
+        .change_policy(&text, args.dry_run)
         .await?;
     report(&change, &args.output)
 }
 
-pub(super) async fn rollback(
-    revision: Option<u64>,
-    is_dry_run: bool,
-    args: &PolicyArgs,
-) -> Result<Exit> {
+pub(super) async fn rollback(revision: Option<u64>, args: &ChangeArgs) -> Result<Exit> {
     let change = client(&args.admin)?
-        .rollback_policy(revision, is_dry_run)
+        .rollback_policy(revision, args.dry_run)
         .await?;
     report(&change, &args.output)
+}
+
+/// What `file` would change.
+pub(super) fn dry(args: PolicyArgs) -> ChangeArgs {
+    ChangeArgs {
+        dry_run: true,
+        admin: args.admin,
+        output: args.output,
+    }
 }
 
 pub(super) async fn log(args: &PolicyArgs) -> Result<Exit> {
@@ -70,64 +75,61 @@ pub(super) async fn log(args: &PolicyArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Sets one key of the policy in force, such as `police.shed_percent`.
-pub(super) async fn set(key: &str, value: &str, args: &PolicyArgs) -> Result<Exit> {
+/// Sets one key of the policy in force, such as `police.shed_percent`, or takes it out.
+pub(super) async fn set(key: &str, value: Option<&str>, args: &ChangeArgs) -> Result<Exit> {
     let client = client(&args.admin)?;
     let mut policy = toml::Table::try_from(client.policy().await?.policy)?;
-    let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
-        .with_context(|| format!("`{value}` is not a TOML value; strings need quotes"))?
-        .remove("value")
-        .context("a value is needed")?;
-    let mut place = &mut policy;
-    let mut parts = key.split('.').peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            place.insert(part.to_owned(), value);
-            break;
-        }
-        let next = place
-            .entry(part)
-            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        let toml::Value::Table(next) = next else {
-            bail!("`{key}` does not lead to a key: use `warmpath map apply FILE` for lists");
-        };
-        place = next;
+    let (path, last) = key.rsplit_once('.').unwrap_or(("", key));
+    let place = table(&mut policy, path)
+        .with_context(|| format!("`{key}` is in a list: use `warmpath map apply FILE`"))?;
+    if let Some(value) = value {
+        let mut value: toml::Table = toml::from_str(&format!("value = {value}"))
+            .with_context(|| format!("`{value}` is not a TOML value; strings need quotes"))?;
+        let value = value.remove("value").context("a value is needed")?;
+        place.insert(last.to_owned(), value);
+    } else if place.remove(last).is_none() {
+        bail!("`{key}` is not set");
     }
-    let change = client
-        .change_policy(&toml::to_string(&policy)?, false)
-        .await?;
+    let text = toml::to_string(&policy)?;
+    let change = client.change_policy(&text, args.dry_run).await?;
     report(&change, &args.output)
 }
 
+/// The table at `path`, which is made where there is none; nothing if there is something else.
+fn table<'t>(policy: &'t mut toml::Table, path: &str) -> Option<&'t mut toml::Table> {
+    let mut place = policy;
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        let empty = || toml::Value::Table(toml::Table::new());
+        place = place.entry(part).or_insert_with(empty).as_table_mut()?;
+    }
+    Some(place)
+}
+
 /// The policy in force, edited and applied.
-async fn edit(
-    admin: &AdminArgs,
-    output: &OutputArgs,
-    edit: impl FnOnce(&mut PolicyFile) -> Result<()>,
-) -> Result<Exit> {
-    let client = client(admin)?;
+async fn edit(args: &ChangeArgs, edit: impl FnOnce(&mut PolicyFile) -> Result<()>) -> Result<Exit> {
+    let client = client(&args.admin)?;
     let PolicyStatus { mut policy, .. } = client.policy().await?;
     edit(&mut policy)?;
     let change = client
-        .change_policy(&toml::to_string(&policy)?, false)
+        .change_policy(&toml::to_string(&policy)?, args.dry_run)
         .await?;
-    report(&change, output)
+    report(&change, &args.output)
 }
 
 pub(super) async fn vip(verb: &VipVerb) -> Result<Exit> {
     match verb {
         VipVerb::List { args } => vips(args, None).await,
-        VipVerb::Show { address, args } => vips(args, Some(address)).await,
+        VipVerb::Show { vip, args } => vips(args, Some(vip)).await,
         VipVerb::Add { vip, args } => {
             let new = vip_of(vip)?;
-            edit(&args.admin, &args.output, |policy| {
+            edit(args, |policy| {
                 policy.vips.push(new);
                 Ok(())
             })
             .await
         }
         VipVerb::Rm { vip, args } => {
-            edit(&args.admin, &args.output, |policy| {
+            edit(args, |policy| {
                 let before = policy.vips.len();
                 policy.vips.retain(|known| known.label() != *vip);
                 if policy.vips.len() == before {
@@ -141,10 +143,13 @@ pub(super) async fn vip(verb: &VipVerb) -> Result<Exit> {
     }
 }
 
-async fn vips(args: &PolicyArgs, address: Option<&str>) -> Result<Exit> {
+async fn vips(args: &PolicyArgs, asked: Option<&str>) -> Result<Exit> {
     let mut vips = client(&args.admin)?.vips().await?;
-    if let Some(address) = address {
-        vips.retain(|vip| vip.address.to_string() == *address);
+    if let Some(asked) = asked {
+        vips.retain(|vip| vip.address.to_string() == *asked || label(vip) == *asked);
+        if vips.is_empty() {
+            bail!("there is no VIP {asked}; `warmpath vip list` shows all");
+        }
     }
     if args.output.json {
         output::json(&vips)?;
@@ -170,11 +175,19 @@ async fn vips(args: &PolicyArgs, address: Option<&str>) -> Result<Exit> {
         }
         table.print()?;
     }
-    Ok(if vips.is_empty() && address.is_some() {
-        Exit::Failed
-    } else {
-        Exit::Ok
-    })
+    Ok(Exit::Ok)
+}
+
+/// As [`VipConfig::label`].
+fn label(vip: &VipStatus) -> String {
+    let port = match vip.port {
+        0 => "any".to_owned(),
+        port => port.to_string(),
+    };
+    match vip.address {
+        IpAddr::V4(address) => format!("{address}:{port}/{}", vip.protocol),
+        IpAddr::V6(address) => format!("[{address}]:{port}/{}", vip.protocol),
+    }
 }
 
 /// The VIP as its TOML, so that every word is read by the same code as a file's.
@@ -206,10 +219,9 @@ pub(super) async fn weight(
     name: &str,
     weight: u16,
     cap: Option<u32>,
-    admin: &AdminArgs,
-    output: &OutputArgs,
+    args: &ChangeArgs,
 ) -> Result<Exit> {
-    edit(admin, output, |policy| {
+    edit(args, |policy| {
         let before = policy.worker(name);
         policy.workers.retain(|worker| worker.name != name);
         policy.workers.push(WorkerPolicy {
@@ -229,14 +241,14 @@ struct PoliceFile {
     police: PoliceConfig,
 }
 
-pub(super) async fn police_apply(file: &Path, is_dry_run: bool, args: &PolicyArgs) -> Result<Exit> {
+pub(super) async fn police_apply(file: &Path, args: &ChangeArgs) -> Result<Exit> {
     let file: PoliceFile =
         toml::from_str(&read(file)?).context("a file with [police] is needed")?;
     let client = client(&args.admin)?;
     let mut policy = client.policy().await?.policy;
     policy.police = file.police;
     let change = client
-        .change_policy(&toml::to_string(&policy)?, is_dry_run)
+        .change_policy(&toml::to_string(&policy)?, args.dry_run)
         .await?;
     report(&change, &args.output)
 }

@@ -4,19 +4,26 @@ use anyhow::Result;
 use balancer_userspace::{api::types::WorkerStatus, client::AdminClient};
 
 use crate::{
-    args::AdminArgs,
+    args::{AdminArgs, OutputArgs},
     output::{self, Exit},
 };
 
-pub(super) async fn drain(name: &str, admin: &AdminArgs) -> Result<Exit> {
-    report(&AdminClient::new(&admin.admin)?.drain(name).await?)
+pub(super) async fn drain(name: &str, admin: &AdminArgs, output: &OutputArgs) -> Result<Exit> {
+    report(&AdminClient::new(&admin.admin)?.drain(name).await?, output)
 }
 
-pub(super) async fn undrain(name: &str, admin: &AdminArgs) -> Result<Exit> {
-    report(&AdminClient::new(&admin.admin)?.undrain(name).await?)
+pub(super) async fn undrain(name: &str, admin: &AdminArgs, output: &OutputArgs) -> Result<Exit> {
+    report(
+        &AdminClient::new(&admin.admin)?.undrain(name).await?,
+        output,
+    )
 }
 
-fn report(worker: &WorkerStatus) -> Result<Exit> {
+fn report(worker: &WorkerStatus, output: &OutputArgs) -> Result<Exit> {
+    if output.json {
+        output::json(worker)?;
+        return Ok(Exit::Ok);
+    }
     output::line(format_args!(
         "{} is {}, {} requests in flight",
         worker.name, worker.state, worker.in_flight

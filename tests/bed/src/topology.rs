@@ -11,7 +11,7 @@
 //! the balancer carry the program `pass`; the other hosts send full checksums (`ethtool -K tx off`), because
 //! partial ones do not survive being forwarded by XDP.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 
@@ -19,6 +19,8 @@ use crate::{netns::Netns, pass::PassProgram, run::Run};
 
 /// The virtual address of every test bed.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The virtual IPv6 address of test beds with [`Topology::add_ipv6`].
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);
 /// The port that RPCs go to at the VIP.
 pub const VIP_PORT: u16 = 9000;
 
@@ -47,6 +49,22 @@ pub struct Nic {
 }
 
 impl Nic {
+    /// Its IPv6 address, where [`Topology::add_ipv6`] gave it one: fd80::3 beside 10.80.0.3. The prefix has 64 bits.
+    #[must_use]
+    pub const fn address6(&self) -> Ipv6Addr {
+        let [_, network, _, number] = self.address.octets();
+        Ipv6Addr::new(
+            0xfd00 + network as u16 - 80 + 0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            number as u16,
+        )
+    }
+
     /// The MAC address as text.
     #[must_use]
     pub fn mac_text(&self) -> String {
@@ -76,6 +94,12 @@ impl Host {
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.nic().address
+    }
+
+    /// The IPv6 address of its first interface.
+    #[must_use]
+    pub fn address6(&self) -> Ipv6Addr {
+        self.nic().address6()
     }
 }
 
@@ -179,6 +203,50 @@ impl Topology {
         })
     }
 
+    /// Gives every interface an IPv6 address, the workers [`VIP6`], and everybody routes: what [`Self::build`] did for IPv4.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn add_ipv6(&self) -> Result<()> {
+        for host in self.hosts() {
+            // An address that is still looked for elsewhere (RFC 4862, section 5.4) asks for no neighbours: for a second
+            // nobody would be answered.
+            for nic in &host.nics {
+                let key = format!("net.ipv6.conf.{}.accept_dad", nic.name);
+                host.netns.sysctl(&key, "0")?;
+            }
+            // Namespaces begin without, so that no test has neighbour discovery in its counters that did not ask for it.
+            host.netns.sysctl("net.ipv6.conf.all.disable_ipv6", "0")?;
+            for nic in &host.nics {
+                let (address, name) = (nic.address6(), &nic.name);
+                host.netns
+                    .ip(&format!("addr add {address}/64 dev {name} nodad"))?;
+            }
+        }
+        let balancer = &self.balancer;
+        let front = balancer.nics[0].address6();
+        for host in [&self.client, &self.gateway] {
+            host.netns
+                .ip(&format!("route add {VIP6}/128 via {front}"))?;
+        }
+        for host in &self.workers {
+            host.netns
+                .ip(&format!("addr add {VIP6}/128 dev lo nodad"))?;
+        }
+        if let Some(back) = balancer.nics.get(1).map(Nic::address6) {
+            balancer.netns.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+            for host in [&self.client, &self.gateway] {
+                host.netns
+                    .ip(&format!("route add {}/64 via {front}", network6(back)))?;
+            }
+            for host in &self.workers {
+                host.netns
+                    .ip(&format!("route add {}/64 via {back}", network6(front)))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Frames that the wires between client and balancer have dropped so far, because a queue was full.
     ///
     /// # Errors
@@ -260,6 +328,11 @@ impl Wiring<'_> {
         });
         Ok(())
     }
+}
+
+const fn network6(address: Ipv6Addr) -> Ipv6Addr {
+    let [first, ..] = address.segments();
+    Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)
 }
 
 fn add_bridge(switch: &Netns, network: Network) -> Result<()> {

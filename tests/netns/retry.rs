@@ -1,0 +1,208 @@
+//! RETRY: above the rate of sources that have not shown who they are, a request is answered by an address token, and passed
+//! on when it comes again with it. Over both IP versions, with the client that gateway and `warmpath fn invoke` are made of.
+
+use std::{
+    net::SocketAddr,
+    process::Output,
+    thread::{self, available_parallelism},
+};
+
+use ebpf_common::wire::{Kind, RpcHeader, flags};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use tests::topology::{Host, Layout, VIP, VIP_PORT};
+use warmpath_sdk::{Call, Client as SdkClient, ClientConfig};
+
+use crate::{
+    bed::{Bed, warmpath},
+    client::{Client, request},
+};
+
+/// Requests of sources without a token that the strictest rate lets through meanwhile: one a second on each CPU, for as long
+/// as a few hundred packets take.
+const STRAY: usize = 4;
+
+fn with_token(token: u64) -> RpcHeader {
+    let plain = request("echo");
+    RpcHeader {
+        flags: plain.flags | flags::HAS_TOKEN,
+        token,
+        ..plain
+    }
+}
+
+/// A bed that answers a request from a source without a token by RETRY, but for a stray one.
+fn strict_bed() -> (Bed, Vec<crate::echo::Echo>) {
+    let bed = Bed::new(Layout::OneArm, 2);
+    let mut echoes = bed.echoes();
+    bed.add_ipv6(&mut echoes);
+    bed.json("police set unknown_rate {per_second=1,burst=2}");
+    bed.wait_written();
+    (bed, echoes)
+}
+
+fn vips() -> [SocketAddr; 2] {
+    [(VIP, VIP_PORT).into(), Bed::vip6()]
+}
+
+/// Asks until a token comes.
+fn token(client: &Client) -> u64 {
+    let answers = client.burst(std::iter::repeat_n(request("echo"), 20));
+    assert_eq!(answers.len(), 20, "each is answered");
+    let retry = answers
+        .iter()
+        .find(|answer| answer.header.kind == Kind::Retry);
+    retry.unwrap().header.token
+}
+
+fn served_of(client: &Client, requests: impl IntoIterator<Item = RpcHeader>) -> usize {
+    let answers = client.burst(requests);
+    answers.iter().filter(|answer| answer.is_served()).count()
+}
+
+#[test]
+fn a_source_that_shows_its_token_is_served_and_a_forged_one_is_none() {
+    let (bed, _echoes) = strict_bed();
+    for vip in vips() {
+        let client = Client::to(&bed.topology.client, vip);
+        let stranger = Client::to(&bed.topology.gateway, vip);
+        let forged =
+            || bed.counter("detail", "token_forged") + bed.counter("detail", "token_stale");
+        let token = token(&client);
+        let stray = served_of(&client, std::iter::repeat_n(request("echo"), 100));
+        assert!(stray <= STRAY, "{stray} of 100 without a token");
+        assert_eq!(
+            served_of(&client, std::iter::repeat_n(with_token(token), 100)),
+            100,
+            "{vip}: {}",
+            bed.diagnosis()
+        );
+        // The address is proven, not the port.
+        let other_port = Client::to(&bed.topology.client, vip);
+        assert_eq!(served_of(&other_port, [with_token(token)]), 1);
+        let before = forged();
+        let flipped = (0..64).map(|bit| with_token(token ^ 1 << bit));
+        let stray = served_of(&client, flipped);
+        assert!(stray <= STRAY, "{stray} of 64 with a bit flipped");
+        assert_eq!(forged() - before, 64);
+        let stray = served_of(&stranger, std::iter::repeat_n(with_token(token), 100));
+        assert!(stray <= STRAY, "{stray} of 100 from another address");
+        assert_eq!(forged() - before, 164);
+    }
+    let buckets = bed.json("map dump CPU_BUCKETS");
+    let rows = buckets["entries"].as_array().unwrap();
+    let is_strict =
+        |row: &serde_json::Value| row["bucket"] == "unknown" && row["rate"] == "1/s burst 2";
+    assert!(!rows.is_empty() && rows.iter().all(is_strict), "{buckets}");
+    assert!(rows.iter().any(|row| row["admits"] == 0), "{buckets}");
+    let shown = bed.json("police show");
+    let retries = shown["counters"].as_array().unwrap();
+    let retries = retries
+        .iter()
+        .find(|counter| counter["label"] == "retry")
+        .unwrap();
+    assert_eq!(retries["value"], bed.counter("answer", "retry"));
+}
+
+#[test]
+fn a_token_outlives_one_rotation_of_the_keys_and_not_two() {
+    let (bed, _echoes) = strict_bed();
+    for vip in vips() {
+        let client = Client::to(&bed.topology.client, vip);
+        let token = token(&client);
+        let rotate = || {
+            bed.runtime.block_on(bed.admin().rotate_keys()).unwrap();
+            bed.wait_written();
+        };
+        rotate();
+        assert_eq!(
+            served_of(&client, std::iter::repeat_n(with_token(token), 50)),
+            50
+        );
+        rotate();
+        let before = bed.counter("detail", "token_stale");
+        let stray = served_of(&client, std::iter::repeat_n(with_token(token), 50));
+        assert!(stray <= STRAY, "{stray} of 50 with a token of long ago");
+        assert_eq!(bed.counter("detail", "token_stale") - before, 50);
+    }
+}
+
+/// Calls through the client of the gateway; how many were answered, and how many RETRYs it took.
+fn sdk_calls(bed: &Bed, host: &Host, vip: SocketAddr, calls: u32) -> (u32, u64) {
+    let client = host.netns.enter(|| {
+        let _guard = bed.runtime.enter();
+        SdkClient::connect(vip, ClientConfig::default())
+    });
+    let client = client.unwrap().unwrap();
+    bed.runtime.block_on(async {
+        let mut served = 0;
+        for _ in 0..calls {
+            let response = client.call(Call::new("echo")).await.unwrap();
+            assert!(response.payload.starts_with(b"w"));
+            served += 1;
+        }
+        (served, client.stats().retries)
+    })
+}
+
+fn invoke(host: &Host, vip: SocketAddr) -> Output {
+    let words = ["fn", "invoke", "echo", "--json", "--vip"];
+    let mut command = host.netns.command(warmpath());
+    command.args(words).arg(vip.to_string()).output().unwrap()
+}
+
+/// Uses up what strangers may, which is counted on each CPU.
+fn exhaust(client: &Client) {
+    for cpu in 0..available_parallelism().unwrap().get() {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut set = CpuSet::new();
+                set.set(cpu).unwrap();
+                sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+                client.burst(std::iter::repeat_n(request("echo"), 5));
+            });
+        });
+    }
+}
+
+#[test]
+fn the_client_echoes_the_token_and_its_calls_are_answered() {
+    let (bed, _echoes) = strict_bed();
+    let host = &bed.topology.client;
+    for vip in vips() {
+        let flood = Client::to(&bed.topology.gateway, vip);
+        let [mut by_clients, mut by_invoke] = [0; 2];
+        for _ in 0..5 {
+            exhaust(&flood);
+            let before = bed.counter("answer", "retry");
+            let (served, retries) = sdk_calls(&bed, host, vip, 100);
+            assert_eq!(served, 100);
+            assert!(retries <= 1, "the token is remembered: {retries}");
+            assert_eq!(bed.counter("answer", "retry") - before, retries);
+            by_clients += retries;
+
+            exhaust(&flood);
+            let before = bed.counter("answer", "retry");
+            let output = invoke(host, vip);
+            assert!(output.status.success(), "{output:?}");
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(report["status"], "ok");
+            by_invoke += bed.counter("answer", "retry") - before;
+        }
+        // Once a second each CPU lets one through that shows nothing.
+        assert!(
+            by_clients >= 3 && by_invoke >= 3,
+            "{by_clients} {by_invoke}"
+        );
+    }
+    bed.json("police rollback");
+    bed.wait_written();
+    let before = bed.counter("answer", "retry");
+    let (served, retries) = sdk_calls(&bed, host, Bed::vip6(), 50);
+    assert_eq!(
+        (served, retries, bed.counter("answer", "retry")),
+        (50, 0, before)
+    );
+}
