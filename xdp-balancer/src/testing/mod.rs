@@ -7,9 +7,11 @@
 )]
 
 pub mod caller;
+pub mod extension;
 pub mod frame;
 mod host_packet;
 mod police;
+pub mod rows;
 #[expect(
     clippy::indexing_slicing,
     reason = "tables of a test: an index beyond them is a bug of the test"

@@ -6,6 +6,7 @@ mod load;
 mod parse;
 mod police;
 mod route;
+mod rows;
 
 use std::collections::BTreeMap;
 

@@ -132,12 +132,7 @@ fn any_port_takes_what_no_exact_port_takes() {
 /// A QUIC packet whose destination connection id names worker 1 under configuration id 2.
 fn quic(is_long: bool, config: u8, id_len: u8) -> Frame {
     let id = [config << 5 | (id_len - 1), 0, 1, 9, 9, 9, 9, 9];
-    let head: &[u8] = if is_long {
-        &[0xc3, 0, 0, 0, 1, 8]
-    } else {
-        &[0x43]
-    };
-    Frame::udp([head, &id, &[0; 40]].concat())
+    Frame::quic(is_long, &id)
 }
 
 #[test]
@@ -178,12 +173,6 @@ fn quic_goes_where_its_connection_id_says() {
     sent("its worker is down", &gone, &quic(false, 2, 8), 2, &by_flow).check();
 }
 
-/// Packet number `sequence` of the kernel's pktgen.
-fn pktgen(sequence: u32) -> Frame {
-    let head = [0xbe9b_e955_u32.to_be_bytes(), sequence.to_be_bytes()].concat();
-    Frame::udp([&head[..], &[0; 8]].concat())
-}
-
 #[test]
 fn pktgen_packets_stand_for_requests_by_their_number() {
     let mut tables = tables_of(VipKind::Pktgen);
@@ -201,18 +190,30 @@ fn pktgen_packets_stand_for_requests_by_their_number() {
     warm_on(&mut tables, Affinity::Session, &[1]);
 
     let placed = [Counter::RouteWarm, Counter::SessionCreated];
-    let case = sent("session 2 of the first", &tables, &pktgen(6), 1, &placed);
+    let case = sent(
+        "session 2 of the first",
+        &tables,
+        &Frame::pktgen(6),
+        1,
+        &placed,
+    );
     let mut program = loaded(&tables);
     case.check_in(&mut program);
     let tables = after(case);
     assert_eq!(tables.session(FUNCTION, 2), Some(WorkerId(1)));
-    let again = sent("again", &tables, &pktgen(10), 1, &[Counter::RouteSession]);
+    let again = sent(
+        "again",
+        &tables,
+        &Frame::pktgen(10),
+        1,
+        &[Counter::RouteSession],
+    );
     again.check_in(&mut program);
     let tables = after(again);
     let shard = sent(
         "slot of the second",
         &tables,
-        &pktgen(7),
+        &Frame::pktgen(7),
         2,
         &[Counter::RouteShard],
     );

@@ -45,7 +45,7 @@ fn program(tables: &FakeTables) -> Program {
 fn frame(tables: &FakeTables, report: LoadReport, epoch: u8) -> Vec<u8> {
     let key = tables.config.unwrap().load_keys()[usize::from(epoch & 1)];
     Frame {
-        destination: ADDRESS,
+        destination: ADDRESS.into(),
         port: PORT,
         ..Frame::rpc(report.seal(epoch, key), b"")
     }
@@ -214,7 +214,7 @@ fn the_load_address_takes_nothing_else_and_an_rpc_vip_takes_no_reports() {
     let tables = tables();
     let mut program = program(&tables);
     let elsewhere = Frame {
-        destination: ADDRESS,
+        destination: ADDRESS.into(),
         port: PORT,
         ..Frame::rpc(case::request(), b"payload")
     };

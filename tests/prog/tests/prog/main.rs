@@ -19,6 +19,7 @@ mod load;
 mod pass;
 mod police;
 mod route;
+mod rows;
 mod schema;
 mod session;
 mod trace;

@@ -26,7 +26,7 @@ fn passes_what_is_not_ip() {
 #[test]
 fn passes_what_is_not_for_a_vip() {
     let elsewhere = Frame {
-        destination: [10, 99, 0, 2],
+        destination: [10, 99, 0, 2].into(),
         ..Frame::rpc(request(), b"")
     };
     let not_vip = Counter::PassNotVip;

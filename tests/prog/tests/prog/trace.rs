@@ -186,7 +186,7 @@ fn an_answered_packet_is_told_of_with_the_answer() {
 #[test]
 fn a_packet_that_is_not_ours_is_told_of() {
     let elsewhere = Frame {
-        destination: [10, 99, 0, 2],
+        destination: [10, 99, 0, 2].into(),
         ..Frame::rpc(request(), b"")
     };
     let bytes = elsewhere.bytes();

@@ -81,7 +81,7 @@ impl World {
         };
         let mut frame = Frame::rpc(self.header(rng), &vec![0x5a; payload_len]);
         if rng.random_ratio(1, 10) {
-            frame.destination = *[OTHER_VIP, UNMARKED_VIP, NO_VIP].choose(rng).unwrap();
+            frame.destination = (*[OTHER_VIP, UNMARKED_VIP, NO_VIP].choose(rng).unwrap()).into();
             frame.port = VIP_PORT + rng.random_range(0..2);
         }
         if rng.random_ratio(1, 10) {

@@ -392,7 +392,7 @@ impl World {
         let epoch = config.key_epoch as u8;
         let key = config.load_keys()[usize::from(epoch & 1)];
         let frame = Frame {
-            destination: LOAD_ADDR,
+            destination: LOAD_ADDR.into(),
             port: LOAD_PORT,
             ..Frame::rpc(report.seal(epoch, key), b"")
         };
