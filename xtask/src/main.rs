@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod ci;
+mod coverage;
 mod demo;
 mod kernels;
 mod pktgen;
@@ -49,6 +50,8 @@ enum Verb {
     },
     /// Check formatting and lints, then run the tests: all that CI does.
     Ci,
+    /// Measure which lines of the data plane the host's tests reach: 95 % of each stage, or it fails.
+    Coverage(coverage::Args),
     /// Build everything, run the whole platform in network namespaces, and report what it does.
     Demo(demo::Args),
     /// Run the program tests on Linux 6.1 and 6.12, in virtual machines, and on this machine's kernel.
@@ -106,6 +109,7 @@ fn run(args: Args) -> Result<ExitCode> {
             );
         }
         Verb::Ci => return ci::run(&root),
+        Verb::Coverage(args) => return coverage::run(&root, &args),
         Verb::Demo(args) => return demo::run(&root, &args),
         Verb::Kernels(args) => return kernels::run(&root, &args),
         Verb::Bench(bench) => return bench::run(&root, &bench),

@@ -3,6 +3,7 @@
 mod answer;
 mod forward;
 mod load;
+mod memory;
 mod parse;
 mod police;
 mod route;
