@@ -1,9 +1,6 @@
 //! The command line: every verb, flag and default.
 
-use std::{
-    net::{SocketAddr, SocketAddrV4},
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
@@ -443,21 +440,21 @@ pub(crate) enum PoliceVerb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RouteVerb {
-    /// Build a request's packet, run the loaded program on it, and say what it did and why
+    /// Build a packet for a VIP, run the loaded program on it, and say what it did and why
     Explain(ExplainArgs),
 }
 
-/// The packet to explain.
+/// The packet to explain. What it carries depends on the kind of the VIP.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ExplainArgs {
-    /// The function
-    pub(crate) name: String,
-    /// The VIP
+    /// The function, for a VIP of kind `rpc`
+    pub(crate) name: Option<String>,
+    /// The VIP, 10.99.0.1:9000 or [2001:db8::1]:9000
     #[arg(long, env = "WARMPATH_VIP", default_value = "10.99.0.1:9000")]
-    pub(crate) vip: SocketAddrV4,
-    /// Where the packet comes from
-    #[arg(long, default_value = "192.0.2.1:40000")]
-    pub(crate) from: SocketAddrV4,
+    pub(crate) vip: SocketAddr,
+    /// Where the packet comes from; 192.0.2.1:40000 or [2001:db8::1]:40000 if left out
+    #[arg(long)]
+    pub(crate) from: Option<SocketAddr>,
     /// The request's session
     #[arg(long)]
     pub(crate) session: Option<String>,
@@ -467,10 +464,33 @@ pub(crate) struct ExplainArgs {
     /// The request's route cookie, 16 hexadecimal digits
     #[arg(long)]
     pub(crate) cookie: Option<String>,
+    /// The request's address token, 16 hexadecimal digits
+    #[arg(long)]
+    pub(crate) token: Option<String>,
+    /// What carries the packet; `tcp` is a packet of an open connection, `tcp-syn` the first one
+    #[arg(long, value_enum, default_value_t = Transport::Udp)]
+    pub(crate) protocol: Transport,
+    /// VIP of kind `quic`: the destination connection id, in hexadecimal digits; without it, a client's first packet
+    #[arg(long)]
+    pub(crate) connection_id: Option<String>,
+    /// VIP of kind `pktgen`: the packet's number
+    #[arg(long)]
+    pub(crate) sequence: Option<u32>,
     #[command(flatten)]
     pub(crate) pins: PinArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// What carries a packet to explain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Transport {
+    /// UDP
+    Udp,
+    /// TCP, in the middle of a connection
+    Tcp,
+    /// TCP, the first packet of a connection
+    TcpSyn,
 }
 
 /// What to look at.

@@ -85,6 +85,7 @@ impl Hosts {
             [limits]
             functions = 1000
             sessions = 10000
+            flows = 10000
             [[vip]]
             address = "{VIP}"
             port = {VIP_PORT}

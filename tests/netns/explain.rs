@@ -11,12 +11,9 @@ use crate::{bed::Bed, client::Load};
 
 fn request(function: &str) -> ExplainRequest {
     ExplainRequest {
-        vip: Bed::vip(),
-        function: function.to_owned(),
-        session: None,
-        shard_key: None,
-        cookie: None,
+        function: Some(function.to_owned()),
         source: Some("10.80.0.3:40000".parse().unwrap()),
+        ..ExplainRequest::to(Bed::vip().into())
     }
 }
 
@@ -38,7 +35,7 @@ fn the_program_says_rule_worker_and_packet() {
     assert!(worker.name.unwrap().starts_with('w'));
     let out = warm.packet_out.unwrap();
     assert_eq!(out.dst_mac, worker.mac);
-    assert_eq!(out.destination, Bed::vip());
+    assert_eq!(out.destination, Bed::vip().into());
 
     let shard = ExplainRequest {
         shard_key: Some("foo".to_owned()),

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adopt;
+mod agrees;
 mod attach;
 mod bed;
 mod capture;
@@ -19,9 +20,11 @@ mod dsr;
 mod echo;
 mod explain;
 mod failover;
+mod manual;
 mod police;
 mod policy;
 mod restart;
 mod retry;
 mod shares;
 mod trace;
+mod witness;

@@ -119,7 +119,11 @@ impl From<ReadError> for Refusal {
 
 impl From<maps::ExplainError> for Refusal {
     fn from(error: maps::ExplainError) -> Self {
-        Self(StatusCode::INTERNAL_SERVER_ERROR, with_causes(&error))
+        let status = match error {
+            maps::ExplainError::Packet(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, with_causes(&error))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bodies of the admin API. Nothing inside the control plane passes these around.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -279,14 +279,18 @@ pub struct MapDump {
     pub left_out: u64,
 }
 
-/// `POST /v1/explain`: a packet to ask the loaded program about.
+/// `POST /v1/explain`: a packet to ask the loaded program about. What it carries depends on the kind of the VIP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
     /// Destination.
-    pub vip: SocketAddrV4,
-    /// Function name, `hello` or `hello@3`.
-    pub function: String,
+    pub vip: SocketAddr,
+    /// What carries it; for a VIP of kind `l4`, anything else is UDP.
+    #[serde(default)]
+    pub transport: ExplainTransport,
+    /// Function name, `hello` or `hello@3`; needed for a VIP of kind `rpc`.
+    #[serde(default)]
+    pub function: Option<String>,
     /// With it, the request has a session.
     #[serde(default)]
     pub session: Option<u64>,
@@ -296,9 +300,51 @@ pub struct ExplainRequest {
     /// With it, the request carries this route cookie.
     #[serde(default)]
     pub cookie: Option<u64>,
-    /// Source; 192.0.2.1:40000 if not given.
+    /// With it, the request carries this address token.
     #[serde(default)]
-    pub source: Option<SocketAddrV4>,
+    pub token: Option<u64>,
+    /// For a VIP of kind `quic`: the destination connection id, in hexadecimal digits. Without it, the packet is a client's
+    /// first one, whose connection id is its own choice.
+    #[serde(default)]
+    pub connection_id: Option<String>,
+    /// For a VIP of kind `pktgen`: the packet's number.
+    #[serde(default)]
+    pub sequence: Option<u32>,
+    /// Source; 192.0.2.1:40000 or [2001:db8::1]:40000 if not given.
+    #[serde(default)]
+    pub source: Option<SocketAddr>,
+}
+
+impl ExplainRequest {
+    /// A packet to `vip` without anything in particular.
+    #[must_use]
+    pub const fn to(vip: SocketAddr) -> Self {
+        Self {
+            vip,
+            transport: ExplainTransport::Udp,
+            function: None,
+            session: None,
+            shard_key: None,
+            cookie: None,
+            token: None,
+            connection_id: None,
+            sequence: None,
+            source: None,
+        }
+    }
+}
+
+/// What carries the packet of an [`ExplainRequest`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExplainTransport {
+    /// UDP.
+    #[default]
+    Udp,
+    /// TCP, in the middle of a connection.
+    Tcp,
+    /// TCP, the first packet of a connection.
+    TcpSyn,
 }
 
 /// What the loaded program did with the packet.
@@ -312,6 +358,8 @@ pub struct Explanation {
     pub verdict: String,
     /// The worker that the packet would leave for.
     pub worker: Option<ExplainedWorker>,
+    /// Kind of the VIP that the packet is for; none if there is no such VIP.
+    pub kind: Option<String>,
     /// Details noticed on the way, such as `cookie_forged`.
     pub details: Vec<String>,
     /// Headers of the packet that would leave; none for pass and drop.
@@ -338,16 +386,31 @@ pub struct PacketOut {
     pub dst_mac: String,
     /// Source MAC address.
     pub src_mac: String,
+    /// Addresses of the packet that it is encapsulated in.
+    pub outer: Option<OuterHeaders>,
     /// Source address and port.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// Destination address and port.
-    pub destination: SocketAddrV4,
-    /// Kind of the RPC header: `request`, `error`, …
+    pub destination: SocketAddr,
+    /// Kind of the RPC header: `request`, `error`, `retry`; without one `udp`, `tcp`, `icmp` or `icmpv6`.
     pub kind: String,
     /// Status of the RPC header, by name; none in requests.
     pub status: Option<String>,
     /// The whole packet in hexadecimal digits.
     pub hex: String,
+}
+
+/// What a packet is encapsulated in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OuterHeaders {
+    /// `ipip` or `gue`.
+    pub mode: String,
+    /// Source, which varies by flow (mode `ipip`).
+    pub source: IpAddr,
+    /// Source port, which varies by flow (mode `gue`).
+    pub source_port: Option<u16>,
+    /// The worker's address.
+    pub destination: IpAddr,
 }
 
 /// Body of every answer that is not 2xx.

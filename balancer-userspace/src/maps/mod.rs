@@ -28,7 +28,7 @@ pub(crate) use apply::fake;
 pub use apply::{KernelMaps, MapStore, TableRows, WriteError};
 pub use attach::{AttachError, Attachment, XdpMode};
 pub use bpffs::{BpffsError, has_bpffs};
-pub use explain::{ExplainError, explain};
+pub use explain::{ExplainError, PacketError, explain};
 pub use footprint::{MapSize, map_size};
 pub use load::LoadError;
 pub use loupe::{Loupe, LoupeError, give_back_orphans};

@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, MapData, MapError},
 };
 use ebpf_common::{
-    cuckoo::Cuckoo,
+    cuckoo::{Cuckoo, candidates},
     ids::FunctionId,
     maps::{
         FunctionEntry, FunctionLimit, FunctionRow, Rate, Vip6Key, Vip6Row, VipInfo, VipKey, VipRow,
@@ -15,7 +15,7 @@ use ebpf_common::{
     },
 };
 
-use super::{OpenError, WriteError, open};
+use super::{OpenError, ReadError, WriteError, open, read::read_error};
 
 /// A row that says itself whose it is.
 pub(super) trait Row: Pod + Eq {
@@ -123,6 +123,25 @@ impl Row for Vip6Row {
     fn nobodys(self) -> Self {
         Self::EMPTY
     }
+}
+
+/// The entry of `key` in the table `name`, looked for as the program does.
+pub(super) fn look_up<R: Row>(
+    pin_path: &Path,
+    name: &'static str,
+    key: &R::Key,
+) -> Result<Option<R::Value>, ReadError> {
+    let map: Array<MapData, R> = open::array(pin_path, name)?;
+    let rows = super::apply::usable_rows(pin_path, name)?;
+    for row in candidates(R::hash(key), rows - 1) {
+        let row = map.get(&row, 0).map_err(read_error(name))?;
+        if let Some((found, value)) = row.parts()
+            && found == *key
+        {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
 }
 
 /// The map, and which key stands in which row.

@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result};
 use balancer_userspace::{
-    api::types::{ExplainRequest, Explanation},
+    api::types::{ExplainRequest, ExplainTransport, Explanation},
     maps,
 };
 use warmpath_sdk::session_id;
 
 use crate::{
-    args::ExplainArgs,
+    args::{ExplainArgs, Transport},
     output::{self, Exit},
 };
 
@@ -23,18 +23,28 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<Exit> {
 }
 
 fn request(args: &ExplainArgs) -> Result<ExplainRequest> {
-    let cookie = args
-        .cookie
-        .as_deref()
-        .map(|digits| u64::from_str_radix(digits, 16).context("--cookie takes hexadecimal digits"))
-        .transpose()?;
+    let word = |digits: &Option<String>, flag: &str| {
+        let number = digits
+            .as_deref()
+            .map(|digits| u64::from_str_radix(digits, 16));
+        let number = number.transpose();
+        number.with_context(|| format!("{flag} takes hexadecimal digits"))
+    };
     Ok(ExplainRequest {
         vip: args.vip,
+        transport: match args.protocol {
+            Transport::Udp => ExplainTransport::Udp,
+            Transport::Tcp => ExplainTransport::Tcp,
+            Transport::TcpSyn => ExplainTransport::TcpSyn,
+        },
         function: args.name.clone(),
         session: args.session.as_deref().map(session_id),
         shard_key: args.shard_key.clone(),
-        cookie,
-        source: Some(args.from),
+        cookie: word(&args.cookie, "--cookie")?,
+        token: word(&args.token, "--token")?,
+        connection_id: args.connection_id.clone(),
+        sequence: args.sequence,
+        source: args.from,
     })
 }
 
@@ -44,6 +54,8 @@ fn print(explanation: &Explanation) -> Result<()> {
         explanation.outcome, explanation.rule
     ))?;
     output::line(format_args!("verdict  {}", explanation.verdict))?;
+    let kind = explanation.kind.as_deref().unwrap_or("none");
+    output::line(format_args!("vip      {kind}"))?;
     if let Some(worker) = &explanation.worker {
         let name = worker.name.as_deref().unwrap_or("");
         output::line(format_args!("worker   {} {name} {}", worker.id, worker.mac))?;
@@ -52,13 +64,23 @@ fn print(explanation: &Explanation) -> Result<()> {
         output::line(format_args!("noticed  {}", explanation.details.join(", ")))?;
     }
     if let Some(out) = &explanation.packet_out {
-        let status = out.status.as_deref().unwrap_or("");
+        let status = out.status.as_ref();
+        let status = status.map_or_else(String::new, |status| format!(" {status}"));
         output::line(format_args!("leaves   {} → {}", out.src_mac, out.dst_mac))?;
+        if let Some(outer) = &out.outer {
+            let port = outer
+                .source_port
+                .map_or_else(String::new, |port| format!(" port {port}"));
+            output::line(format_args!(
+                "         {} {}{port} → {}",
+                outer.mode, outer.source, outer.destination
+            ))?;
+        }
         output::line(format_args!(
             "         {} → {}",
             out.source, out.destination
         ))?;
-        output::line(format_args!("         {} {status}", out.kind))?;
+        output::line(format_args!("         {}{status}", out.kind))?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ pub use config::{Config, features};
 pub use counters::{Class, Counter};
 pub use function::{Affinity, FunctionEntry, FunctionRow, function_hash};
 pub use pktgen::PktgenInfo;
-pub use place::{Place, PlaceRow, row_index};
+pub use place::{Place, PlaceRow, flow_hash, row_index};
 pub use rate::{CLOCK_TICK_NS, Rate, RateError};
 pub use scratch::SchemaScratch;
 pub use traffic::{TopFunction, Traffic};

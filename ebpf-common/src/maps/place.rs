@@ -14,7 +14,12 @@
 //! Which entry goes when a row is full is decided by the clock algorithm (Corbató, 1968) within the row: each use sets R,
 //! the search for a victim clears it, and the first that is found clear goes.
 
-use crate::{hash::TableHash, ids::WorkerId, limits::PLACES_PER_ROW, map_type::map_type};
+use crate::{
+    hash::{TableHash, TableSecret, mix64, table_hash},
+    ids::WorkerId,
+    limits::PLACES_PER_ROW,
+    map_type::map_type,
+};
 
 const REFERENCED: u64 = 1 << 16;
 const WORKER_MASK: u64 = 0xffff;
@@ -90,6 +95,28 @@ impl Place {
 #[must_use]
 pub const fn row_index(hash: TableHash, mask: u32) -> u32 {
     hash.row & mask
+}
+
+/// Where a flow stands in `FLOWS`: by the words of its source address as they lie in memory (the second one is 0 for IPv4),
+/// its ports (source, then destination), and the VIP's number, which stands for its address and protocol.
+#[inline(always)]
+#[must_use]
+pub const fn flow_hash(
+    secret: TableSecret,
+    vip_id: u32,
+    source: [u64; 2],
+    ports: u32,
+) -> TableHash {
+    let [high, low] = source;
+    let [_, k1] = secret.0;
+    // An address of IPv6 is folded to a word, keyed.
+    let address = if high >> 32 == 0 && low == 0 {
+        high
+    } else {
+        mix64(high ^ k1) ^ low
+    };
+    let rest = (vip_id as u64) << 32 | ports as u64;
+    table_hash(secret, address, rest)
 }
 
 #[inline(always)]

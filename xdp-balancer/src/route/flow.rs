@@ -2,8 +2,8 @@
 //! placed by the Maglev table of the VIP's pool (Eisenbud et al., NSDI '16), which places it the same on another balancer.
 
 use ebpf_common::{
-    hash::{TableHash, mix64, table_hash},
-    maps::{Config, Counter, row_index},
+    hash::{TableHash, mix64},
+    maps::{Config, Counter, flow_hash, row_index},
 };
 use zerocopy::transmute;
 
@@ -66,7 +66,7 @@ pub(crate) fn place<'t, P: Packet, T: Tables>(
 /// The client's side of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowKey {
-    /// Source address; one of IPv6 folded to a word, keyed when it is hashed.
+    /// Words of the source address as they lie in memory; the second one is 0 for IPv4.
     source: [u64; 2],
     /// Ports of source and destination.
     ports: u32,
@@ -107,16 +107,7 @@ impl FlowKey {
     /// Where the flow stands in the table; the VIP's number stands for its address and protocol.
     #[inline(always)]
     pub(crate) fn hash(&self, config: &Config, vip_id: u32) -> TableHash {
-        let [high, low] = self.source;
-        let secret = config.table_secret();
-        let [_, k1] = secret.0;
-        let address = if high >> 32 == 0 && low == 0 {
-            high
-        } else {
-            mix64(high ^ k1) ^ low
-        };
-        let rest = (vip_id as u64) << 32 | self.ports as u64;
-        table_hash(secret, address, rest)
+        flow_hash(config.table_secret(), vip_id, self.source, self.ports)
     }
 
     /// A hash that is the same on every balancer: for the Maglev table, and for what varies by flow.

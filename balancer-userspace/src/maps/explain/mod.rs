@@ -2,36 +2,41 @@
 //!
 //! The verdict, the worker and the packet that leaves are the program's own. The rule is read from the
 //! counters of the CPU it ran on; where live traffic moves them at the same time, it is asked again.
-//! Each run counts as a packet. A session entry that it made is removed, one that it moved is put back.
+//! Each run counts as a packet. An entry of a session or a flow that it made is removed, one that it moved is put back.
 
 mod frame;
+mod leaving;
+mod remembered;
 
-use std::{path::Path, thread};
+use std::{net::IpAddr, path::Path, thread};
 
 use aya::{
-    maps::{Array, MapData, MapError},
+    maps::MapError,
     programs::{ProgramError, TestRun, TestRunOptions, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
-use ebpf_common::{
-    hash::table_hash,
-    maps::{Class, Config, Counter, PlaceRow, WorkerInfo, name, row_index},
+use ebpf_common::maps::{
+    Class, Config, Counter, Vip6Row, VipInfo, VipKind, VipRow, WorkerInfo, name,
 };
-use frame::{frame, header, hex, packet_out};
+pub use frame::PacketError;
+use frame::Question;
+use leaving::packet_out;
 use nix::{
     errno::Errno,
     sched::{CpuSet, sched_getcpu, sched_setaffinity},
     unistd::Pid,
 };
+use remembered::Remembered;
 use thiserror::Error;
 
 use super::{
-    OpenError, open, program_pin,
+    OpenError, open, placed, program_pin,
     read::{Counters, ReadError},
 };
 use crate::{
     api::types::{ExplainRequest, ExplainedWorker, Explanation, PacketOut},
     mac::MacAddress,
+    reconcile::tables::AnyVipKey,
 };
 
 /// How often the program is asked until the counters name one rule.
@@ -57,6 +62,9 @@ pub enum ExplainError {
         #[source]
         source: Box<MapError>,
     },
+    /// There is no such packet.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
     /// The program cannot be run.
     #[error(
         "cannot run the pinned program; are you root, and has `warmpath balancer` been started?"
@@ -88,13 +96,13 @@ struct Asker {
     program: Xdp,
     counters: Counters,
     workers: Vec<WorkerInfo>,
-    sessions: Array<MapData, PlaceRow>,
-    /// The row of `SESSIONS` that the request may change.
-    session_row: Option<u32>,
+    vip: Option<VipInfo>,
+    /// What the packet may change.
+    remembered: Vec<Remembered>,
     /// The interface that the packet pretends to come in by: the first port.
     ingress: Option<u32>,
     cpu: usize,
-    frame: Vec<u8>,
+    question: Question,
 }
 
 struct Run {
@@ -105,7 +113,6 @@ struct Run {
 
 impl Asker {
     fn new(pin_path: &Path, request: &ExplainRequest) -> Result<Self, ExplainError> {
-        let header = header(request);
         let workers = open::array::<WorkerInfo>(pin_path, name::WORKERS)?
             .iter()
             .collect::<Result<_, _>>()
@@ -113,6 +120,8 @@ impl Asker {
         let config = open::array::<Config>(pin_path, name::CONFIG)?
             .get(&0, 0)
             .map_err(map_error(name::CONFIG))?;
+        let vip = vip_of(pin_path, request)?;
+        let question = Question::new(request, vip.and_then(|vip| vip.kind()))?;
         let ports = open::ports(pin_path)?;
         let program = Xdp::from_pin(program_pin(pin_path), XdpAttachType::Interface)
             .map_err(|source| ExplainError::Run(Box::new(source)))?;
@@ -120,14 +129,11 @@ impl Asker {
             program,
             counters: Counters::open(pin_path)?,
             workers,
-            sessions: open::array(pin_path, name::SESSIONS)?,
-            session_row: request.session.map(|session| {
-                let hash = table_hash(config.table_secret(), session, header.function.0);
-                row_index(hash, config.session_mask)
-            }),
+            remembered: remembered::of(pin_path, &question, vip.as_ref(), &config)?,
+            vip,
             ingress: ports.keys().flatten().min(),
             cpu: stay_on_one_cpu()?,
-            frame: frame(request, &header),
+            question,
         })
     }
 
@@ -146,33 +152,35 @@ impl Asker {
             .iter()
             .filter(|(counter, _)| outcome.is_some() && counter.class() == Class::Detail);
         let packet_out = (matches!(run.verdict, XDP_TX | XDP_REDIRECT))
-            .then(|| packet_out(&run.frame))
+            .then(|| packet_out(&run.frame, &self.question))
             .flatten();
+        let kind = self
+            .vip
+            .map(|vip| vip.kind().map_or("unknown", VipKind::name));
         Ok(Explanation {
             outcome: outcome.map_or_else(String::new, |counter| counter.class().name().to_owned()),
             rule: outcome.map_or_else(String::new, |counter| counter.label().to_owned()),
             verdict: verdict_name(run.verdict),
             worker: packet_out.as_ref().and_then(|out| self.worker(out)),
+            kind: kind.map(str::to_owned),
             details: details
                 .map(|(counter, _)| counter.label().to_owned())
                 .collect(),
             packet_out,
-            packet_in_hex: hex(&self.frame),
+            packet_in_hex: frame::hex(&self.question.frame),
         })
     }
 
-    /// Runs the program once and leaves the session table as it was.
+    /// Runs the program once and leaves the tables of sessions and flows as they were.
     fn run(&mut self) -> Result<Run, ExplainError> {
-        let row_before = self.session_places()?;
+        for row in &mut self.remembered {
+            row.take()?;
+        }
         let before = self.counts()?;
         let (verdict, frame) = self.run_program()?;
         let after = self.counts()?;
-        if let (Some(index), Some(row)) = (self.session_row, row_before)
-            && self.session_places()? != row_before
-        {
-            // With it goes what live traffic wrote to this row of eight in the meantime, which its next packet repairs.
-            let restored = self.sessions.set(index, row, 0);
-            restored.map_err(map_error(name::SESSIONS))?;
+        for row in &mut self.remembered {
+            row.put_back()?;
         }
         let moved = Counter::ALL
             .iter()
@@ -190,7 +198,7 @@ impl Asker {
     fn run_program(&self) -> Result<(u32, Vec<u8>), ExplainError> {
         let mut out = vec![0; OUT_LEN];
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let len = self.frame.len() as u32;
+        let len = self.question.frame.len() as u32;
         let context = |ifindex: u32| -> Vec<u8> {
             [0, len, 0, ifindex, 0, 0]
                 .iter()
@@ -199,7 +207,7 @@ impl Asker {
         };
         let mut run = |context: Option<&[u8]>| {
             self.program.test_run(TestRunOptions {
-                data_in: Some(&self.frame),
+                data_in: Some(&self.question.frame),
                 data_out: Some(&mut out),
                 ctx_in: context,
                 ..TestRunOptions::new()
@@ -226,27 +234,42 @@ impl Asker {
             .collect()
     }
 
-    fn session_places(&self) -> Result<Option<PlaceRow>, ExplainError> {
-        self.session_row
-            .map(|index| self.sessions.get(&index, 0))
-            .transpose()
-            .map_err(map_error(name::SESSIONS))
-    }
-
+    /// The worker that `out` leaves for: whose address the outer headers have, or else whose MAC address the frame.
     fn worker(&self, out: &PacketOut) -> Option<ExplainedWorker> {
-        if out.kind != "request" {
+        if out.destination == self.question.source {
             return None;
         }
         let is_it = |info: &WorkerInfo| {
-            *info != WorkerInfo::ABSENT && MacAddress::new(info.dst_mac).to_string() == out.dst_mac
+            let is_there = *info != WorkerInfo::ABSENT;
+            is_there
+                && match out.outer.as_ref().map(|outer| outer.destination) {
+                    Some(IpAddr::V4(address)) => info.addr4 == address.octets(),
+                    Some(IpAddr::V6(address)) => info.addr6 == address.octets(),
+                    None => MacAddress::new(info.dst_mac).to_string() == out.dst_mac,
+                }
         };
         let id = self.workers.iter().position(is_it)?;
         Some(ExplainedWorker {
             id: u16::try_from(id).ok()?,
             name: None,
-            mac: out.dst_mac.clone(),
+            mac: MacAddress::new(self.workers[id].dst_mac).to_string(),
         })
     }
+}
+
+/// The VIP that the packet is for: that of its port, or that of any.
+fn vip_of(pin_path: &Path, request: &ExplainRequest) -> Result<Option<VipInfo>, ExplainError> {
+    for port in [request.vip.port(), 0] {
+        let key = AnyVipKey::new(request.vip.ip(), port, frame::protocol(request.transport));
+        let found = match key {
+            AnyVipKey::V4(key) => placed::look_up::<VipRow>(pin_path, name::VIPS, &key),
+            AnyVipKey::V6(key) => placed::look_up::<Vip6Row>(pin_path, name::VIPS6, &key),
+        };
+        if let Some(info) = found? {
+            return Ok(Some(info));
+        }
+    }
+    Ok(None)
 }
 
 /// The outcome, if exactly one packet was counted.
