@@ -17,6 +17,8 @@ mod answer;
 mod calls;
 mod config;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handler;
 mod metrics;
 mod request;

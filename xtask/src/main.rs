@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod coverage;
 mod demo;
+mod fuzz;
 mod kernels;
 mod pktgen;
 mod setup;
@@ -52,6 +53,8 @@ enum Verb {
     Ci,
     /// Measure which lines of the data plane the host's tests reach: 95 % of each stage, or it fails.
     Coverage(coverage::Args),
+    /// Fuzz the parsers that run on the host, each for some seconds.
+    Fuzz(fuzz::Args),
     /// Build everything, run the whole platform in network namespaces, and report what it does.
     Demo(demo::Args),
     /// Run the program tests on Linux 6.1 and 6.12, in virtual machines, and on this machine's kernel.
@@ -110,6 +113,7 @@ fn run(args: Args) -> Result<ExitCode> {
         }
         Verb::Ci => return ci::run(&root),
         Verb::Coverage(args) => return coverage::run(&root, &args),
+        Verb::Fuzz(args) => return fuzz::run(&root, &args),
         Verb::Demo(args) => return demo::run(&root, &args),
         Verb::Kernels(args) => return kernels::run(&root, &args),
         Verb::Bench(bench) => return bench::run(&root, &bench),

@@ -33,6 +33,8 @@ mod error;
 mod exchange;
 mod flights;
 pub mod fragment;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod link;
 mod rtt;
 mod session;

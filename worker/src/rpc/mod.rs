@@ -11,6 +11,8 @@
 //!   without passing the balancer again (direct server return).
 
 mod answer;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod intake;
 mod limits;
 mod serve;
