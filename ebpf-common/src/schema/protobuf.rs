@@ -137,8 +137,12 @@ fn take_number(scan: &mut Scan, value: u64) -> Progress {
 /// The length of the key, or of a message on the way to it, has been read.
 #[inline(always)]
 fn enter(scan: &mut Scan, schema: &SchemaEntry, len: u64) -> Progress {
+    // Compared before it is added to: a number may be as long as 64 bits.
+    if len > u64::from(u16::MAX) {
+        return Progress::Over;
+    }
     let end = u64::from(scan.position) + 1 + len;
-    if len > u64::from(u16::MAX) || end > u64::from(scan.end) {
+    if end > u64::from(scan.end) {
         return Progress::Over;
     }
     if scan.depth + 1 == u32::from(schema.len) {

@@ -142,6 +142,17 @@ fn protobuf_follows_its_path() {
     assert_eq!(slot(protobuf(&[10]), &payload), None);
 }
 
+/// Found by `cargo xtask fuzz schema`: such a length was added to before it was compared, which overflows.
+#[test]
+fn protobuf_enters_no_value_whose_length_is_beyond_all_payloads() {
+    for len in [1 << 16, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+        for path in [&[1][..], &[1, 2]] {
+            let payload = [varint(1 << 3 | 2), varint(len), vec![7; 100]].concat();
+            assert_eq!(slot(protobuf(path), &payload), None, "{len}");
+        }
+    }
+}
+
 #[test]
 fn protobuf_finds_nothing_in_what_is_broken() {
     let path = protobuf(&[1, 2]);

@@ -104,7 +104,7 @@ fn by_cookie() -> Group {
         ..good
     };
     let gone = Counter::CookieWorkerGone;
-    let asked = [
+    let mut asked = vec![
         Asked("cookie", good, Fate::Sent(2), vec![Counter::RouteCookie]),
         Asked(
             "cookie before session",
@@ -137,6 +137,20 @@ fn by_cookie() -> Group {
             vec![gone, Counter::RouteWarm],
         ),
     ];
+    // Any one bit: 40 to 47 are the epoch (1 now), of which only the lowest leads to another one that is valid.
+    for bit in 0..64 {
+        let flipped = RpcHeader {
+            route_cookie: good.route_cookie ^ (1 << bit),
+            ..good
+        };
+        let why = if (41..48).contains(&bit) {
+            Counter::CookieStale
+        } else {
+            Counter::CookieForged
+        };
+        let counters = vec![why, Counter::RouteWarm];
+        asked.push(Asked("one bit flipped", flipped, Fate::Sent(1), counters));
+    }
     group("cookie", tables, &asked)
 }
 
