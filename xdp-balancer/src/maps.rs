@@ -6,7 +6,9 @@
     reason = "maps are memory shared with other CPUs and with userspace"
 )]
 
-use core::{arch::asm, cell::Cell, ffi::c_void, ptr::null_mut, sync::atomic::AtomicU64};
+use core::{
+    arch::asm, cell::Cell, ffi::c_void, hint::black_box, ptr::null_mut, sync::atomic::AtomicU64,
+};
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_RB_NO_WAKEUP},
@@ -295,7 +297,9 @@ impl<N: Notes> Tables for KernelTables<N> {
         let scratch = SCHEMA_SCRATCH.get_ptr_mut(0)?;
         // SAFETY: the row is this CPU's own, and the loop below, which uses it too, has not begun.
         let scratch = unsafe { &mut *scratch };
-        let len = len.min(SCAN_MAX as u32);
+        // LLVM 22 takes a header's word, whose lower half `len` is, for a number of 32 bits where all of this is inlined into
+        // `traced`, and compares both halves. A round trip by way of the stack leaves the lower one.
+        let len = black_box(len).min(SCAN_MAX as u32);
         packet.copy_out(offset, len, &mut scratch.payload)?;
         scratch.schema = *schema;
         scratch.scan = Scan::START;

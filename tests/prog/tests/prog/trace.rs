@@ -5,7 +5,8 @@ use std::{thread::sleep, time::Duration};
 use ebpf_common::{
     event::{EVENTS_LEN, TraceEvent, TraceFilter, TraceHead, trace_fields},
     ids::WorkerId,
-    maps::{Affinity, Counter},
+    maps::{Affinity, Counter, FunctionEntry},
+    schema::{SchemaEntry, SchemaTarget},
     wire::{RpcHeader, flags},
 };
 use prog_tests::program::{Action, Program};
@@ -19,7 +20,7 @@ use xdp_balancer::{
 };
 
 use crate::{
-    case::{FUNCTION, action_of, edited, frame, request, tables},
+    case::{FUNCTION, action_of, edited, frame, loaded, request, tables},
     world::World,
 };
 
@@ -354,4 +355,31 @@ fn pin_to_this_cpu() {
     let mut cpus = CpuSet::new();
     cpus.set(0).unwrap();
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+}
+
+/// LLVM once compared the length of a payload together with the budget beside it in the header.
+#[test]
+fn a_key_in_the_payload_is_found_whatever_the_header_says_beside_its_length() {
+    let mut tables = tables(Affinity::Session);
+    let entry = FunctionEntry {
+        schema: 1,
+        ..FunctionEntry::new(Affinity::Session, &[WorkerId(1)])
+    };
+    tables.functions.insert(FUNCTION, entry);
+    let schema = SchemaEntry::json(SchemaTarget::Session, "user");
+    tables.schemas = vec![schema.unwrap()];
+    for mut program in [traced(&tables, &[]), loaded(&tables)] {
+        program.set_filter(&ALL).unwrap();
+        for budget_ms in [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
+            let header = RpcHeader {
+                budget_ms,
+                token: u64::MAX,
+                ..request()
+            };
+            let frame = Frame::rpc(header, br#"{"user":"ann"}"#).bytes();
+            assert_eq!(program.run(&frame).unwrap().0, Action::Tx);
+            let counters = program.counters().unwrap();
+            assert_eq!(counters.get(&Counter::SchemaMissed), None, "{budget_ms:x}");
+        }
+    }
 }
