@@ -9,11 +9,12 @@ use ebpf_common::{
     hash::{TableSecret, table_hash},
     ids::{FunctionId, SlotId, WorkerId},
     maps::{
-        Affinity, BlockEntry, Config, CpuBucket, ForwardMode, FunctionEntry, FunctionLimit,
-        FunctionRow, PktgenInfo, Place, PlaceRow, Rate, TopFunction, Traffic, Vip6Key, Vip6Row,
-        VipInfo, VipKey, VipKind, VipRow, WorkerInfo, WorkerLoad, WorkerState, block_filter_bit,
-        function_hash, home_hash, home_index, row_index, slot_index, source_bucket, vip_filter_bit,
-        vip_hash, vip6_filter_bit, vip6_hash, worker_flags,
+        Affinity, BlockEntry, Config, CpuBucket, DecapRow, ForwardMode, FunctionEntry,
+        FunctionLimit, FunctionRow, PktgenInfo, Place, PlaceRow, Prefix4, Prefix6, Rate,
+        TopFunction, Traffic, Vip6Key, Vip6Row, VipInfo, VipKey, VipKind, VipRow, WorkerInfo,
+        WorkerLoad, WorkerState, block_filter_bit, function_hash, home_hash, home_index, row_index,
+        slot_index, source_bucket, vip_filter_bit, vip_hash, vip6_filter_bit, vip6_hash, words,
+        worker_flags,
     },
     schema::{SchemaEntry, SchemaTarget},
     token::SourceAddress,
@@ -351,6 +352,31 @@ fn police_types() {
     }
     assert_eq!(CpuBucket::Unknown as u32, 0);
     assert_eq!(CpuBucket::Answer as u32, 1);
+}
+
+#[test]
+fn decap_types() {
+    let prefix4 = Prefix4::new([172, 16, 0, 0], 12);
+    assert_eq!(hex(prefix4.as_bytes()), "ac100000fff00000");
+    let prefix6 = Prefix6::new([0xfd; 16], 60);
+    let golden = concat!(
+        "fdfdfdfdfdfdfdfdfdfdfdfdfdfdfdfd",
+        "fffffffffffffff00000000000000000"
+    );
+    assert_eq!(hex(prefix6.as_bytes()), golden);
+    let row = DecapRow {
+        local6: [words([1; 16]); 4],
+        sources6: [prefix6; 8],
+        local4: [u32::from_ne_bytes([10, 0, 0, 1]); 4],
+        sources4: [prefix4; 8],
+    };
+    let expected = [
+        "01010101010101010101010101010101".repeat(4),
+        golden.repeat(8),
+        "0a000001".repeat(4),
+        "ac100000fff00000".repeat(8),
+    ];
+    assert_eq!(hex(row.as_bytes()), expected.concat());
 }
 
 /// Computed by another implementation of SipHash and of the mixer, in Python.

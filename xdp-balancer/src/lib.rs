@@ -16,6 +16,8 @@
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
 mod balance;
+pub mod decap;
+mod fib;
 pub mod forward;
 mod observe;
 mod opaque;
@@ -29,6 +31,8 @@ pub mod trace;
 mod verdict;
 
 pub use balance::balance;
+pub use decap::decapsulate;
+pub use fib::{Ends, FibParams, FibQuery, NextHop};
 pub use parse::{CutError, Packet};
 pub use tables::{Row, Tables};
 pub use trace::{Recorder, trace};

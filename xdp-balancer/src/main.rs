@@ -1,4 +1,5 @@
-//! The kernel shell: XDP programs `balancer`, `traced` (the same, with a tracer looking on), and `pass` for the far ends of veth pairs.
+//! The kernel shell: XDP programs `balancer`, `traced` (the same, with a tracer looking on), `decap` for workers, and `pass`
+//! for the far ends of veth pairs.
 //!
 //! Each is inlined into the entry that `#[xdp]` makes: another frame would cost 32 bytes of the 512 of stack (Linux 6.1).
 //!
@@ -12,7 +13,7 @@ mod maps;
 mod packet;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use xdp_balancer::{Verdict, balance, trace};
+use xdp_balancer::{Verdict, balance, decapsulate, trace};
 
 use crate::{
     maps::{KernelTables, NoNotes, Scratch},
@@ -43,6 +44,15 @@ const fn action(verdict: Verdict) -> u32 {
         Verdict::Drop(_) | Verdict::Consumed => xdp_action::XDP_DROP,
         Verdict::Tx => xdp_action::XDP_TX,
         Verdict::Redirect { .. } => xdp_action::XDP_REDIRECT,
+    }
+}
+
+/// The worker's side of encapsulation.
+#[xdp]
+fn decap(ctx: XdpContext) -> u32 {
+    match decapsulate(&mut XdpPacket::new(ctx), &KernelTables(NoNotes)) {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        _ => xdp_action::XDP_DROP,
     }
 }
 

@@ -23,9 +23,9 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
-        Config, Counter, CpuBucket, FunctionEntry, FunctionLimit, FunctionRow, PktgenInfo,
-        PlaceRow, SchemaScratch, TopFunction, Traffic, Vip6Key, Vip6Row, VipInfo, VipKey, VipRow,
-        WorkerInfo, WorkerLoad, function_hash, vip_hash, vip6_hash,
+        Config, Counter, CpuBucket, DecapRow, FunctionEntry, FunctionLimit, FunctionRow,
+        PktgenInfo, PlaceRow, SchemaScratch, TopFunction, Traffic, Vip6Key, Vip6Row, VipInfo,
+        VipKey, VipRow, WorkerInfo, WorkerLoad, function_hash, vip_hash, vip6_hash,
     },
     schema::{Key, SCAN_MAX, Scan, SchemaEntry},
     token::{SourceAddress, SourceWords},
@@ -90,6 +90,8 @@ static FUNCTION_LIMITS: Array<FunctionLimit> =
 static FUNCTION_BUCKETS: Array<u64> = Array::with_max_entries(limits::FUNCTION_LIMITS, 0);
 #[map]
 static CPU_BUCKETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(CpuBucket::COUNT, 0);
+#[map]
+static DECAP: Array<DecapRow> = Array::with_max_entries(1, 0);
 #[map]
 static PORTS: DevMapHash = DevMapHash::with_max_entries(limits::MAX_PORTS, 0);
 /// What [`Tables::opaque`] goes by way of.
@@ -392,6 +394,11 @@ impl<N: Notes> Tables for KernelTables<N> {
         unsafe { scratch.write_volatile(words) };
         // SAFETY: as above; any bytes are words.
         unsafe { scratch.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn decap(&self) -> Option<&DecapRow> {
+        DECAP.get(0)
     }
 
     #[inline(always)]

@@ -7,14 +7,15 @@
 use core::{arch::asm, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
-    bindings::xdp_md,
+    bindings::{bpf_fib_lookup as bpf_fib_lookup_params, xdp_md},
     helpers::generated::{
-        bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_fib_lookup, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+        bpf_xdp_load_bytes,
     },
     programs::XdpContext,
 };
 use ebpf_common::{event::CAPTURE_LEN, schema::SCAN_MAX};
-use xdp_balancer::{CutError, Packet, trace::capture_len};
+use xdp_balancer::{CutError, FibParams, FibQuery, NextHop, Packet, trace::capture_len};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The frame that the program was called for.
@@ -155,6 +156,22 @@ impl Packet for XdpPacket {
             0 => (len, captured as u16),
             _ => (len, 0),
         }
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, query: &FibQuery<'_>) -> NextHop {
+        let mut params = FibParams::new(query, self.ingress_ifindex());
+        let size = size_of::<FibParams>() as i32;
+        // SAFETY: the helper takes the context of the running program and the struct that its header names, of `size` bytes.
+        let code = unsafe {
+            bpf_fib_lookup(
+                self.ctx.ctx.cast(),
+                (&raw mut params).cast::<bpf_fib_lookup_params>(),
+                size,
+                0,
+            )
+        };
+        params.answer(code)
     }
 }
 

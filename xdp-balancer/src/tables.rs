@@ -7,8 +7,8 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits::PLACES_PER_ROW,
     maps::{
-        Config, Counter, CpuBucket, FunctionEntry, FunctionLimit, PktgenInfo, Vip6Key, VipInfo,
-        VipKey, WorkerInfo, WorkerLoad,
+        Config, Counter, CpuBucket, DecapRow, FunctionEntry, FunctionLimit, PktgenInfo, Vip6Key,
+        VipInfo, VipKey, WorkerInfo, WorkerLoad,
     },
     schema::{Key, SchemaEntry},
     token::SourceAddress,
@@ -87,6 +87,8 @@ pub trait Tables {
     /// offset into the packet: each value that a stage can leave in them has all stages behind it verified anew, and the
     /// ways multiply. What was read back from a map may be anything, so there is one way.
     fn opaque<const N: usize>(&self, words: [u32; N]) -> [u32; N];
+    /// The row of `DECAP`.
+    fn decap(&self) -> Option<&DecapRow>;
     /// Makes [`crate::Verdict::Redirect`] send the packet out of `ifindex`; false if it is not in `PORTS`.
     fn redirect(&self, ifindex: u32) -> bool;
     /// Adds one to `counter`.

@@ -131,6 +131,8 @@ counted! {
         NotVip => PassNotVip,
         /// The kernel is to find the next hop's MAC address.
         NoNeighbour => PassNoNeighbour,
+        /// On a worker: not encapsulated, or not for it.
+        NotEncapsulated => PassNotEncapsulated,
         /// On a worker: its encapsulation is off.
         Decapsulated => PassDecapsulated,
     }

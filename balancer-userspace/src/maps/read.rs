@@ -226,8 +226,8 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
                 }
             }
         }
-        // Memory that the program uses within one packet.
-        name::SCHEMA_SCRATCH | name::OPAQUE => {}
+        // Memory that the program uses within one packet; and what program `decap` of a worker has: here it is empty.
+        name::SCHEMA_SCRATCH | name::OPAQUE | name::DECAP => {}
         police if super::police::is_ours(police) => {
             super::police::dump(pin_path, police, &mut rows)?;
         }

@@ -90,6 +90,7 @@ counters! {
     PassNotVip, Pass, "not_vip", "Not for a VIP: passed to the kernel.";
 
     PassNoNeighbour, Pass, "no_neighbour", "The kernel's FIB knows no MAC address of the next hop yet: passed to the kernel, which asks for it.";
+    PassNotEncapsulated, Pass, "not_encapsulated", "On a worker: not encapsulated, or not for this host: passed to the kernel.";
     PassDecapsulated, Pass, "decapsulated", "On a worker: the encapsulation taken off, and passed to the kernel.";
 
     RouteCookie, Route, "cookie", "Sent to the worker that a valid route cookie names.";

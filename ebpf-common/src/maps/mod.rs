@@ -4,6 +4,7 @@ mod block;
 mod bucket;
 mod config;
 mod counters;
+mod decap;
 mod function;
 mod pktgen;
 mod place;
@@ -17,6 +18,7 @@ pub use block::{BlockEntry, BlockFilter, block_filter_bit};
 pub use bucket::{CpuBucket, FunctionLimit, source_bucket};
 pub use config::{Config, features};
 pub use counters::{Class, Counter};
+pub use decap::{DECAP_ADDRESSES, DECAP_SOURCES, DecapRow, Prefix4, Prefix6, words};
 pub use function::{Affinity, FunctionEntry, FunctionRow, function_hash};
 pub use pktgen::PktgenInfo;
 pub use place::{Place, PlaceRow, flow_hash, row_index};
@@ -80,6 +82,8 @@ pub mod name {
     pub const FUNCTION_BUCKETS: &str = "FUNCTION_BUCKETS";
     /// Per-CPU array of `u64`, by [`super::CpuBucket`].
     pub const CPU_BUCKETS: &str = "CPU_BUCKETS";
+    /// Array, one [`super::DecapRow`]; of a worker.
+    pub const DECAP: &str = "DECAP";
     /// DEVMAP_HASH: interface index → the same, the ports that packets can leave by.
     pub const PORTS: &str = "PORTS";
     /// Per-CPU array, one row of scratch words: a way around the verifier, see `xdp_balancer::Tables::opaque`.
@@ -124,6 +128,7 @@ pub mod name {
         FUNCTION_LIMITS,
         FUNCTION_BUCKETS,
         CPU_BUCKETS,
+        DECAP,
         PORTS,
         OPAQUE,
         COUNTERS,

@@ -14,8 +14,8 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits::VIP_ROWS,
     maps::{
-        Config, Counter, CpuBucket, FunctionRow, PktgenInfo, PlaceRow, Traffic, Vip6Row, VipRow,
-        WorkerInfo, WorkerLoad, function_hash, name, vip_hash, vip6_hash,
+        Config, Counter, CpuBucket, DecapRow, FunctionRow, PktgenInfo, PlaceRow, Traffic, Vip6Row,
+        VipRow, WorkerInfo, WorkerLoad, function_hash, name, vip_hash, vip6_hash,
     },
     schema::SchemaEntry,
 };
@@ -122,6 +122,9 @@ impl Program {
     pub fn apply(&mut self, tables: &FakeTables) -> Result<()> {
         if let Some(config) = tables.config {
             self.array::<Config>(name::CONFIG)?.set(0, config, 0)?;
+        }
+        if let Some(decap) = tables.decap {
+            self.array::<DecapRow>(name::DECAP)?.set(0, decap, 0)?;
         }
         let mut rows = Cuckoo::new(VIP_ROWS, vip_hash);
         for key in tables.vips.keys() {

@@ -3,15 +3,15 @@
 
 /// A sum that is not folded yet, of fewer than 65,535 32-bit words: a frame has far fewer.
 #[derive(Clone, Copy)]
-pub(super) struct Sum(u64);
+pub(crate) struct Sum(u64);
 
 impl Sum {
     /// The sum of nothing.
-    pub(super) const ZERO: Self = Self(0);
+    pub(crate) const ZERO: Self = Self(0);
 
     /// Adds 32-bit words.
     #[inline(always)]
-    pub(super) fn add<const N: usize>(mut self, words: [u32; N]) -> Self {
+    pub(crate) fn add<const N: usize>(mut self, words: [u32; N]) -> Self {
         for word in words {
             self.0 += u64::from(word);
         }
@@ -20,7 +20,7 @@ impl Sum {
 
     /// Adds 64-bit words.
     #[inline(always)]
-    pub(super) fn add_wide<const N: usize>(mut self, words: [u64; N]) -> Self {
+    pub(crate) fn add_wide<const N: usize>(mut self, words: [u64; N]) -> Self {
         for word in words {
             self.0 += (word & 0xffff_ffff) + (word >> 32);
         }
@@ -29,7 +29,7 @@ impl Sum {
 
     /// The checksum's two bytes as they lie in the header.
     #[inline(always)]
-    pub(super) const fn finish(self) -> [u8; 2] {
+    pub(crate) const fn finish(self) -> [u8; 2] {
         // At most 0x1_0000_fffd, then 0x1_fffe, then 0xffff: no carry is left.
         let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
         let sum = (sum & 0xffff) + (sum >> 16);

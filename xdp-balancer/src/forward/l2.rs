@@ -1,7 +1,7 @@
 //! Mode `l2`: the frame goes to the worker's MAC address as it is, but for its hop limit. The worker has the VIP on `lo`
 //! and answers the client itself (DSR).
 
-use super::{exit::Exit, hop_limit};
+use super::{Unsent, exit, hop_limit};
 use crate::{DropReason, Packet, Tables, balance::Arrival, route::Placement};
 
 /// Rewrites the frame for the worker of `placement`; returns the interface to redirect it to, if it is another one.
@@ -14,10 +14,12 @@ pub(super) fn rewrite<P: Packet, T: Tables>(
     arrival: &Arrival<'_>,
     placement: &Placement<'_>,
     tables: &T,
-) -> Result<Option<u32>, DropReason> {
+) -> Result<Option<u32>, Unsent> {
     let network = &arrival.headers.network;
-    let exit = Exit::configured(packet, placement.info, tables)?;
+    let redirect = exit::redirect(packet, placement.info.ifindex, tables)?;
     hop_limit::lower(packet, arrival.config, network.family, network.offset)?;
-    packet.write(0, exit.macs).ok_or(DropReason::NotRewritten)?;
-    Ok(exit.redirect)
+    // Receiver and sender lie in the row as they lie in the frame.
+    let macs = [placement.info.dst_mac, placement.info.src_mac];
+    packet.write(0, macs).ok_or(DropReason::NotRewritten)?;
+    Ok(redirect)
 }

@@ -42,7 +42,7 @@ const _: () = assert!(HEADER_LEN + MAX_TAGS * TAG_LEN <= IP_OFFSET_MASK);
 
 /// The family of the IP packet in the frame, and where it begins.
 #[inline(always)]
-pub(super) fn parse<P: Packet>(packet: &P) -> Result<(Family, u32), NotHeaders> {
+pub(crate) fn parse<P: Packet>(packet: &P) -> Result<(Family, u32), NotHeaders> {
     let header: EthernetHeader = packet
         .read(0)
         .ok_or(NotHeaders::Unreadable(DropReason::TruncatedEthernet))?;

@@ -12,7 +12,7 @@ use ebpf_common::schema::SCAN_MAX;
 pub use rpc::request;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{DropReason, NotOurs};
+use crate::{DropReason, FibQuery, NextHop, NotOurs};
 
 /// The frame, as the program may touch it: every access is checked against its end.
 pub trait Packet {
@@ -49,6 +49,8 @@ pub trait Packet {
     fn strip(&mut self, bytes: u32) -> Result<(), CutError>;
     /// Copies the beginning of the frame; returns how many bytes the frame has, and how many were copied.
     fn capture(&self, into: &mut [u8; CAPTURE_LEN]) -> (u32, u16);
+    /// What the kernel's FIB says of the next hop.
+    fn next_hop(&self, query: &FibQuery<'_>) -> NextHop;
 }
 
 /// Offsets into a frame are below this power of two: the part of a frame that a program sees is one page at most.

@@ -1,9 +1,11 @@
 //! A frame in plain bytes.
 
+use std::cell::RefCell;
+
 use ebpf_common::{event::CAPTURE_LEN, schema::SCAN_MAX};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{CutError, Packet, parse::ethernet};
+use crate::{CutError, FibParams, FibQuery, NextHop, Packet, parse::ethernet};
 
 /// Room in front of a frame, as a driver has it (XDP_PACKET_HEADROOM, linux/bpf.h).
 pub const HEAD_ROOM: u32 = 256;
@@ -20,6 +22,10 @@ pub struct HostPacket {
     pub ingress_ifindex: u32,
     /// Bytes of room in front of the frame.
     pub head_room: u32,
+    /// What the FIB says of every next hop.
+    pub next_hop: NextHop,
+    /// What the FIB was asked.
+    pub queries: RefCell<Vec<FibParams>>,
     /// Makes [`Packet::cut`] fail, as a driver may.
     pub refuses_cut: bool,
 }
@@ -32,6 +38,8 @@ impl HostPacket {
             bytes,
             ingress_ifindex: 1,
             head_room: HEAD_ROOM,
+            next_hop: NextHop::NoRoute,
+            queries: RefCell::default(),
             refuses_cut: false,
         }
     }
@@ -93,5 +101,11 @@ impl Packet for HostPacket {
         }
         let captured = u16::try_from(captured).expect("a capture is short");
         (self.len(), captured)
+    }
+
+    fn next_hop(&self, query: &FibQuery<'_>) -> NextHop {
+        let params = FibParams::new(query, self.ingress_ifindex);
+        self.queries.borrow_mut().push(params);
+        self.next_hop
     }
 }

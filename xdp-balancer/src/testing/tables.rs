@@ -11,9 +11,10 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
-        Config, Counter, CpuBucket, FunctionEntry, FunctionLimit, NORMAL_WEIGHT, PktgenInfo, Place,
-        TopFunction, Traffic, Vip6Key, VipInfo, VipKey, VipKind, WorkerInfo, WorkerLoad,
-        WorkerState, home_hash, home_index, row_index, slot_index, vip_filter_bit, vip6_filter_bit,
+        Config, Counter, CpuBucket, DecapRow, FunctionEntry, FunctionLimit, NORMAL_WEIGHT,
+        PktgenInfo, Place, TopFunction, Traffic, Vip6Key, VipInfo, VipKey, VipKind, WorkerInfo,
+        WorkerLoad, WorkerState, home_hash, home_index, row_index, slot_index, vip_filter_bit,
+        vip6_filter_bit,
     },
     schema::{Key, SCAN_MAX, SchemaEntry},
     token::SourceAddress,
@@ -59,6 +60,8 @@ pub struct FakeTables {
     pub pktgen: Vec<PktgenInfo>,
     /// `BLOCK4`, `BLOCK6`, `BLOCK_FILTER`, and the buckets.
     pub police: PoliceTables,
+    /// `DECAP`.
+    pub decap: Option<DecapRow>,
     /// `PORTS`.
     pub ports: BTreeSet<u32>,
     /// `SESSIONS`.
@@ -109,6 +112,7 @@ impl Default for FakeTables {
             schemas: Vec::new(),
             pktgen: Vec::new(),
             police: PoliceTables::default(),
+            decap: Some(DecapRow::ZERO),
             ports: BTreeSet::new(),
             sessions: rows(PLACE_ROWS),
             flows: rows(PLACE_ROWS),
@@ -348,6 +352,10 @@ impl Tables for FakeTables {
 
     fn opaque<const N: usize>(&self, words: [u32; N]) -> [u32; N] {
         words
+    }
+
+    fn decap(&self) -> Option<&DecapRow> {
+        self.decap.as_ref()
     }
 
     fn redirect(&self, ifindex: u32) -> bool {

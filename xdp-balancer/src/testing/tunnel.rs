@@ -2,8 +2,8 @@
 
 use ebpf_common::maps::{Config, ForwardMode, WorkerInfo, worker_flags};
 use etherparse::{
-    IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, NetSlice, SlicedPacket,
-    UdpHeader,
+    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpDscp, IpEcn, IpNumber, Ipv4Header,
+    Ipv6FlowLabel, Ipv6Header, NetSlice, SlicedPacket, UdpHeader, icmpv4,
 };
 
 /// What `frame` must be when it has been sent to `worker` in mode `l2`.
@@ -81,6 +81,63 @@ pub fn encapsulated(
         &ip,
         &udp.map(|udp| udp.to_bytes().to_vec()).unwrap_or_default(),
         &lowered(frame)[link..],
+    ]
+    .concat()
+}
+
+/// The answer to `frame`, whose packet is too big: that it may have `mtu` bytes, from its destination to its source.
+///
+/// # Panics
+/// If it is not a whole frame.
+#[must_use]
+pub fn too_big_answer(frame: &[u8], mtu: u16) -> Vec<u8> {
+    let link = link_len(frame);
+    let packet = SlicedPacket::from_ethernet(frame).expect("whole");
+    // As much as the largest answer holds, by words of eight bytes.
+    let quote = |len: usize, longest: usize, room: usize| {
+        let quoted = (len.min(longest) - room) / 8 * 8;
+        frame[link..link + quoted].to_vec()
+    };
+    let headers_and_quote = match packet.net.expect("an IP packet") {
+        NetSlice::Ipv4(ip) => {
+            let ip = ip.header();
+            let quote = quote(ip.total_len().into(), 576, 28);
+            let too_big = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
+            let icmp =
+                Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(too_big), &quote);
+            let payload_len = u16::try_from(8 + quote.len()).expect("short");
+            let (source, destination) = (ip.destination(), ip.source());
+            let mut header = Ipv4Header::new(payload_len, 64, IpNumber::ICMP, source, destination)
+                .expect("fits");
+            header.dscp = IpDscp::CS6;
+            header.dont_fragment = true;
+            header.header_checksum = header.calc_header_checksum();
+            [&header.to_bytes()[..], &icmp.to_bytes(), &quote].concat()
+        }
+        NetSlice::Ipv6(ip) => {
+            let ip = ip.header();
+            let quote = quote(40 + usize::from(ip.payload_length()), 1_280, 48);
+            let (source, destination) = (ip.destination(), ip.source());
+            let too_big = Icmpv6Type::PacketTooBig { mtu: mtu.into() };
+            let icmp =
+                Icmpv6Header::with_checksum(too_big, source, destination, &quote).expect("fits");
+            let header = Ipv6Header {
+                payload_length: u16::try_from(8 + quote.len()).expect("short"),
+                next_header: IpNumber::IPV6_ICMP,
+                hop_limit: 64,
+                source,
+                destination,
+                ..Ipv6Header::default()
+            };
+            [&header.to_bytes()[..], &icmp.to_bytes(), &quote].concat()
+        }
+        NetSlice::Arp(_) => panic!("not an IP packet"),
+    };
+    [
+        &frame[6..12],
+        &frame[..6],
+        &frame[12..link],
+        &headers_and_quote,
     ]
     .concat()
 }

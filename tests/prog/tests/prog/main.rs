@@ -10,8 +10,10 @@
 mod answer;
 mod budget;
 mod case;
+mod decap;
 mod differential;
 mod drop;
+mod fib;
 mod forward;
 mod icmp;
 mod kinds;
@@ -22,6 +24,7 @@ mod route;
 mod rows;
 mod schema;
 mod session;
+mod too_big;
 mod trace;
 mod truncate;
 mod world;
