@@ -28,6 +28,8 @@ pub mod config;
 #[cfg(feature = "server")]
 mod controller;
 #[cfg(feature = "server")]
+pub mod decap;
+#[cfg(feature = "server")]
 pub mod doctor;
 #[cfg(feature = "server")]
 pub mod history;

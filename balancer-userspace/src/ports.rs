@@ -98,7 +98,7 @@ impl Ports {
                 name: name.clone(),
                 ifindex: *ifindex,
                 mac: MacAddress::new((*mac)?),
-                mtu: mtu(name),
+                mtu: mtu(name, *ifindex),
                 subnets: subnets.get(name).cloned().unwrap_or_default(),
             })
         };
@@ -143,11 +143,18 @@ impl Ports {
 }
 
 /// The interface's MTU; the row's field has 16 bits, and a larger packet than that does not exist.
-fn mtu(name: &str) -> u16 {
-    // Without sysfs: what Ethernet has.
-    fs::read_to_string(format!("/sys/class/net/{name}/mtu"))
-        .ok()
-        .and_then(|text| text.trim().parse::<u32>().ok())
+///
+/// Of the files that tell it, IPv6's are those of this process's network namespace; sysfs shows the one that it was mounted
+/// in, and is asked only about an interface that has the same index there.
+fn mtu(name: &str, ifindex: u32) -> u16 {
+    let number = |path: String| -> Option<u32> {
+        let text = fs::read_to_string(path).ok()?;
+        text.trim().parse().ok()
+    };
+    let sysfs = |file: &str| number(format!("/sys/class/net/{name}/{file}"));
+    number(format!("/proc/sys/net/ipv6/conf/{name}/mtu"))
+        .or_else(|| sysfs("mtu").filter(|_| sysfs("ifindex") == Some(ifindex)))
+        // Unknown: what Ethernet has.
         .map_or(ETHERNET_MTU, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 

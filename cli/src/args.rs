@@ -153,6 +153,14 @@ pub(crate) enum WorkerVerb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Show what a worker on this machine takes the encapsulation off, and what its XDP program has counted
+    Decap {
+        /// Where its maps are pinned: `[decap] pin_path` of its configuration
+        #[arg(long, default_value = balancer_userspace::decap::DEFAULT_PIN_PATH)]
+        pin_path: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Change a worker's share of work
     Weight {
         /// The worker's name

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +20,7 @@ use ebpf_common::{
 };
 use tests::{
     process::{Process, Spec},
-    topology::{Layout, Topology, VIP, VIP_PORT, VIP6},
+    topology::{Host, Layout, Topology, VIP, VIP_PORT, VIP6},
     wait,
 };
 use tokio::runtime::Runtime;
@@ -234,6 +234,11 @@ impl Bed {
     /// Starts an echo worker on each worker host, the slots shared out evenly, and waits until the
     /// program routes to all of them.
     pub(crate) fn echoes(&self) -> Vec<Echo> {
+        self.echoes_at(|_| None)
+    }
+
+    /// The same, of workers that may be reached through a tunnel of IPv6, too.
+    pub(crate) fn echoes_at(&self, address6: impl Fn(&Host) -> Option<Ipv6Addr>) -> Vec<Echo> {
         let n = u16::try_from(self.topology.workers.len()).unwrap();
         let share = 16_384 / n;
         let echoes = (0..n)
@@ -245,7 +250,7 @@ impl Bed {
                     (index + 1) * share - 1
                 };
                 let slots = format!("{}-{last}", index * share);
-                Echo::start(host, self.membership_addr(), &slots)
+                Echo::start(host, self.membership_addr(), &slots, address6(host))
             })
             .collect();
         self.wait_settled(usize::from(n));

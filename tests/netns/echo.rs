@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -38,12 +38,31 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    pub(crate) fn start(host: &Host, control_plane: SocketAddr, slots: &str) -> Self {
+    /// One that no control plane knows.
+    pub(crate) fn alone(host: &Host, vip: SocketAddr) -> Self {
+        let mut echo = Self {
+            heartbeat: watch::channel(Heartbeat::default()).0,
+            membership: None,
+            assignment: watch::channel(None).1,
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Vec::new(),
+        };
+        echo.listen(host, vip);
+        echo
+    }
+
+    pub(crate) fn start(
+        host: &Host,
+        control_plane: SocketAddr,
+        slots: &str,
+        address6: Option<Ipv6Addr>,
+    ) -> Self {
         let name = host.role.clone();
         let hello = Hello {
             token: TOKEN.to_owned(),
             name: name.clone(),
             address: host.address(),
+            address6,
             mac: host.nic().mac_text(),
             slots: vec![slots.parse().unwrap()],
             db_url: None,

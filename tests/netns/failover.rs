@@ -83,7 +83,12 @@ fn a_worker_that_comes_back_has_its_id_and_its_slots_again() {
     let version = bed.status().slots_version;
     echoes[0].die();
     bed.wait_settled(1);
-    echoes[0] = crate::echo::Echo::start(&bed.topology.workers[0], bed.membership_addr(), "0-8191");
+    echoes[0] = crate::echo::Echo::start(
+        &bed.topology.workers[0],
+        bed.membership_addr(),
+        "0-8191",
+        None,
+    );
     bed.wait_settled(2);
     assert_eq!(bed.worker_id("w0"), id);
     assert!(bed.status().slots_version > version);

@@ -1,12 +1,12 @@
 //! `worker.toml`: every key, its default and its meaning.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use balancer_userspace::membership::protocol::MAX_NAME;
+use balancer_userspace::{decap::DecapConfig, membership::protocol::MAX_NAME};
 use db::SlotSet;
 use serde::Deserialize;
 
@@ -26,6 +26,9 @@ pub struct Config {
     pub interface: String,
     /// That interface's address.
     pub address: Ipv4Addr,
+    /// An IPv6 address of that interface, which balancers whose `[tunnel]` has IPv6 alone encapsulate packets to.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
     /// The VIPs to serve, each an address on `lo`.
     #[serde(default)]
     pub vips: Vec<SocketAddr>,
@@ -60,6 +63,9 @@ pub struct Config {
     /// How sandboxes are made.
     #[serde(default)]
     pub sandbox: SandboxConfig,
+    /// What encapsulated packets are taken from whom; none by default.
+    #[serde(default)]
+    pub decap: Option<DecapConfig>,
     /// What the RPC server may hold.
     #[serde(default)]
     pub rpc: RpcLimits,
@@ -105,7 +111,15 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), &'static str> {
+    fn check(&self) -> Result<(), String> {
+        self.check_values()?;
+        match &self.decap {
+            Some(decap) => decap.check().map_err(|problem| problem.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_values(&self) -> Result<(), &'static str> {
         if self.name.is_empty() || self.name.len() > MAX_NAME {
             return Err("`name` must have 1 to 64 bytes");
         }
@@ -151,6 +165,9 @@ mod tests {
         [pool]
         memory_mb = 1024
         [sandbox]
+        [decap]
+        interface = "eth0"
+        sources = ["172.16.0.0/16", "fd00:1::/96"]
         [rpc]
         acknowledge_after_ms = 15
     "#;
@@ -175,6 +192,7 @@ mod tests {
             ("capacity", "capacityy"),
             ("[rpc]", "[rpc]\nnope = 1"),
             ("[db]", "[db]\nnope = 1"),
+            ("[decap]", "[decap]\nnope = 1"),
         ] {
             let error = load(&WHOLE.replacen(from, to, 1)).unwrap_err();
             assert!(matches!(error, ConfigError::Parse { .. }), "{to}: {error}");
@@ -188,6 +206,7 @@ mod tests {
             ("capacity = 64", "capacity = 0"),
             ("listen = \"10.80.0.11:7200\"", ""),
             ("acknowledge_after_ms = 15", "reply_cache_bytes = 1"),
+            ("172.16.0.0/16", "0.0.0.0/0"),
         ] {
             let (before, after) = WHOLE.rsplit_once(line).unwrap();
             let error = load(&format!("{before}{instead}{after}")).unwrap_err();

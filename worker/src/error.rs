@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use balancer_userspace::maps::DecapError;
+
 use crate::{pool::PoolError, rpc::BindError};
 
 /// Why [`crate::Config::load`] failed.
@@ -29,7 +31,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// What to change.
-        problem: &'static str,
+        problem: String,
     },
 }
 
@@ -78,6 +80,9 @@ pub enum RunError {
     /// The database engine cannot be opened.
     #[error("cannot open the database")]
     Db(#[from] db::engine::embedded::OpenError),
+    /// Encapsulated packets cannot be taken.
+    #[error("cannot take encapsulated packets ([decap])")]
+    Decap(#[source] Box<DecapError>),
     /// Sandboxes cannot be made here.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -102,4 +107,10 @@ pub enum RunError {
     /// A task of ours was cut short while starting.
     #[error("starting was interrupted")]
     Interrupted(#[from] tokio::task::JoinError),
+}
+
+impl From<DecapError> for RunError {
+    fn from(error: DecapError) -> Self {
+        Self::Decap(Box::new(error))
+    }
 }

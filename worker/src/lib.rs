@@ -5,6 +5,7 @@
 //! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
 //! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are, and [`report`] tells
 //!   the balancer.
+//! - [`decap`] takes the encapsulation off what the balancer sends, in the kernel.
 //!
 //! # Invariants
 //! - `rpc` knows nothing of sandboxes, the pool nothing of packets.
@@ -15,6 +16,7 @@
 pub mod catalog;
 pub mod code;
 mod config;
+mod decap;
 mod error;
 pub mod identity;
 pub mod invoke;

@@ -26,6 +26,7 @@ pub(crate) fn hello(config: &Config) -> Result<Hello, RunError> {
         token: token.trim().to_owned(),
         name: config.name.clone(),
         address: config.address,
+        address6: config.address6,
         mac: mac_of(&config.interface)?,
         slots: slots
             .map(|range| SlotRange {

@@ -1,6 +1,12 @@
 //! The worker role: everything started in the order it is needed, and stopped in the reverse.
 
-use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use balancer_userspace::membership::{
@@ -21,6 +27,7 @@ use crate::{
     catalog::Functions,
     code::CodeCache,
     config::Config,
+    decap::Decap,
     error::RunError,
     identity::Identity,
     load::Load,
@@ -45,6 +52,8 @@ struct Running {
     /// Every task of the role; they end with it.
     tasks: JoinSet<()>,
     sockets: Vec<AbortHandle>,
+    /// Last: what the balancer still sends is taken until the end.
+    decap: Option<Arc<Decap>>,
 }
 
 /// Runs the worker until `stop` becomes true, then finishes what is in flight.
@@ -76,6 +85,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     }
     running.pool.stop().await;
     running.tasks.shutdown().await;
+    drop(running.decap);
     Ok(())
 }
 
@@ -89,6 +99,10 @@ async fn start(config: Config) -> Result<Running, RunError> {
         source,
     })?;
     let registry = Registry::new();
+    let decap = match &config.decap {
+        Some(decap) => Some(Arc::new(Decap::start(decap, &registry)?)),
+        None => None,
+    };
     let mut tasks = JoinSet::new();
 
     let store = StoreClient::new(&config.store_url)?;
@@ -112,7 +126,7 @@ async fn start(config: Config) -> Result<Running, RunError> {
         functions,
         router,
         Arc::clone(&pool),
-        registry,
+        Told { registry, decap },
         tasks,
     )
     .await;
@@ -122,6 +136,12 @@ async fn start(config: Config) -> Result<Running, RunError> {
     started
 }
 
+/// What is told to whoever scrapes, besides what the server itself counts.
+struct Told {
+    registry: Registry,
+    decap: Option<Arc<Decap>>,
+}
+
 /// Opens the sockets, and joins the control plane once requests can be served.
 async fn serve(
     config: Config,
@@ -129,9 +149,10 @@ async fn serve(
     functions: Arc<Functions>,
     router: Arc<db::Router>,
     pool: Arc<Pool>,
-    registry: Registry,
+    told: Told,
     mut tasks: JoinSet<()>,
 ) -> Result<Running, RunError> {
+    let Told { registry, decap } = told;
     let load = Arc::new(Load::new(config.capacity));
     let identity = Arc::new(Identity::unassigned());
     let parts = Parts {
@@ -156,6 +177,7 @@ async fn serve(
             load: Arc::clone(&load),
             pool: Arc::clone(&pool),
             server,
+            decap: decap.as_ref().map(Arc::downgrade),
         };
         let routes = Router::new()
             .route("/metrics", get(show_metrics))
@@ -185,6 +207,7 @@ async fn serve(
         publishing,
         tasks,
         sockets,
+        decap,
     })
 }
 
@@ -244,10 +267,15 @@ struct Metrics {
     load: Arc<Load>,
     pool: Arc<Pool>,
     server: Arc<Server<Arc<Pool>>>,
+    /// Whoever scrapes at the end does not keep the program attached.
+    decap: Option<Weak<Decap>>,
 }
 
 async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
     let size = metrics.server.size();
+    if let Some(decap) = metrics.decap.as_ref().and_then(Weak::upgrade) {
+        decap.show();
+    }
     metrics
         .gauges
         .show(&metrics.load, size, &metrics.pool.snapshot());

@@ -230,6 +230,25 @@ pub struct CounterValue {
     pub help: String,
 }
 
+/// `warmpath worker decap`: what a worker takes the encapsulation off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecapStatus {
+    /// The interface's name; none if it is gone, or of another network namespace.
+    pub interface: Option<String>,
+    /// Its index.
+    pub ifindex: u32,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Whether the program is on the interface; if not, its worker was killed.
+    pub attached: bool,
+    /// Addresses that packets are encapsulated to.
+    pub addresses: Vec<String>,
+    /// Prefixes that they may come from.
+    pub sources: Vec<String>,
+    /// What the program has counted.
+    pub counters: Vec<CounterValue>,
+}
+
 /// `GET /v1/traffic`: what was counted since the maps were made, or since the name was given to somebody.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficReport {

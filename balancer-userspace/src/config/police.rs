@@ -190,7 +190,8 @@ pub struct Prefix {
 }
 
 /// Why a text is not a prefix.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct PrefixError(String);
 
 impl FromStr for Prefix {

@@ -206,7 +206,8 @@ pub(super) fn ensure(
             return Ok(attachment(port, pin.mode));
         }
     }
-    let mode = attach(program, pin_path, port, wanted)?;
+    let (link, mode) = attach(program, port, wanted)?;
+    pin(link, pin_path, port, mode)?;
     info!(
         interface = port.name,
         ifindex = port.ifindex,
@@ -262,44 +263,41 @@ fn bring_to(
     Ok(())
 }
 
-/// Attaches natively, and generically only if that is wanted or allowed.
-fn attach(
+/// Attaches natively, and generically only if that is wanted or allowed. The program is off again when the link is closed.
+pub(super) fn attach(
     program: &mut Xdp,
-    pin_path: &Path,
     port: &Port,
     wanted: AttachMode,
-) -> Result<XdpMode, AttachError> {
+) -> Result<(FdLink, XdpMode), AttachError> {
     if wanted == AttachMode::Generic {
-        attach_as(program, pin_path, port, XdpMode::Generic)?;
-        return Ok(XdpMode::Generic);
+        let link = attach_as(program, port, XdpMode::Generic)?;
+        return Ok((link, XdpMode::Generic));
     }
-    match attach_as(program, pin_path, port, XdpMode::Native) {
+    match attach_as(program, port, XdpMode::Native) {
         Err(AttachError::NotNative { source, .. }) if wanted == AttachMode::Auto => {
             warn!(
                 interface = port.name,
                 error = &*source as &dyn std::error::Error,
                 "NATIVE XDP IS NOT POSSIBLE HERE: running in generic mode, several times slower, because mode = \"auto\""
             );
-            attach_as(program, pin_path, port, XdpMode::Generic)?;
-            Ok(XdpMode::Generic)
+            let link = attach_as(program, port, XdpMode::Generic)?;
+            Ok((link, XdpMode::Generic))
         }
-        result => result.map(|()| XdpMode::Native),
+        result => result.map(|link| (link, XdpMode::Native)),
     }
 }
 
-fn attach_as(
-    program: &mut Xdp,
-    pin_path: &Path,
-    port: &Port,
-    mode: XdpMode,
-) -> Result<(), AttachError> {
+fn attach_as(program: &mut Xdp, port: &Port, mode: XdpMode) -> Result<FdLink, AttachError> {
     let failed = |source| attach_error(port, mode, source);
     let id = program
         .attach_to_if_index(port.ifindex, mode.aya())
         .map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     // aya falls back to netlink on kernels without links; dropping `link` then undoes it.
-    let link = FdLink::try_from(link).map_err(|_netlink| AttachError::NoLinks)?;
+    FdLink::try_from(link).map_err(|_netlink| AttachError::NoLinks)
+}
+
+fn pin(link: FdLink, pin_path: &Path, port: &Port, mode: XdpMode) -> Result<(), AttachError> {
     let path = pin_path.join(format!("{LINK_PIN}{}_{}", port.ifindex, mode.name()));
     link.pin(&path).map_err(|source| AttachError::Pin {
         path,

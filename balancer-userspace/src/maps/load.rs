@@ -110,7 +110,7 @@ pub(super) fn fresh(object: &[u8], pin_path: &Path, limits: &Limits) -> Result<(
     }
     let mut ebpf = loader.load(object).map_err(prepare_error)?;
     write_layout(&mut ebpf)?;
-    verified(&mut ebpf)?
+    verified(&mut ebpf, PROGRAM)?
         .pin(program_pin(pin_path))
         .map_err(|source| LoadError::Pin {
             path: program_pin(pin_path),
@@ -139,7 +139,7 @@ pub(super) fn over_pinned_maps(object: &[u8], pin_path: &Path) -> Result<bool, L
         loader.map_pin_path(name, pin_path.join(name));
     }
     let mut ebpf = loader.load(object).map_err(prepare_error)?;
-    let program = verified(&mut ebpf)?;
+    let program = verified(&mut ebpf, PROGRAM)?;
 
     let pin = program_pin(pin_path);
     let unusable = |source| LoadError::Program {
@@ -164,11 +164,12 @@ pub(super) fn over_pinned_maps(object: &[u8], pin_path: &Path) -> Result<bool, L
     Ok(true)
 }
 
-fn verified(ebpf: &mut Ebpf) -> Result<&mut Xdp, LoadError> {
+/// The program `name` of the object, in the kernel.
+pub(super) fn verified<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, LoadError> {
     let missing = || LoadError::Incomplete {
-        what: format!("program `{PROGRAM}`"),
+        what: format!("program `{name}`"),
     };
-    let program = ebpf.program_mut(PROGRAM).ok_or_else(missing)?;
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
     let program: &mut Xdp = program
         .try_into()
         .map_err(|_not_xdp: ProgramError| missing())?;
@@ -178,7 +179,7 @@ fn verified(ebpf: &mut Ebpf) -> Result<&mut Xdp, LoadError> {
     Ok(program)
 }
 
-fn write_layout(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+pub(super) fn write_layout(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     let map = ebpf
         .map_mut(name::LAYOUT)
         .ok_or_else(|| LoadError::Incomplete {
@@ -221,7 +222,7 @@ fn remove(path: &Path) -> Result<(), LoadError> {
     }
 }
 
-fn prepare_error(error: EbpfError) -> LoadError {
+pub(super) fn prepare_error(error: EbpfError) -> LoadError {
     let errno = match &error {
         EbpfError::MapError(MapError::CreateError { io_error, .. }) => io_error.raw_os_error(),
         EbpfError::MapError(MapError::SyscallError(error)) => error.io_error.raw_os_error(),

@@ -150,7 +150,7 @@ fn load_all(object: &[u8], shapes: &[MapShape]) -> Vec<(String, Result<Loaded, S
 }
 
 /// The size of a ring buffer is a matter of pages, not of entries.
-const fn may_shrink(shape: &MapShape) -> bool {
+pub(super) const fn may_shrink(shape: &MapShape) -> bool {
     const RINGBUF: u32 = bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
     shape.map_type != RINGBUF
 }

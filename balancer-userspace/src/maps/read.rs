@@ -116,7 +116,7 @@ pub fn counters(pin_path: &Path) -> Result<Vec<CounterValue>, ReadError> {
     Ok(sums.into_iter().map(counter_value).collect())
 }
 
-fn counter_value((counter, value): (Counter, u64)) -> CounterValue {
+pub(super) fn counter_value((counter, value): (Counter, u64)) -> CounterValue {
     CounterValue {
         class: counter.class().name().to_owned(),
         label: counter.label().to_owned(),

@@ -12,7 +12,7 @@
 //! ```
 //! A connection that says anything else is closed, after one `{"type":"refused", …}` where that helps.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use db::SlotRange;
 use ebpf_common::ids::FunctionId;
@@ -58,6 +58,9 @@ pub struct Hello {
     pub name: String,
     /// Address that identifies the worker's interface; it must lie in a subnet of the balancer.
     pub address: Ipv4Addr,
+    /// IPv6 address that packets may be encapsulated to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// MAC address of that interface, `aa:bb:cc:dd:ee:ff`.
     pub mac: String,
     /// Slots whose shard the worker holds.

@@ -65,6 +65,10 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
                 }),
             ..
         } => policy::weight(&name, weight, cap, &args).await,
+        Verb::Worker {
+            verb: Some(WorkerVerb::Decap { pin_path, output }),
+            ..
+        } => worker::decap(&pin_path, &output),
         Verb::Worker { role, verb: None } => role::worker(&role).await,
         Verb::Gateway(role) => role::gateway(&role).await,
         Verb::Store(role) => role::store(&role).await,

@@ -115,7 +115,7 @@ fn print_workers(workers: &[WorkerStatus]) -> Result<()> {
 }
 
 /// Counters that are not zero.
-fn print_counters(counters: &[CounterValue]) -> Result<()> {
+pub(super) fn print_counters(counters: &[CounterValue]) -> Result<()> {
     let mut table = Table::new(&["class", "counter", "packets"]);
     for counter in counters.iter().filter(|counter| counter.value > 0) {
         table.row(vec![

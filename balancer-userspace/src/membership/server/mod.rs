@@ -393,6 +393,11 @@ fn check(hello: Hello) -> Result<Identity, String> {
     if hello.address.is_unspecified() || hello.address.is_multicast() {
         return Err(format!("{} is not the address of a host", hello.address));
     }
+    if let Some(address6) = hello.address6
+        && (address6.is_unspecified() || address6.is_multicast())
+    {
+        return Err(format!("{address6} is not the address of a host"));
+    }
     if hello.slots.len() > MAX_SLOT_RANGES {
         return Err(format!("more than {MAX_SLOT_RANGES} ranges of slots"));
     }
@@ -400,7 +405,7 @@ fn check(hello: Hello) -> Result<Identity, String> {
         name: hello.name,
         address: hello.address,
         mac,
-        address6: None,
+        address6: hello.address6,
         interface: None,
         slots: hello.slots,
         db_url: hello.db_url,

@@ -81,6 +81,7 @@ fn hello() -> Hello {
         token: TOKEN.to_owned(),
         name: "w0".to_owned(),
         address: Ipv4Addr::new(10, 80, 0, 11),
+        address6: None,
         mac: "02:00:00:00:00:11".to_owned(),
         slots: vec!["0-5460".parse().unwrap()],
         db_url: None,
@@ -218,6 +219,13 @@ async fn a_hello_that_makes_no_sense_is_refused_with_a_reason() {
                 ..hello()
             },
             "MAC",
+        ),
+        (
+            Hello {
+                address6: Some("ff02::1".parse().unwrap()),
+                ..hello()
+            },
+            "ff02::1",
         ),
         (
             Hello {
