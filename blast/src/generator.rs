@@ -10,7 +10,10 @@ use aya::{
     maps::{Array, MapData},
     programs::{TestRun as _, TestRunAttrs, TestRunOptions},
 };
-use ebpf_common::traffic::{MAX_STREAMS, MIX_LEN, Template};
+use ebpf_common::{
+    traffic::{MAX_STREAMS, MIX_LEN, Template},
+    verify,
+};
 use serde::Serialize;
 
 use crate::{BlastError, Scene, object::object, program};
@@ -71,7 +74,7 @@ impl Generator {
             loader.map_max_entries(map, 64);
         }
         let mut ebpf = loader.load(object()?)?;
-        program(&mut ebpf, "generate")?.load()?;
+        verify::load(program(&mut ebpf, "generate")?)?;
         let frames = streams.iter().map(|(scene, _)| scene.frame.clone());
         let frame = frames.max_by_key(Vec::len);
         let mut generator = Self {

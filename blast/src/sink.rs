@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use aya::{Ebpf, EbpfLoader, maps::PerCpuArray, programs::XdpMode};
-use ebpf_common::traffic::{ARRIVAL_ROWS, Arrivals};
+use ebpf_common::{
+    traffic::{ARRIVAL_ROWS, Arrivals},
+    verify,
+};
 use serde::Serialize;
 
 use crate::{BlastError, object::object, program};
@@ -51,7 +54,7 @@ impl Sink {
         }
         let mut ebpf = loader.load(object()?)?;
         let sink = program(&mut ebpf, "sink")?;
-        sink.load()?;
+        verify::load(sink)?;
         let mode = match mode {
             Mode::Native => XdpMode::Driver,
             Mode::Generic => XdpMode::Skb,

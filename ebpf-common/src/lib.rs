@@ -34,6 +34,8 @@ pub mod token;
 #[expect(missing_debug_implementations, reason = "as in `maps`")]
 pub mod traffic;
 pub mod tunnel;
+#[cfg(feature = "user")]
+pub mod verify;
 pub mod wire;
 
 /// Version of every map type in [`maps`] taken together. The control plane stores it in the `LAYOUT`

@@ -11,7 +11,7 @@ use aya::{
     pin::PinError,
     programs::{ProgramError, Xdp},
 };
-use ebpf_common::{LAYOUT_VERSION, maps::name};
+use ebpf_common::{LAYOUT_VERSION, maps::name, verify};
 use thiserror::Error;
 
 use super::{BpffsError, LINK_PIN, OpenError, PROGRAM, PROGRAM_PIN, program_pin};
@@ -173,9 +173,7 @@ pub(super) fn verified<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp
     let program: &mut Xdp = program
         .try_into()
         .map_err(|_not_xdp: ProgramError| missing())?;
-    program
-        .load()
-        .map_err(|source| LoadError::Verifier(Box::new(source)))?;
+    verify::load(program).map_err(|source| LoadError::Verifier(Box::new(source)))?;
     Ok(program)
 }
 

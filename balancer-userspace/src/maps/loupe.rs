@@ -27,6 +27,7 @@ use ebpf_common::{
     LAYOUT_VERSION,
     event::{TraceEvent, TraceFilter},
     maps::{Counter, name},
+    verify,
 };
 use nix::{
     errno::Errno,
@@ -318,7 +319,7 @@ fn lock(pin_path: &Path) -> Result<Flock<File>, LoupeError> {
 
 fn loaded<'e>(ebpf: &'e mut Ebpf, program: &'static str) -> Result<&'e mut Xdp, LoupeError> {
     let xdp = xdp(ebpf, program)?;
-    xdp.load().map_err(program_error(program))?;
+    verify::load(xdp).map_err(program_error(program))?;
     Ok(xdp)
 }
 

@@ -10,6 +10,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
 use aya_obj::generated::bpf_map_type;
+use ebpf_common::verify;
 
 /// The program of the object that lets every packet pass.
 const PASS: &str = "pass";
@@ -135,7 +136,7 @@ fn load_all(object: &[u8], shapes: &[MapShape]) -> Vec<(String, Result<Loaded, S
         .programs_mut()
         .map(|(name, program)| {
             let loaded = <&mut Xdp>::try_from(program).and_then(|xdp| {
-                xdp.load()?;
+                verify::load(xdp)?;
                 xdp.info()
             });
             let loaded = loaded.map(|info| Loaded {
@@ -171,7 +172,7 @@ pub fn try_native(object: &[u8], interface: &str) -> Result<(), String> {
         .program_mut(PASS)
         .ok_or_else(|| format!("the object has no program `{PASS}`"))?;
     let attached = <&mut Xdp>::try_from(program).and_then(|program| {
-        program.load()?;
+        verify::load(program)?;
         let link = program.attach(interface, XdpMode::Driver)?;
         program.detach(link)
     });

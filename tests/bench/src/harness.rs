@@ -9,7 +9,7 @@ use aya::{
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
 use blast::Scene;
-use ebpf_common::traffic::Template;
+use ebpf_common::{traffic::Template, verify};
 
 /// Names another object than the one that `cargo xtask bench` made.
 const OBJECT_VARIABLE: &str = "WARMPATH_BENCH_OBJECT";
@@ -38,7 +38,7 @@ impl Harness {
         let mut ebpf = EbpfLoader::new()
             .load(&object)
             .context("loading the object `bench`")?;
-        program(&mut ebpf, "harness")?.load()?;
+        verify::load(program(&mut ebpf, "harness")?)?;
         Ok(Self { ebpf })
     }
 
@@ -46,9 +46,7 @@ impl Harness {
     pub(crate) fn target(&mut self, name: &str) -> Result<ProgramFd> {
         let program = program(&mut self.ebpf, name)?;
         if program.fd().is_err() {
-            program
-                .load()
-                .with_context(|| format!("loading the program `{name}`"))?;
+            verify::load(program).with_context(|| format!("loading the program `{name}`"))?;
         }
         Ok(program.fd()?.try_clone()?)
     }

@@ -32,6 +32,7 @@ use ebpf_common::{
         vip_hash, vip6_filter_bit, vip6_hash, worker_flags,
     },
     traffic::MAX_FLOWS,
+    verify,
 };
 use nix::time::{ClockId, clock_getres};
 use xdp_balancer::testing::frame::{BALANCER_MAC, CLIENT_MAC};
@@ -110,9 +111,7 @@ impl World {
             program,
             config: Config::ZERO,
         };
-        world
-            .program()?
-            .load()
+        verify::load(world.program()?)
             .with_context(|| format!("loading the program `{program}`"))?;
         world.configure()?;
         world.add_vips()?;

@@ -18,6 +18,7 @@ use ebpf_common::{
         VipRow, WorkerInfo, WorkerLoad, function_hash, name, vip_hash, vip6_hash,
     },
     schema::SchemaEntry,
+    verify,
 };
 use xdp_balancer::{
     Row,
@@ -86,8 +87,7 @@ impl Program {
             .program_mut(program)
             .with_context(|| format!("the object has no program `{program}`"))?
             .try_into()?;
-        xdp.load()
-            .with_context(|| format!("loading the program `{program}`"))?;
+        verify::load(xdp).with_context(|| format!("loading the program `{program}`"))?;
         Ok(Self {
             ebpf,
             program,

@@ -21,6 +21,7 @@ use ebpf_common::{
     ids::{FunctionId, SlotId, WorkerId},
     limits::SLOTS,
     maps::{Affinity, Class, Counter, FunctionEntry, PktgenInfo, VipInfo, VipKind, WorkerState},
+    verify,
 };
 use prog_tests::{object, program::Program};
 use xdp_balancer::testing::{
@@ -48,7 +49,7 @@ fn main() -> Result<()> {
         .load(object())
         .context("loading the object for its pass program")?;
     let passing = pass_program(&mut pass)?;
-    passing.load()?;
+    verify::load(passing)?;
     passing.attach(peer, XdpMode::Driver)?;
 
     let mut program = Program::load(object(), &[])?;
