@@ -1,6 +1,6 @@
 //! What can be called: follows the store's catalog and adds the configuration's own functions.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use ebpf_common::{ids::FunctionId, maps::Affinity};
 use store::{AffinityKind, StoreClient};
@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{AffinityConfig, StaticFunction},
+    id_map::IdMap,
     rate_limit::RateLimit,
 };
 
@@ -35,7 +36,7 @@ pub struct Catalog {
     /// The store's revision; none if there is no store.
     pub revision: Option<u64>,
     /// The functions.
-    pub functions: HashMap<FunctionId, Function>,
+    pub functions: IdMap<Function>,
 }
 
 impl Catalog {

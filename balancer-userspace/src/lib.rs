@@ -34,6 +34,8 @@ pub mod doctor;
 #[cfg(feature = "server")]
 pub mod history;
 #[cfg(feature = "server")]
+pub mod id_map;
+#[cfg(feature = "server")]
 pub mod loads;
 #[cfg(feature = "server")]
 pub mod mac;

@@ -1,10 +1,10 @@
 //! How busy each worker is and what it keeps warm, as its last heartbeat said.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use ebpf_common::ids::{FunctionId, WorkerId};
 
-use crate::membership::protocol::Heartbeat;
+use crate::{id_map::IdMap, membership::protocol::Heartbeat};
 
 /// How busy a worker said it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct LoadChange {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loads {
     by_worker: BTreeMap<WorkerId, Load>,
-    by_function: HashMap<FunctionId, Vec<WorkerId>>,
+    by_function: IdMap<Vec<WorkerId>>,
 }
 
 impl Loads {

@@ -27,7 +27,6 @@ mod placement {
     use std::{
         collections::{HashMap, HashSet, VecDeque},
         fmt,
-        hash::Hash,
     };
 
     use super::candidates;
@@ -39,7 +38,7 @@ mod placement {
     #[derive(Debug, Clone)]
     pub struct Cuckoo<Key> {
         rows: Vec<Option<Key>>,
-        places: HashMap<Key, u32>,
+        len: usize,
         hash: fn(&Key) -> u64,
     }
 
@@ -65,7 +64,7 @@ mod placement {
 
     impl std::error::Error for Full {}
 
-    impl<Key: Copy + Eq + Hash> Cuckoo<Key> {
+    impl<Key: Copy + Eq> Cuckoo<Key> {
         /// An empty table of `rows` rows, a power of two and at least 2, of keys hashed by `hash`.
         ///
         /// # Panics
@@ -75,37 +74,45 @@ mod placement {
             assert!(rows.is_power_of_two() && rows >= 2, "{rows} rows");
             Self {
                 rows: vec![None; rows as usize],
-                places: HashMap::new(),
+                len: 0,
                 hash,
             }
         }
 
-        /// A table of which `rows` is read: the keys by row, as a map holds them.
+        /// A table of which `rows` is read: the keys by row, as a map holds them. A row that the program does not find its
+        /// key in counts as free: somebody stopped between the steps that move a key, which then stands in two rows.
         #[must_use]
         pub fn from_rows(rows: Vec<Option<Key>>, hash: fn(&Key) -> u64) -> Self {
-            let places = (0..)
-                .zip(&rows)
-                .filter_map(|(row, key)| Some(((*key)?, row)))
-                .collect();
-            Self { rows, places, hash }
+            let mut table = Self { rows, len: 0, hash };
+            for row in 0..table.rows.len() {
+                let Some(key) = table.rows[row] else { continue };
+                if table.row_of(&key) == Some(row as u32) {
+                    table.len += 1;
+                } else {
+                    table.rows[row] = None;
+                }
+            }
+            table
         }
 
-        /// The row of `key`, if it is in the table.
+        /// The row of `key`, if it is in the table: the first that the program would find it in.
         #[must_use]
         pub fn row_of(&self, key: &Key) -> Option<u32> {
-            self.places.get(key).copied()
+            self.candidates_of(key)
+                .into_iter()
+                .find(|row| self.rows[*row as usize].as_ref() == Some(key))
         }
 
         /// Keys in the table.
         #[must_use]
-        pub fn len(&self) -> usize {
-            self.places.len()
+        pub const fn len(&self) -> usize {
+            self.len
         }
 
         /// Whether there is none.
         #[must_use]
-        pub fn is_empty(&self) -> bool {
-            self.places.is_empty()
+        pub const fn is_empty(&self) -> bool {
+            self.len == 0
         }
 
         /// The keys by row.
@@ -136,15 +143,16 @@ mod placement {
             steps.push(Step { row: path[0], key });
             for step in &steps {
                 self.rows[step.row as usize] = Some(step.key);
-                self.places.insert(step.key, step.row);
             }
+            self.len += 1;
             Ok(steps)
         }
 
         /// Takes `key` out; the row that is now free.
         pub fn remove(&mut self, key: &Key) -> Option<u32> {
-            let row = self.places.remove(key)?;
+            let row = self.row_of(key)?;
             self.rows[row as usize] = None;
+            self.len -= 1;
             Some(row)
         }
 
@@ -229,6 +237,19 @@ mod tests {
         }
         assert_eq!(map, table.rows());
         assert!(placed.len() > 200, "full at {} of 256", placed.len());
+    }
+
+    #[test]
+    fn a_key_that_was_being_moved_is_in_the_row_that_the_program_finds_first() {
+        let [first, _, second, _] = candidates(hash(&7), 255);
+        let mut rows = vec![None; 256];
+        rows[first as usize] = Some(7);
+        rows[second as usize] = Some(7);
+        let mut table = Cuckoo::from_rows(rows, hash);
+        assert_eq!((table.len(), table.row_of(&7)), (1, Some(first)));
+        assert_eq!(table.rows()[second as usize], None);
+        assert_eq!(table.remove(&7), Some(first));
+        assert!(table.is_empty());
     }
 
     proptest! {

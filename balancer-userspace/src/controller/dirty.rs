@@ -1,9 +1,11 @@
 //! What has to be looked at again. It stays here until the writes that it led to are done, so that a plan may be dropped at
 //! any point.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use ebpf_common::ids::{FunctionId, WorkerId};
+
+use crate::id_map::IdSet;
 
 /// Workers whose rows may be out of date, and which parts of the tables beside them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,7 +52,7 @@ impl Dirty {
 #[derive(Debug, Clone, Default)]
 pub(super) struct DirtyFunctions {
     queue: VecDeque<FunctionId>,
-    members: HashSet<FunctionId>,
+    members: IdSet,
 }
 
 impl DirtyFunctions {

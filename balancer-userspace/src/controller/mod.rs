@@ -13,10 +13,10 @@ mod events;
 mod keys;
 mod outputs;
 mod policies;
+mod state_file;
 mod views;
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -36,6 +36,7 @@ pub(crate) use bench::Bench;
 pub(crate) use commands::{Command, CommandError};
 use events::Event;
 pub(crate) use events::{Events, PortsEvent};
+use state_file::StateFile;
 
 use crate::{
     api::types::InterfaceStatus,
@@ -67,6 +68,12 @@ const STANDBY_AFTER: Duration = Duration::from_millis(20);
 const FUNCTIONS_A_LOOK: usize = 32;
 /// How often the loads that the program keeps are looked at, for the bound on homes and for people.
 const LOOK_AT_LOADS: Duration = Duration::from_millis(100);
+/// How long the news of a plan waits for rows of functions.
+const TELL_WITHIN: Duration = Duration::from_millis(5);
+/// How long the state file waits for further changes.
+const SAVE_AFTER: Duration = Duration::from_millis(10);
+/// When a state file that could not be written is tried again.
+const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// When writes that the kernel refused are tried again.
 const RETRY_WRITES: Duration = Duration::from_secs(1);
 
@@ -97,10 +104,19 @@ pub(crate) struct ProgramInfo {
     pub(crate) adopted: bool,
 }
 
+/// What follows from a plan beside map writes.
+#[derive(Debug, Clone, Copy)]
+struct News {
+    /// When the plan was made.
+    since: Instant,
+    /// Whether the slots may have other owners.
+    slots: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Controller<S> {
     config: Config,
-    state_file: PathBuf,
+    state_file: StateFile,
     program: ProgramInfo,
     started: Instant,
     metrics: Arc<Metrics>,
@@ -108,6 +124,8 @@ pub(crate) struct Controller<S> {
     membership: Membership,
     /// What the state file was written of.
     saved: Option<(u64, u64, u64, PoolNumbers)>,
+    /// When it is written again.
+    save_at: Option<Instant>,
     loads: Loads,
     catalog: Option<Catalog>,
     ports: Ports,
@@ -127,6 +145,8 @@ pub(crate) struct Controller<S> {
     dirty: Dirty,
     /// What the plan that is being carried out is about.
     in_plan: Dirty,
+    /// What others are told once the tables are written.
+    untold: Option<News>,
     functions: DirtyFunctions,
     /// Functions whose rows the kernel refused.
     refused: Vec<FunctionId>,
@@ -195,7 +215,9 @@ impl<S: MapStore> Controller<S> {
             suspend_absent(&mut membership);
         }
         let mut controller = Self {
-            state_file: start.config.state_file(),
+            state_file: StateFile::new(start.config.state_file()),
+            save_at: None,
+            untold: None,
             config: start.config,
             program: start.program,
             started: Instant::now(),
@@ -262,10 +284,12 @@ impl<S: MapStore> Controller<S> {
                 self.tend();
             } else {
                 self.carry_on(SLICE);
+                self.save_if_due();
                 tokio::task::yield_now().await;
             }
         }
         self.save();
+        self.state_file.finish();
     }
 
     fn handle(&mut self, event: Event) {
@@ -388,16 +412,21 @@ impl<S: MapStore> Controller<S> {
     }
 
     fn suspend(&mut self, id: WorkerId, why: &str) {
+        let is_news = self.membership.suspend(id);
+        if is_news {
+            // At once: until then packets go to where nobody answers.
+            self.worker_changed(id);
+            self.write_urgent();
+        }
         let warm = self.loads.forget(id);
         self.functions.extend(warm);
-        if self.membership.suspend(id) {
+        if is_news {
             if let Some(member) = self.membership.get(id) {
                 let name = &member.identity.name;
                 warn!(worker = name, id = id.0, why, "worker is down");
                 self.metrics.forget_worker(name);
             }
             self.metrics.losses.inc();
-            self.worker_changed(id);
         }
     }
 
@@ -481,7 +510,6 @@ impl<S: MapStore> Controller<S> {
         self.homes.refresh(&self.rules);
         if dirty.slots {
             self.slots = Slots::assign(&self.membership);
-            self.share();
         }
         let desired = DesiredTables {
             rules: dirty.rules.then(|| Arc::clone(&self.rules)),
@@ -493,9 +521,12 @@ impl<S: MapStore> Controller<S> {
         };
         self.applier.plan(&desired);
         self.in_plan = dirty;
+        let news = self.untold.get_or_insert(News {
+            since: started,
+            slots: false,
+        });
+        news.slots |= self.in_plan.slots;
         self.carry_on(SLICE);
-        self.save();
-        self.publish();
         self.metrics
             .plan_seconds
             .observe(started.elapsed().as_secs_f64());
@@ -524,6 +555,26 @@ impl<S: MapStore> Controller<S> {
         if self.applier.retry_at().is_none() {
             self.in_plan = Dirty::default();
         }
+        self.write_functions(started, slice);
+        if let Some(news) = self.untold
+            && (self.is_idle() || news.since.elapsed() >= TELL_WITHIN)
+        {
+            self.untold = None;
+            self.tell(news);
+        }
+    }
+
+    /// What others are told once the tables are written.
+    fn tell(&mut self, news: News) {
+        if news.slots {
+            self.share();
+        }
+        self.publish();
+        let soon = Instant::now() + SAVE_AFTER;
+        self.save_at = Some(self.save_at.map_or(soon, |at| at.min(soon)));
+    }
+
+    fn write_functions(&mut self, started: Instant, slice: Duration) {
         let Some(catalog) = &self.catalog else {
             return;
         };
@@ -570,6 +621,7 @@ impl<S: MapStore> Controller<S> {
             self.functions.extend(refused);
         }
         self.rotate_keys_if_due();
+        self.save_if_due();
         if self.standby_at.is_some_and(|at| Instant::now() >= at) {
             self.standby_at = None;
             self.applier.prepare_standby();
@@ -584,7 +636,14 @@ impl<S: MapStore> Controller<S> {
         let grace = self.grace.as_ref().map(|(until, _)| *until);
         let retry = self.applier.retry_at();
         let loads = (self.homes.total_weight() > 0).then_some(self.loads_at);
-        let times = [grace, retry, self.keys_at, loads, self.standby_at];
+        let times = [
+            grace,
+            retry,
+            self.keys_at,
+            loads,
+            self.standby_at,
+            self.save_at,
+        ];
         times.into_iter().flatten().min()
     }
 

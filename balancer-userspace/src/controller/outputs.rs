@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ebpf_common::maps::Config as ConfigRow;
 use nix::time::{ClockId, clock_getres};
 use tracing::warn;
 
-use super::Controller;
+use super::{Controller, SAVE_AGAIN_AFTER};
 use crate::{
     loads::Report,
     maps::{MapStore, TableRows},
@@ -84,7 +84,18 @@ impl<S: MapStore> Controller<S> {
         }
     }
 
+    pub(super) fn save_if_due(&mut self) {
+        if self.save_at.is_some_and(|at| Instant::now() >= at) {
+            self.save();
+        }
+    }
+
+    /// Has the state file written, if it is out of date.
     pub(super) fn save(&mut self) {
+        self.save_at = None;
+        if self.state_file.has_failed() {
+            self.saved = None;
+        }
         let slots_version = self.shared.borrow().slots_version;
         let lasting = (
             self.membership.version(),
@@ -100,12 +111,10 @@ impl<S: MapStore> Controller<S> {
             keys_made_s: self.keys_made_s,
             ..Persisted::of(&self.membership, slots_version)
         };
-        match state.write(&self.state_file) {
-            Ok(()) => {
-                self.saved = Some(lasting);
-            }
-            Err(error) => warn!(error = &error as &dyn std::error::Error, "state not saved"),
-        }
+        self.state_file.write(state);
+        self.saved = Some(lasting);
+        // Whether it was written is known by then.
+        self.save_at = Some(Instant::now() + SAVE_AGAIN_AFTER);
     }
 
     /// Brings the gauges up to date.

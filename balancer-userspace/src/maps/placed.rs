@@ -19,7 +19,7 @@ use super::{OpenError, ReadError, WriteError, open, read::read_error};
 
 /// A row that says itself whose it is.
 pub(super) trait Row: Pod + Eq {
-    type Key: Copy + Eq + std::hash::Hash;
+    type Key: Copy + Eq;
     type Value: Copy;
     const EMPTY: Self;
 
@@ -148,6 +148,8 @@ pub(super) fn look_up<R: Row>(
 pub(super) struct Placed<R: Row> {
     map: Array<MapData, R>,
     places: Cuckoo<R::Key>,
+    /// Rows that hold a key which the program finds in another row: somebody stopped while moving it.
+    left_behind: Vec<u32>,
     name: &'static str,
 }
 
@@ -172,9 +174,17 @@ impl<R: Row> Placed<R> {
                 path: pin_path.join(name),
                 source: Box::new(source),
             })?;
+        let held: Vec<bool> = keys.iter().map(Option::is_some).collect();
+        let places = Cuckoo::from_rows(keys, R::hash);
+        let left_behind = (0..)
+            .zip(held.iter().zip(places.rows()))
+            .filter(|(_, (is_held, key))| **is_held && key.is_none())
+            .map(|(row, _)| row)
+            .collect();
         Ok(Self {
-            places: Cuckoo::from_rows(keys, R::hash),
+            places,
             map,
+            left_behind,
             name,
         })
     }
@@ -196,6 +206,7 @@ impl<R: Row> Placed<R> {
 
     /// Sets the entry of `key`.
     pub(super) fn insert(&mut self, key: R::Key, value: R::Value) -> Result<(), WriteError> {
+        self.tidy()?;
         if let Some(row) = self.places.row_of(&key) {
             return self.set(row, R::new(key, value));
         }
@@ -229,11 +240,21 @@ impl<R: Row> Placed<R> {
 
     /// Removes the entry of `key`, if there is one.
     pub(super) fn remove(&mut self, key: &R::Key) -> Result<(), WriteError> {
+        self.tidy()?;
         let Some(row) = self.places.row_of(key) else {
             return Ok(());
         };
         self.set(row, R::EMPTY)?;
         self.places.remove(key);
+        Ok(())
+    }
+
+    /// Empties the rows that were left behind, lest their keys be found there once they are taken from where they are.
+    fn tidy(&mut self) -> Result<(), WriteError> {
+        while let Some(row) = self.left_behind.last() {
+            self.set(*row, R::EMPTY)?;
+            self.left_behind.pop();
+        }
         Ok(())
     }
 

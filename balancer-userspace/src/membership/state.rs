@@ -4,10 +4,7 @@
 //! an id is only given to another name when all [`MAX_WORKERS`] are taken, and then the one that has
 //! been down for longest goes.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ebpf_common::{ids::WorkerId, limits::MAX_WORKERS, maps::WorkerState};
 use serde::{Deserialize, Serialize};
@@ -112,7 +109,8 @@ pub enum JoinError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Membership {
     version: u64,
-    members: BTreeMap<WorkerId, Member>,
+    /// By id: looked up some thousand times when one worker goes, for the other workers of its functions.
+    members: Vec<Option<Member>>,
 }
 
 impl Membership {
@@ -124,25 +122,27 @@ impl Membership {
 
     /// Every worker, by id.
     pub fn iter(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
-        self.members.iter().map(|(id, member)| (*id, member))
+        let ids = (0..).map(WorkerId);
+        ids.zip(&self.members)
+            .filter_map(|(id, member)| Some((id, member.as_ref()?)))
     }
 
     /// How many workers are known.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.members.len()
+        self.iter().count()
     }
 
     /// Whether no worker is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.iter().next().is_none()
     }
 
     /// The worker with this id.
     #[must_use]
     pub fn get(&self, id: WorkerId) -> Option<&Member> {
-        self.members.get(&id)
+        self.members.get(usize::from(id.0))?.as_ref()
     }
 
     /// The worker with this name.
@@ -191,8 +191,9 @@ impl Membership {
             let name = &member.identity.name;
             identities.iter().any(|wanted| wanted.name == *name)
         };
-        self.members
-            .retain(|_, member| member.source != Source::Static || is_wanted(member));
+        for place in &mut self.members {
+            place.take_if(|member| member.source == Source::Static && !is_wanted(member));
+        }
         for identity in identities {
             let (id, is_drained) = match self.named(&identity.name) {
                 Some((id, member)) => (id, member.is_drained),
@@ -224,7 +225,7 @@ impl Membership {
     }
 
     fn change(&mut self, id: WorkerId, edit: impl FnOnce(&mut Member)) -> bool {
-        let Some(member) = self.members.get_mut(&id) else {
+        let Some(Some(member)) = self.members.get_mut(usize::from(id.0)) else {
             return false;
         };
         let before = member.clone();
@@ -246,24 +247,25 @@ impl Membership {
         is_drained: bool,
     ) {
         self.version += 1;
-        self.members.insert(
-            id,
-            Member {
-                identity,
-                source,
-                is_alive,
-                is_leaving: false,
-                is_drained,
-                changed_at: self.version,
-            },
-        );
+        let place = usize::from(id.0);
+        if self.members.len() <= place {
+            self.members.resize(place + 1, None);
+        }
+        self.members[place] = Some(Member {
+            identity,
+            source,
+            is_alive,
+            is_leaving: false,
+            is_drained,
+            changed_at: self.version,
+        });
     }
 
     /// The lowest id that no name has, or else that of the worker that has been down for longest.
     fn free_id(&self) -> Option<WorkerId> {
         let unused = (0..MAX_WORKERS as u16)
             .map(WorkerId)
-            .find(|id| !self.members.contains_key(id));
+            .find(|id| self.get(*id).is_none());
         unused.or_else(|| {
             self.iter()
                 .filter(|(_, member)| !member.is_alive && !member.is_drained)

@@ -83,6 +83,13 @@ impl Inputs<'_> {
         (self.row_state(member) == WorkerState::Up).then(|| (name, self.rules.worker(name).0))
     }
 
+    /// Whether `id` takes new work.
+    #[must_use]
+    pub fn takes_new_work(&self, id: WorkerId) -> bool {
+        let member = self.membership.get(id);
+        member.is_some_and(|member| self.row_state(member) == WorkerState::Up)
+    }
+
     /// The row of `FUNCTIONS` for `id`; none if there is no such function.
     #[must_use]
     pub fn function_row(&self, id: FunctionId, catalog: &Catalog) -> Option<FunctionEntry> {

@@ -18,7 +18,7 @@ pub fn warm_set(inputs: &Inputs<'_>, function: FunctionId) -> Vec<WorkerId> {
     let candidates = inputs.loads.warm_on(function).iter();
     let mut ids: Vec<WorkerId> = candidates
         .copied()
-        .filter(|id| inputs.taker(*id).is_some())
+        .filter(|id| inputs.takes_new_work(*id))
         .collect();
     if ids.len() > MAX_WARM {
         ids.sort_unstable_by_key(|id| (load_step(inputs.loads, *id), *id));

@@ -20,6 +20,7 @@ use ebpf_common::{
 
 use crate::{
     config::Prefix,
+    id_map::IdHash,
     maps::protocol_name,
     policy::{Rules, Settings, Table},
 };
@@ -139,7 +140,7 @@ pub struct ActualTables {
     /// `VIP_FILTER`.
     pub vip_filter: Vec<u64>,
     /// `FUNCTIONS`.
-    pub functions: HashMap<u64, FunctionEntry>,
+    pub functions: HashMap<u64, FunctionEntry, IdHash>,
     /// `SLOTS`, both copies.
     pub slots: Vec<WorkerId>,
     /// `HOME`, both copies.
@@ -322,7 +323,7 @@ impl ActualTables {
             vips: HashMap::new(),
             workers: vec![WorkerInfo::ABSENT; MAX_WORKERS as usize],
             vip_filter: vec![0; FILTER_WORDS],
-            functions: HashMap::new(),
+            functions: HashMap::default(),
             slots: vec![zero; (GENERATIONS * SLOTS) as usize],
             home: vec![zero; (GENERATIONS * HOME_LEN) as usize],
             ports: BTreeSet::new(),
