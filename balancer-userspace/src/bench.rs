@@ -312,7 +312,7 @@ impl Bed {
             let function = Function {
                 qualified: format!("function-{number}@latest"),
                 affinity: Affinity::None,
-                schema: 0,
+                schema: None,
             };
             (function_id(number), function)
         });
@@ -404,7 +404,7 @@ impl<S: maps::MapStore> Bench<S> {
             let new = Function {
                 qualified: name,
                 affinity: Affinity::None,
-                schema: 0,
+                schema: None,
             };
             catalog.functions.insert(function, new);
         });

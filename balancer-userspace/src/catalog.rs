@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use ebpf_common::{ids::FunctionId, maps::Affinity};
-use store::{AffinityKind, StoreClient};
+use ebpf_common::{ids::FunctionId, maps::Affinity, schema::SchemaEntry};
+use store::{AffinityKind, Schema, StoreClient};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{info, warn};
 
-use crate::{
-    config::{AffinityConfig, StaticFunction},
-    id_map::IdMap,
-    rate_limit::RateLimit,
-};
+use crate::{config::StaticFunction, id_map::IdMap, rate_limit::RateLimit};
 
 /// Longest that the store may hold an answer back.
 const LONG_POLL: Duration = Duration::from_secs(20);
@@ -26,8 +22,35 @@ pub struct Function {
     pub qualified: String,
     /// What its manifest asks for.
     pub affinity: Affinity,
-    /// What its row says of its schema: the row of `SCHEMAS` plus one, or 0.
-    pub schema: u16,
+    /// Where payloads hold the session or the slot of requests that do not name it.
+    pub schema: Option<SchemaEntry>,
+}
+
+impl Function {
+    fn new(qualified: String, kind: AffinityKind, schema: Option<&Schema>) -> Self {
+        let affinity = match kind {
+            AffinityKind::None => Affinity::None,
+            AffinityKind::Session => Affinity::Session,
+            AffinityKind::Shard => Affinity::Shard,
+        };
+        // Configuration and store refuse what does not compile; a later store's is left out, and headers alone count.
+        let schema = schema.and_then(|schema| match schema.compile(kind) {
+            Ok(entry) => Some(entry),
+            Err(error) => {
+                warn!(
+                    function = qualified,
+                    error = &error as &dyn std::error::Error,
+                    "schema left out"
+                );
+                None
+            }
+        });
+        Self {
+            qualified,
+            affinity,
+            schema,
+        }
+    }
 }
 
 /// Every function, by id.
@@ -49,19 +72,9 @@ impl Catalog {
             } else {
                 format!("{}@{}", function.name, store::api::types::LATEST)
             };
-            let affinity = match function.affinity {
-                AffinityConfig::None => Affinity::None,
-                AffinityConfig::Session => Affinity::Session,
-                AffinityConfig::Shard => Affinity::Shard,
-            };
-            (
-                FunctionId::of(&qualified),
-                Function {
-                    qualified,
-                    affinity,
-                    schema: 0,
-                },
-            )
+            let id = FunctionId::of(&qualified);
+            let schema = function.schema.as_ref();
+            (id, Function::new(qualified, function.affinity, schema))
         });
         Self {
             revision: None,
@@ -75,18 +88,12 @@ impl Catalog {
         let mut merged = self.clone();
         merged.revision = Some(store.revision);
         merged.functions.extend(store.entries.iter().map(|entry| {
-            let affinity = match entry.manifest.affinity {
-                AffinityKind::None => Affinity::None,
-                AffinityKind::Session => Affinity::Session,
-                AffinityKind::Shard => Affinity::Shard,
-            };
+            let manifest = &entry.manifest;
+            let schema = manifest.schema.as_ref();
+            let qualified = entry.qualified.clone();
             (
                 entry.id,
-                Function {
-                    qualified: entry.qualified.clone(),
-                    affinity,
-                    schema: 0,
-                },
+                Function::new(qualified, manifest.affinity, schema),
             )
         }));
         merged
@@ -189,7 +196,8 @@ mod tests {
     async fn each_change_is_sent_once_and_an_error_keeps_the_last_catalog() {
         let own = Catalog::of_config(&[StaticFunction {
             name: "own".to_owned(),
-            affinity: AffinityConfig::None,
+            affinity: AffinityKind::None,
+            schema: None,
         }]);
         let url = fake_store(vec![
             None,
@@ -221,7 +229,8 @@ mod tests {
     fn a_bare_name_in_the_configuration_means_its_latest_version() {
         let catalog = Catalog::of_config(&[StaticFunction {
             name: "hello".to_owned(),
-            affinity: AffinityConfig::Session,
+            affinity: AffinityKind::Session,
+            schema: None,
         }]);
         let function = &catalog.functions[&FunctionId::of("hello")];
         assert_eq!(function.qualified, "hello@latest");

@@ -1,7 +1,7 @@
 //! Which row of `SCHEMAS` holds which extractor. Functions with the same schema share a row.
 //!
 //! A row is never changed while a function's row may name it: one that no function wants any more is free for another
-//! schema only from the call after the next one on, when the functions' rows that named it have been written.
+//! schema only from the next call on that finds the functions' rows written.
 
 use std::collections::{HashMap, HashSet};
 
@@ -46,16 +46,20 @@ impl Schemas {
         }
     }
 
-    /// Gives every one of `wanted` a row. The writes are to be carried out before those of the functions.
+    /// Gives every one of `wanted` a row. The writes are to be carried out before those of the functions. `is_settled`: the
+    /// functions' rows are those of the call before, in the kernel too; otherwise no row is given to another schema.
     ///
     /// # Errors
     /// [`Full`] beside the writes if some got none.
     pub fn follow(
         &mut self,
         wanted: impl IntoIterator<Item = SchemaEntry>,
+        is_settled: bool,
     ) -> (Vec<(u16, SchemaEntry)>, Result<(), Full>) {
         let wanted: HashSet<_> = wanted.into_iter().collect();
-        self.free_rows(&wanted);
+        if is_settled {
+            self.free_rows(&wanted);
+        }
         let mut writes = Vec::new();
         let mut left_out = 0;
         for schema in wanted {
@@ -130,9 +134,9 @@ mod tests {
     #[test]
     fn a_schema_keeps_its_row_and_functions_share_it() {
         let mut schemas = Schemas::default();
-        let (writes, _) = schemas.follow([schema(1), schema(1)]);
+        let (writes, _) = schemas.follow([schema(1), schema(1)], true);
         assert_eq!(writes, [(0, schema(1))]);
-        let (writes, _) = schemas.follow([schema(2), schema(1)]);
+        let (writes, _) = schemas.follow([schema(2), schema(1)], true);
         assert_eq!(writes, [(1, schema(2))]);
         assert_eq!(schemas.reference(&schema(1)), 1);
         assert_eq!(schemas.reference(&schema(3)), 0);
@@ -141,20 +145,23 @@ mod tests {
     #[test]
     fn a_row_is_given_away_only_when_no_function_can_name_it_any_more() {
         let mut schemas = Schemas::default();
-        schemas.follow([schema(1)]).1.unwrap();
+        schemas.follow([schema(1)], true).1.unwrap();
         // The plan of this call still has to tell the functions.
-        assert_eq!(schemas.follow([schema(2)]).0, [(1, schema(2))]);
-        assert_eq!(schemas.follow([schema(2), schema(3)]).0, [(0, schema(3))]);
+        assert_eq!(schemas.follow([schema(2)], true).0, [(1, schema(2))]);
+        assert_eq!(
+            schemas.follow([schema(2), schema(3)], true).0,
+            [(0, schema(3))]
+        );
         // One that comes back in time keeps its row.
-        assert!(schemas.follow([schema(3)]).0.is_empty());
-        assert!(schemas.follow([schema(2), schema(3)]).0.is_empty());
+        assert!(schemas.follow([schema(3)], true).0.is_empty());
+        assert!(schemas.follow([schema(2), schema(3)], true).0.is_empty());
         assert_eq!(schemas.reference(&schema(2)), 2);
     }
 
     #[test]
     fn schemas_beyond_the_last_row_are_counted_and_the_others_work() {
         let mut schemas = Schemas::default();
-        let (writes, result) = schemas.follow((0..5_000).map(schema));
+        let (writes, result) = schemas.follow((0..5_000).map(schema), true);
         assert_eq!(writes.len(), MAX_SCHEMAS as usize);
         assert_eq!(
             result,
@@ -167,9 +174,9 @@ mod tests {
     #[test]
     fn rows_that_a_map_holds_stay_where_they_are() {
         let mut schemas = Schemas::from_rows([schema(1), SchemaEntry::EMPTY, schema(3)]);
-        assert!(schemas.follow([schema(1), schema(3)]).0.is_empty());
+        assert!(schemas.follow([schema(1), schema(3)], true).0.is_empty());
         assert_eq!(
-            schemas.follow([schema(1), schema(3), schema(4)]).0,
+            schemas.follow([schema(1), schema(3), schema(4)], true).0,
             [(1, schema(4))]
         );
     }

@@ -106,11 +106,18 @@ impl Client {
 
     /// Sends `request` under a new id; none if no answer comes.
     pub(crate) fn send(&self, request: RpcHeader) -> Option<Answer> {
+        self.send_payload(request, b"")
+    }
+
+    /// The same, with a payload.
+    pub(crate) fn send_payload(&self, request: RpcHeader, payload: &[u8]) -> Option<Answer> {
         let request = RpcHeader {
             request_id: rand::random(),
+            payload_len: u32::try_from(payload.len()).unwrap(),
             ..request
         };
-        self.socket.send_to(&request.emit(), self.vip).unwrap();
+        let datagram = [&request.emit()[..], payload].concat();
+        self.socket.send_to(&datagram, self.vip).unwrap();
         let deadline = Instant::now() + LOST_AFTER;
         let mut buffer = [0; 2048];
         loop {

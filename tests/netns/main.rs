@@ -27,6 +27,7 @@ mod police;
 mod policy;
 mod restart;
 mod retry;
+mod schema;
 mod shares;
 mod trace;
 mod tunnel;

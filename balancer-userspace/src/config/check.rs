@@ -145,14 +145,20 @@ impl Config {
     }
 
     fn check_functions(&self) -> Result<(), (String, String)> {
-        match self
-            .functions
-            .iter()
-            .find(|function| function.name.is_empty())
-        {
-            Some(_) => Err(("function".to_owned(), "must have a name".to_owned())),
-            None => Ok(()),
+        for function in &self.functions {
+            if function.name.is_empty() {
+                return Err(("function".to_owned(), "must have a name".to_owned()));
+            }
+            if let Some(Err(error)) = function
+                .schema
+                .as_ref()
+                .map(|schema| schema.compile(function.affinity))
+            {
+                let key = format!("function \"{}\"", function.name);
+                return Err((key, error.to_string()));
+            }
         }
+        Ok(())
     }
 }
 

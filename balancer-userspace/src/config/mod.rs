@@ -21,6 +21,7 @@ pub use policy::{
     Forward, Kind, PktgenConfig, PolicyFile, PoolConfig, Protocol, VipConfig, VipPort, WorkerPolicy,
 };
 use serde::Deserialize;
+use store::{AffinityKind, Schema};
 use thiserror::Error;
 
 use crate::mac::MacAddress;
@@ -253,20 +254,9 @@ pub struct StaticFunction {
     pub name: String,
     /// What its manifest would say.
     #[serde(default)]
-    pub affinity: AffinityConfig,
-}
-
-/// Affinity of a [`StaticFunction`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AffinityConfig {
-    /// Any warm worker.
-    #[default]
-    None,
-    /// The worker of the session.
-    Session,
-    /// The owner of the slot.
-    Shard,
+    pub affinity: AffinityKind,
+    /// Likewise, `[schema]`.
+    pub schema: Option<Schema>,
 }
 
 /// `[limits]`: entries of maps.

@@ -110,11 +110,13 @@ impl<S: MapStore> Applier<S> {
         }
     }
 
-    /// Carries out `writes` at once, whatever the plan is.
-    pub(super) fn write_now(&mut self, writes: &[MapWrite]) {
+    /// Carries out `writes` at once, whatever the plan is. Returns false if the kernel refused one.
+    pub(super) fn write_now(&mut self, writes: &[MapWrite]) -> bool {
+        let mut all = true;
         for write in writes {
-            self.write(write);
+            all &= self.write(write);
         }
+        all
     }
 
     /// Gives the load row of `id` to a worker that has not reported yet.
@@ -201,6 +203,7 @@ const fn must_precede_others(write: &MapWrite) -> bool {
         | MapWrite::HomeBound(_)
         | MapWrite::Keys(_)
         | MapWrite::Constants(_)
+        | MapWrite::Schema(..)
         | MapWrite::Pktgen(..) => true,
         MapWrite::Function(..)
         | MapWrite::Block(_)

@@ -12,7 +12,9 @@ mod dirty;
 mod events;
 mod keys;
 mod outputs;
+mod plan;
 mod policies;
+mod schemas;
 mod state_file;
 mod views;
 
@@ -26,7 +28,7 @@ use connections::Connections;
 use dirty::{Dirty, DirtyFunctions};
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
-    limits::{MAX_WARM, MAX_WORKERS},
+    limits::MAX_WARM,
     maps::WorkerState,
 };
 use tokio::sync::watch;
@@ -36,6 +38,7 @@ pub(crate) use bench::Bench;
 pub(crate) use commands::{Command, CommandError};
 use events::Event;
 pub(crate) use events::{Events, PortsEvent};
+use schemas::SchemaRows;
 use state_file::StateFile;
 
 use crate::{
@@ -53,10 +56,7 @@ use crate::{
     metrics::Metrics,
     policy::{self, Homes, PoolNumbers, Rules},
     ports::Ports,
-    reconcile::{
-        self,
-        tables::{ActualTables, DesiredTables},
-    },
+    reconcile::tables::ActualTables,
     slots::Slots,
 };
 
@@ -128,6 +128,7 @@ pub(crate) struct Controller<S> {
     save_at: Option<Instant>,
     loads: Loads,
     catalog: Option<Catalog>,
+    schemas: SchemaRows,
     ports: Ports,
     interfaces: Vec<InterfaceStatus>,
     slots: Slots,
@@ -166,6 +167,7 @@ macro_rules! inputs {
             catalog: $controller.catalog.as_ref(),
             loads: &$controller.loads,
             ports: &$controller.ports,
+            schemas: &$controller.schemas.rows,
             fib: $controller.config.fib,
         }
     };
@@ -226,6 +228,7 @@ impl<S: MapStore> Controller<S> {
             membership,
             loads,
             catalog: start.catalog,
+            schemas: SchemaRows::held(&start.actual.schemas),
             ports: start.ports.ports,
             interfaces: start.ports.interfaces,
             shared: watch::Sender::new(Arc::new(Shared {
@@ -253,6 +256,7 @@ impl<S: MapStore> Controller<S> {
         controller.complete_config(start.table_rows);
         controller.schedule_keys();
         controller.set_policy(start.policy, start.revision);
+        controller.follow_schemas(false);
         controller.all_functions();
         controller.reset_static_loads();
         Ok(controller)
@@ -463,6 +467,7 @@ impl<S: MapStore> Controller<S> {
     }
 
     fn follow_catalog(&mut self, catalog: Catalog) {
+        let is_settled = self.functions.len() == 0 && self.refused.is_empty();
         match &self.catalog {
             None => {
                 self.catalog = Some(catalog);
@@ -478,130 +483,7 @@ impl<S: MapStore> Controller<S> {
                 self.catalog = Some(catalog);
             }
         }
-    }
-
-    /// Looks at every function, if it is known which there are.
-    fn all_functions(&mut self) {
-        if let Some(catalog) = &self.catalog {
-            self.functions.extend(catalog.functions.keys().copied());
-            let held = self.applier.actual().functions.keys();
-            self.functions.extend(held.map(|id| FunctionId(*id)));
-        }
-    }
-
-    /// Makes and begins the plan for what has changed.
-    fn replan(&mut self) {
-        let started = Instant::now();
-        let mut dirty = std::mem::take(&mut self.in_plan);
-        dirty.merge(std::mem::take(&mut self.dirty));
-        let inputs = inputs!(self);
-        let ids: Vec<WorkerId> = if dirty.all_workers {
-            (0..MAX_WORKERS as u16).map(WorkerId).collect()
-        } else {
-            dirty.workers.iter().copied().collect()
-        };
-        // What saves packets first: new home tables take milliseconds to make.
-        let rows = ids.iter().map(|id| (*id, inputs.worker_row(*id))).collect();
-        self.applier
-            .write_now(&reconcile::urgent(&rows, self.applier.actual()));
-        for id in &ids {
-            self.homes.set(*id, inputs.taker(*id), inputs.rules);
-        }
-        self.homes.refresh(&self.rules);
-        if dirty.slots {
-            self.slots = Slots::assign(&self.membership);
-        }
-        let desired = DesiredTables {
-            rules: dirty.rules.then(|| Arc::clone(&self.rules)),
-            workers: rows,
-            functions: None,
-            slots: Arc::clone(&self.slots.owners),
-            homes: self.homes.tables().to_vec(),
-            ports: self.ports.0.iter().map(|port| port.ifindex).collect(),
-        };
-        self.applier.plan(&desired);
-        self.in_plan = dirty;
-        let news = self.untold.get_or_insert(News {
-            since: started,
-            slots: false,
-        });
-        news.slots |= self.in_plan.slots;
-        self.carry_on(SLICE);
-        self.metrics
-            .plan_seconds
-            .observe(started.elapsed().as_secs_f64());
-    }
-
-    /// The part of the next plan that does not wait for tables: workers that went down.
-    fn write_urgent(&mut self) {
-        let inputs = inputs!(self);
-        let ids = self.dirty.workers.iter();
-        let rows = ids.map(|id| (*id, inputs.worker_row(*id))).collect();
-        self.applier
-            .write_now(&reconcile::urgent(&rows, self.applier.actual()));
-    }
-
-    /// Carries the plan on for about `slice`, and after it the rows of functions.
-    fn carry_on(&mut self, slice: Duration) {
-        let started = Instant::now();
-        let generation = self.applier.actual().config.generation;
-        self.applier.apply(slice);
-        if generation != self.applier.actual().config.generation {
-            self.standby_at = Some(Instant::now() + STANDBY_AFTER);
-        }
-        if !self.applier.is_idle() {
-            return;
-        }
-        if self.applier.retry_at().is_none() {
-            self.in_plan = Dirty::default();
-        }
-        self.write_functions(started, slice);
-        if let Some(news) = self.untold
-            && (self.is_idle() || news.since.elapsed() >= TELL_WITHIN)
-        {
-            self.untold = None;
-            self.tell(news);
-        }
-    }
-
-    /// What others are told once the tables are written.
-    fn tell(&mut self, news: News) {
-        if news.slots {
-            self.share();
-        }
-        self.publish();
-        let soon = Instant::now() + SAVE_AFTER;
-        self.save_at = Some(self.save_at.map_or(soon, |at| at.min(soon)));
-    }
-
-    fn write_functions(&mut self, started: Instant, slice: Duration) {
-        let Some(catalog) = &self.catalog else {
-            return;
-        };
-        let inputs = inputs!(self);
-        while let Some(id) = self.functions.pop() {
-            if !self.applier.function(id, inputs.function_row(id, catalog)) {
-                self.refused.push(id);
-            }
-            if self.functions.len().is_multiple_of(FUNCTIONS_A_LOOK) && started.elapsed() >= slice {
-                break;
-            }
-        }
-    }
-
-    /// Whether there is nothing to write.
-    fn is_idle(&self) -> bool {
-        self.applier.is_idle() && (self.functions.len() == 0 || self.catalog.is_none())
-    }
-
-    /// Writes still to do, as far as it is known.
-    fn pending(&self) -> usize {
-        let functions = if self.catalog.is_some() {
-            self.functions.len()
-        } else {
-            0
-        };
-        self.applier.pending() + functions
+        self.follow_schemas(is_settled);
     }
 
     fn publish_load(&self, id: WorkerId, report: Report) {

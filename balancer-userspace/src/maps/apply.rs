@@ -15,6 +15,7 @@ use ebpf_common::{
         BlockEntry, Config, FunctionLimit, FunctionRow, PktgenInfo, Traffic, Vip6Row, VipRow,
         WorkerInfo, WorkerLoad, name,
     },
+    schema::SchemaEntry,
 };
 use nix::errno::Errno;
 use thiserror::Error;
@@ -109,6 +110,7 @@ pub struct KernelMaps {
     slots: Array<MapData, u16>,
     home: Array<MapData, u16>,
     ports: DevMapHash<MapData>,
+    schemas: Array<MapData, SchemaEntry>,
     pktgen: Array<MapData, PktgenInfo>,
     block_filter: Array<MapData, u64>,
     block4: LpmTrie<MapData, [u8; 4], BlockEntry>,
@@ -141,6 +143,7 @@ impl KernelMaps {
         Ok(Self {
             config,
             config_row,
+            schemas: open::array(pin_path, name::SCHEMAS)?,
             pktgen: open::array(pin_path, name::PKTGEN)?,
             block_filter: open::array(pin_path, name::BLOCK_FILTER)?,
             block4: open::trie(pin_path, name::BLOCK4)?,
@@ -200,6 +203,7 @@ impl KernelMaps {
             home: ids(&self.home)?,
             ports: self.ports.keys().collect::<Result<_, _>>()?,
             config: self.config.get(&0, 0)?,
+            schemas: self.schemas.iter().collect::<Result<_, _>>()?,
             pktgen: self.pktgen.iter().collect::<Result<_, _>>()?,
             block_filter: self.block_filter.iter().collect::<Result<_, _>>()?,
             blocks: self.blocks()?,
@@ -294,6 +298,9 @@ impl MapStore for KernelMaps {
             | MapWrite::HomeBound(_)
             | MapWrite::Keys(_)
             | MapWrite::Constants(_) => self.set_config(write),
+            MapWrite::Schema(row, schema) => {
+                self.schemas.set(row.into(), schema, 0).map_err(Into::into)
+            }
             MapWrite::Pktgen(row, info) => self.pktgen.set(row, info, 0).map_err(Into::into),
             MapWrite::BlockFilter(index, word) => {
                 self.block_filter.set(index, word, 0).map_err(Into::into)

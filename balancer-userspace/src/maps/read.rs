@@ -18,7 +18,7 @@ use ebpf_common::{
         Affinity, Config, Counter, FunctionEntry, FunctionRow, PktgenInfo, Place, PlaceRow,
         TopFunction, Traffic, Vip6Row, VipInfo, VipKind, VipRow, WorkerInfo, WorkerLoad, name,
     },
-    schema::SchemaEntry,
+    schema::{NAME_MAX, PATH_MAX, SchemaEntry},
 };
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -222,7 +222,7 @@ pub fn dump(pin_path: &Path, name: &str) -> Result<MapDump, ReadError> {
         name::SCHEMAS => {
             for (row, schema) in (0u32..).zip(&array::<SchemaEntry>(pin_path, name)?) {
                 if *schema != SchemaEntry::EMPTY {
-                    rows.push(json!({ "row": row, "schema": format!("{schema:?}") }));
+                    rows.push(schema_row(row, schema));
                 }
             }
         }
@@ -463,6 +463,24 @@ fn worker_row(id: u16, info: &WorkerInfo) -> Value {
         "mtu": info.mtu,
         "flags": info.flags,
     })
+}
+
+/// As a manifest says it, and what the key is used for.
+fn schema_row(row: u32, schema: &SchemaEntry) -> Value {
+    let len = usize::from(schema.len);
+    let target = match schema.target {
+        1 => "session",
+        2 => "slot",
+        _ => "unknown",
+    };
+    let mut shown = json!({ "row": row, "target": target });
+    shown["schema"] = match schema.kind {
+        1 => json!({ "fixed": { "offset": schema.offset, "size": schema.size } }),
+        2 => json!({ "protobuf": schema.path[..len.min(PATH_MAX)] }),
+        3 => json!({ "json": String::from_utf8_lossy(&schema.name[..len.min(NAME_MAX)]) }),
+        kind => json!({ "unknown": kind }),
+    };
+    shown
 }
 
 fn function_row(id: u64, entry: &FunctionEntry) -> Value {

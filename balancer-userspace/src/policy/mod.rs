@@ -25,6 +25,7 @@ use crate::{
     membership::state::{Member, Membership},
     ports::{Port, Ports},
     reconcile::tables::DesiredTables,
+    schemas::Schemas,
 };
 
 /// What the policy looks at.
@@ -40,6 +41,8 @@ pub struct Inputs<'a> {
     pub loads: &'a Loads,
     /// Our own interfaces.
     pub ports: &'a Ports,
+    /// Where the extractors of functions lie.
+    pub schemas: &'a Schemas,
     /// Whether next hops are asked of the kernel's FIB.
     pub fib: bool,
 }
@@ -95,8 +98,9 @@ impl Inputs<'_> {
     pub fn function_row(&self, id: FunctionId, catalog: &Catalog) -> Option<FunctionEntry> {
         let function = catalog.functions.get(&id)?;
         let warm = warm_set(self, id);
+        let schema = function.schema.as_ref();
         Some(FunctionEntry {
-            schema: function.schema,
+            schema: schema.map_or(0, |schema| self.schemas.reference(schema)),
             ..FunctionEntry::new(function.affinity, &warm)
         })
     }

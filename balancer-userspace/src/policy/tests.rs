@@ -23,6 +23,7 @@ use crate::{
     },
     ports::{Port, Subnet},
     reconcile::tables::AnyVipKey,
+    schemas::Schemas,
     slots::Slots,
 };
 
@@ -112,7 +113,7 @@ fn catalog() -> Catalog {
             Function {
                 qualified: format!("f{id}@latest"),
                 affinity: Affinity::None,
-                schema: 0,
+                schema: None,
             },
         )
     });
@@ -151,6 +152,7 @@ fn desired_of(
         catalog,
         loads,
         ports: &ports(),
+        schemas: &Schemas::default(),
         fib: false,
     };
     let mut homes = Homes::default();

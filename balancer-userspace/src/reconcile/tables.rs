@@ -9,13 +9,14 @@ use std::{
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
     limits::{
-        BLOCK_FILTER_WORDS, GENERATIONS, MAGLEV_TABLE_LEN, MAX_PKTGEN, MAX_POOLS, MAX_WORKERS,
-        PKTGEN_FUNCTIONS, SLOTS, VIP_FILTER_BITS,
+        BLOCK_FILTER_WORDS, GENERATIONS, MAGLEV_TABLE_LEN, MAX_PKTGEN, MAX_POOLS, MAX_SCHEMAS,
+        MAX_WORKERS, PKTGEN_FUNCTIONS, SLOTS, VIP_FILTER_BITS,
     },
     maps::{
         Config, FunctionEntry, PktgenInfo, Rate, Vip6Key, VipInfo, VipKey, WorkerInfo, name,
         vip_filter_bit, vip6_filter_bit,
     },
+    schema::SchemaEntry,
 };
 
 use crate::{
@@ -149,6 +150,8 @@ pub struct ActualTables {
     pub ports: BTreeSet<u32>,
     /// `CONFIG`.
     pub config: Config,
+    /// `SCHEMAS`.
+    pub schemas: Vec<SchemaEntry>,
     /// `PKTGEN`.
     pub pktgen: Vec<PktgenInfo>,
     /// `BLOCK_FILTER`.
@@ -186,6 +189,8 @@ pub enum MapWrite {
     Keys(Keys),
     /// Sets what follows from the sizes of the maps and the machine.
     Constants(Constants),
+    /// Sets a row of `SCHEMAS` that no function names.
+    Schema(u16, SchemaEntry),
     /// Sets a row of `PKTGEN`.
     Pktgen(u32, PktgenInfo),
     /// Sets a word of `BLOCK_FILTER`.
@@ -301,6 +306,7 @@ impl MapWrite {
             | Self::HomeBound(_)
             | Self::Keys(_)
             | Self::Constants(_) => name::CONFIG,
+            Self::Schema(..) => name::SCHEMAS,
             Self::Pktgen(..) => name::PKTGEN,
             Self::BlockFilter(..) => name::BLOCK_FILTER,
             Self::Block(prefix) | Self::Unblock(prefix) => match prefix.address {
@@ -328,6 +334,7 @@ impl ActualTables {
             home: vec![zero; (GENERATIONS * HOME_LEN) as usize],
             ports: BTreeSet::new(),
             config: Config::ZERO,
+            schemas: vec![SchemaEntry::EMPTY; MAX_SCHEMAS as usize],
             pktgen: vec![NO_PKTGEN; MAX_PKTGEN as usize],
             block_filter: vec![0; BLOCK_FILTER_WORDS as usize],
             blocks: BTreeSet::new(),
@@ -373,6 +380,7 @@ impl ActualTables {
             | MapWrite::Constants(_) => {
                 self.config = write.config(self.config).unwrap_or(self.config);
             }
+            MapWrite::Schema(row, schema) => self.schemas[usize::from(row)] = schema,
             MapWrite::Pktgen(row, info) => self.pktgen[row as usize] = info,
             MapWrite::BlockFilter(index, word) => self.block_filter[index as usize] = word,
             MapWrite::Block(prefix) => {

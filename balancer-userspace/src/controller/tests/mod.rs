@@ -15,8 +15,10 @@ use crate::{
     maps::fake::FakeMaps,
     membership::protocol::SlotRange,
     ports::{Port, Subnet},
-    reconcile::tables::MapWrite,
+    reconcile::{self, tables::MapWrite},
 };
+
+mod schemas;
 
 const FUNCTION: &str = "hello@latest";
 
@@ -548,7 +550,8 @@ impl Bench {
                     .iter()
                     .map(|number| crate::config::StaticFunction {
                         name: qualified(*number),
-                        affinity: crate::config::AffinityConfig::Session,
+                        affinity: store::AffinityKind::Session,
+                        schema: None,
                     })
                     .collect();
                 controller.handle(Event::Catalog(Catalog::of_config(&functions)));
