@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -13,6 +13,10 @@ use crate::{build_ebpf, demo, setup, shell};
 
 /// Where `bench all` leaves its reports, below the workspace's root.
 const REPORTS: &str = "target/bench";
+/// Where it leaves its plots.
+const FIGURES: &str = "docs/figures";
+/// The control plane's benchmark: an example of its crate, which builds in a fraction of the time of the others.
+const CONTROL: &str = "bench-control";
 
 /// Which benchmark.
 #[derive(Debug, clap::Subcommand)]
@@ -29,7 +33,7 @@ pub(crate) enum Bench {
     /// What the control plane costs with a million functions and 4,096 workers: load, changes, CPU, memory.
     #[command(disable_help_flag = true)]
     Control(PassedOn),
-    /// All of the data plane's figures, and docs/performance.md written anew with them.
+    /// All figures of data plane and control plane, and docs/performance.md written anew with them.
     All {
         /// A third of the rounds and a quarter of the packets: shows that everything works, measures little.
         #[arg(long)]
@@ -79,17 +83,9 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
     demo::become_it(command)
 }
 
-/// The control plane's benchmark is an example of its crate, which builds in a fraction of the time of the others.
 fn control(root: &Path, passed_on: &PassedOn) -> Result<ExitCode> {
-    let example = [
-        "--package",
-        "balancer-userspace",
-        "--example",
-        "bench-control",
-    ];
-    let build: Vec<&str> = ["build", "--release"].into_iter().chain(example).collect();
-    shell::cargo(root, &build)?;
-    let mut command = Command::new(root.join("target/release/examples/bench-control"));
+    build_control(root)?;
+    let mut command = Command::new(control_binary(root));
     command.args(&passed_on.args).current_dir(root);
     demo::become_it(command)
 }
@@ -97,25 +93,42 @@ fn control(root: &Path, passed_on: &PassedOn) -> Result<ExitCode> {
 /// Runs what docs/performance.md shows, one after the other, and writes it.
 fn all(root: &Path, quick: bool) -> Result<ExitCode> {
     build(root)?;
+    build_control(root)?;
     let reports = root.join(REPORTS);
     fs::create_dir_all(&reports).with_context(|| format!("making {}", reports.display()))?;
-    for verb in ["xdp", "live", "ops"] {
-        let mut command = Command::new(demo::binary(root, "bench"));
-        command
-            .arg(verb)
-            .arg("--report")
-            .arg(reports.join(format!("{verb}.json")));
-        if verb == "xdp" {
-            command.arg("--plot").arg(root.join("docs/figures/xdp.svg"));
-        }
-        match (verb, quick) {
-            (_, false) => {}
-            ("ops", true) => drop(command.args(["--rounds", "3"])),
-            (_, true) => drop(command.arg("--quick")),
-        }
-        shell::run(&mut command)?;
+    for (program, args) in steps(root, quick) {
+        // The control plane's table goes below the folder that it is run in.
+        shell::run(Command::new(program).args(args).current_dir(root))?;
     }
     document(root)
+}
+
+/// What is run: each program, and its arguments.
+fn steps(root: &Path, quick: bool) -> Vec<(PathBuf, Vec<OsString>)> {
+    let step = |name: &str, has_plot: bool| {
+        let (program, mut args) = match name {
+            "control" => (control_binary(root), Vec::new()),
+            verb => (demo::binary(root, "bench"), vec![verb.into()]),
+        };
+        args.push("--report".into());
+        args.push(root.join(REPORTS).join(format!("{name}.json")).into());
+        if has_plot {
+            args.push("--plot".into());
+            args.push(root.join(FIGURES).join(format!("{name}.svg")).into());
+        }
+        match (name, quick) {
+            (_, false) => {}
+            ("ops", true) => args.extend(["--rounds".into(), "3".into()]),
+            (_, true) => args.push("--quick".into()),
+        }
+        (program, args)
+    };
+    vec![
+        step("xdp", true),
+        step("live", false),
+        step("ops", false),
+        step("control", true),
+    ]
 }
 
 fn document(root: &Path) -> Result<ExitCode> {
@@ -134,4 +147,52 @@ fn document(root: &Path) -> Result<ExitCode> {
 
 fn build(root: &Path) -> Result<()> {
     shell::cargo(root, &["build", "--release", "--package", "bench"])
+}
+
+fn build_control(root: &Path) -> Result<()> {
+    let build = ["build", "--release", "--package", "balancer-userspace"];
+    shell::cargo(root, &[&build[..], &["--example", CONTROL]].concat())
+}
+
+fn control_binary(root: &Path) -> PathBuf {
+    demo::binary(root, &format!("examples/{CONTROL}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(quick: bool) -> Vec<String> {
+        let line = |(program, args): (PathBuf, Vec<OsString>)| {
+            let name = program.file_name().map(OsString::from);
+            let words: Vec<_> = name.into_iter().chain(args).collect();
+            words.join(" ".as_ref()).to_string_lossy().into_owned()
+        };
+        steps(Path::new("/w"), quick)
+            .into_iter()
+            .map(line)
+            .collect()
+    }
+
+    #[test]
+    fn one_command_measures_all_that_the_page_shows() {
+        assert_eq!(
+            lines(false),
+            [
+                "bench xdp --report /w/target/bench/xdp.json --plot /w/docs/figures/xdp.svg",
+                "bench live --report /w/target/bench/live.json",
+                "bench ops --report /w/target/bench/ops.json",
+                "bench-control --report /w/target/bench/control.json --plot /w/docs/figures/control.svg",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_quick_way_is_asked_for_as_each_benchmark_wants_it() {
+        let ends: Vec<_> = lines(true)
+            .iter()
+            .map(|line| line.rsplit(' ').next().unwrap().to_owned())
+            .collect();
+        assert_eq!(ends, ["--quick", "--quick", "3", "--quick"]);
+    }
 }
