@@ -292,12 +292,31 @@ mod tests {
         let script = Script::new(&Load {
             ip: "fd00::63:1".parse().unwrap(),
             source: Some("fd00::1".parse().unwrap()),
+            flows: 1_000,
             ..load()
         });
         let lines = lines_of(&script.unwrap(), "eth1@0");
-        assert!(lines.iter().any(|line| line == "dst6 fd00::63:1"));
-        assert!(lines.iter().any(|line| line == "src6 fd00::1"));
-        assert!(!lines.iter().any(|line| line.starts_with("dst_min")));
+        assert_eq!(
+            lines,
+            [
+                "count 1000",
+                "clone_skb 0",
+                "burst 1",
+                "pkt_size 128",
+                "queue_map_min 0",
+                "queue_map_max 0",
+                "dst_mac 02:00:00:00:00:01",
+                "delay 0",
+                "dst6 fd00::63:1",
+                "src6 fd00::1",
+                "udp_dst_min 9000",
+                "udp_dst_max 9000",
+                "udp_src_min 1024",
+                "udp_src_max 2024",
+                "flag UDPSRC_RND",
+                "flag UDPCSUM",
+            ]
+        );
     }
 
     #[test]
@@ -327,6 +346,15 @@ mod tests {
                     ..load()
                 },
                 "--source",
+            ),
+            (
+                Load {
+                    ip: ip6(),
+                    source: Some(ip6()),
+                    flows: 60_001,
+                    ..load()
+                },
+                "IPv4 addresses only",
             ),
             (
                 Load {
