@@ -136,15 +136,13 @@ fn table(reports: &[Report]) -> String {
     text
 }
 
-/// How each figure grows, on logarithmic axes, over functions × workers.
+/// How each figure grows, on a logarithmic axis, from size to size.
 fn plot(reports: &[Report]) -> String {
     let (width, height, margin) = (720.0, 420.0, 60.0);
-    let load = |size: &Size| (f64::from(size.functions) * f64::from(size.workers)).log10();
-    let most = reports
-        .iter()
-        .map(|report| load(&report.size))
-        .fold(1.0, f64::max);
-    let x = |size: &Size| margin + (width - 2.0 * margin) * load(size) / most;
+    // Side by side, as sizes that differ little would have their names one on the other.
+    let x = |place: usize| {
+        2.0 * margin + (width - 3.0 * margin) * place as f64 / (reports.len().max(2) - 1) as f64
+    };
     // From a microsecond to a hundred seconds, in milliseconds.
     let y = |ms: f64| {
         let part = (ms.max(1e-3).log10() + 3.0) / 8.0;
@@ -153,7 +151,7 @@ fn plot(reports: &[Report]) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"11\">\
          <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\
-         <text x=\"{margin}\" y=\"20\">p99 of one change, and load from nothing, over functions × workers (ms, log)</text>"
+         <text x=\"{margin}\" y=\"20\">p99 of one change, and load from nothing, by functions × workers (ms, log)</text>"
     );
     for decade in -3..=5 {
         let at = y(10f64.powi(decade));
@@ -171,16 +169,14 @@ fn plot(reports: &[Report]) -> String {
         .zip(colours)
         .enumerate()
     {
-        let point = |report: &Report| {
+        let point = |(place, report): (usize, &Report)| {
             let ms = match report.changes.get(kind) {
                 Some(times) => times.p99_ms,
                 None => report.load_s * 1e3,
             };
-            format!("{:.1},{:.1}", x(&report.size), y(ms))
+            format!("{:.1},{:.1}", x(place), y(ms))
         };
-        let mut sorted: Vec<&Report> = reports.iter().collect();
-        sorted.sort_by(|a, b| load(&a.size).total_cmp(&load(&b.size)));
-        let points: Vec<String> = sorted.into_iter().map(point).collect();
+        let points: Vec<String> = reports.iter().enumerate().map(point).collect();
         let at = 40 + 14 * number;
         write!(
             svg,
@@ -190,11 +186,11 @@ fn plot(reports: &[Report]) -> String {
         )
         .unwrap_or_default();
     }
-    for report in reports {
+    for (place, report) in reports.iter().enumerate() {
         write!(
             svg,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}×{}</text>",
-            x(&report.size),
+            x(place),
             height - margin + 16.0,
             report.size.functions,
             report.size.workers

@@ -20,7 +20,7 @@ use crate::{
 const PAYLOAD_LEN: usize = 64;
 /// Numbers of flows: caches of every level, and none.
 pub(crate) const FLOWS: [u32; 4] = [1, 1 << 10, 1 << 17, 1 << 20];
-/// Numbers of flows where encapsulation is measured: what it adds does not depend on them.
+/// Numbers of flows where encapsulation is measured: one, and so many that rows are not in the caches.
 const FLOWS_ENCAPSULATED: [u32; 2] = [1, 1 << 17];
 
 /// Floors: name, program of the harness's object, what the harness undoes, what packets end as.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::report::Row;
 
-const WIDTH: f64 = 980.0;
+const WIDTH: f64 = 1_020.0;
 const HEIGHT: f64 = 440.0;
 const TOP: f64 = 70.0;
 const BOTTOM: f64 = 380.0;
