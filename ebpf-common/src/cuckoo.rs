@@ -3,8 +3,8 @@
 //! A key may stand in four rows: two neighbours (which one fetch of a memory controller brings) at each of two places that
 //! its hash names. Userspace makes room by moving rows to their other places (cuckoo hashing, Pagh and Rodler 2004; with two
 //! rows a place, Dietzfelbinger and Weidling 2007, it works until the table is nine tenths full; ours are at most half full).
-//! In place of the kernel's hash map, because a look-up there costs 33 ns when all is in the caches and 430 ns when nothing is;
-//! here 2 and 140 (measured on the reference machine; docs/performance.md).
+//! In place of the kernel's hash map, because a look-up there costs 25 ns and more when all is in the caches and 360 to 470 when
+//! nothing is; a row here 2 and 141 (measured on the reference machine; docs/performance.md).
 
 /// Rows that a key may stand in.
 pub const CANDIDATES: usize = 4;
