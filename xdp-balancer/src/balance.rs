@@ -9,6 +9,7 @@ use ebpf_common::{
 
 use crate::{
     DropReason, NotOurs, Outcome, Packet, Stop, Tables, Verdict, forward, observe,
+    opaque::opaque,
     parse::{self, Family, Headers, Network, ethernet, ipv4},
     police,
     route::{self, Placement},
@@ -60,7 +61,7 @@ fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         return Outcome::Dropped(DropReason::NotConfigured);
     };
     let retry_after_ms = Cell::new(0);
-    let arrival = Arrival {
+    let mut arrival = Arrival {
         headers: one_way(headers, tables),
         vip,
         config,
@@ -76,15 +77,24 @@ fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         return Outcome::Dropped(reason);
     }
     let placement = match kind {
-        Some(VipKind::Rpc) => return rpc(packet, &arrival, tables),
+        Some(VipKind::Rpc | VipKind::Pktgen) => by_request(packet, &arrival, kind, tables),
         Some(VipKind::L4) => route::flow::place(packet, &arrival, tables),
         Some(VipKind::Quic) => route::quic::place(packet, &arrival, tables),
-        Some(VipKind::Pktgen) => pktgen(packet, &arrival, tables),
         Some(VipKind::Load) => return route::load::take_in(packet, &arrival, tables),
-        Some(VipKind::Address) => return icmp(packet, &arrival, tables),
+        Some(VipKind::Address) => match route::icmp::place(packet, &arrival, tables) {
+            Ok((vip, placement)) => {
+                arrival.vip = vip;
+                observe::vip(tables, &arrival);
+                Ok(placement)
+            }
+            Err(outcome) => return outcome,
+        },
         None => return Outcome::Passed(NotOurs::NotVip),
     };
-    send(packet, &arrival, placement, tables)
+    match placement {
+        Ok(placement) => forward::to_worker(packet, &arrival, &placement, tables),
+        Err(stop) => stopped(packet, &arrival, stop, tables),
+    }
 }
 
 /// The same headers, by one way through the verifier whatever was read (see [`Tables::opaque`]). The masks are wider than
@@ -95,13 +105,14 @@ fn one_way<T: Tables>(headers: Headers, tables: &T) -> Headers {
     let bits = network.family as u32
         | u32::from(network.is_fragment) << 1
         | u32::from(network.protocol) << 8;
-    let [offset, payload_offset, len, payload_len, bits] = tables.opaque([
+    let [offset, payload_offset, len, payload_len] = tables.opaque([
         network.offset,
         network.payload_offset,
         network.len,
         network.payload_len,
-        bits,
     ]);
+    // In a register: of all five, this one makes fewer ways on Linux 6.1 so (376,000 instructions and not 698,000).
+    let bits = opaque(bits);
     Headers {
         network: Network {
             offset: within(ethernet::HEADER_LEN, offset, 0xf),
@@ -126,37 +137,18 @@ const fn within(min: u32, value: u32, mask: u32) -> u32 {
     min + (value.wrapping_sub(min) & mask)
 }
 
-/// A packet for an RPC VIP; what stops it is answered where it may be.
+/// A packet with an RPC header, or one of pktgen's that stands for it.
 #[inline(always)]
-fn rpc<P: Packet, T: Tables>(packet: &mut P, arrival: &Arrival<'_>, tables: &T) -> Outcome {
-    let placement = parse::request(packet, &arrival.headers)
-        .and_then(|request| place(packet, arrival, &request, tables));
-    match placement {
-        Ok(placement) => forward::to_worker(packet, arrival, &placement, tables),
-        Err(stop) => stopped(packet, arrival, stop, tables),
-    }
-}
-
-/// An ICMP error for an address that has a VIP.
-#[inline(always)]
-fn icmp<P: Packet, T: Tables>(packet: &mut P, arrival: &Arrival<'_>, tables: &T) -> Outcome {
-    match route::icmp::place(packet, arrival, tables) {
-        Ok((vip, placement)) => {
-            let arrival = Arrival { vip, ..*arrival };
-            observe::vip(tables, &arrival);
-            forward::to_worker(packet, &arrival, &placement, tables)
-        }
-        Err(outcome) => outcome,
-    }
-}
-
-#[inline(always)]
-fn pktgen<'t, P: Packet, T: Tables>(
+fn by_request<'t, P: Packet, T: Tables>(
     packet: &P,
     arrival: &Arrival<'_>,
+    kind: Option<VipKind>,
     tables: &'t T,
 ) -> Result<Placement<'t>, Stop> {
-    let request = route::pktgen::request(packet, arrival, tables)?;
+    let request = match kind {
+        Some(VipKind::Rpc) => parse::request(packet, &arrival.headers)?,
+        _ => route::pktgen::request(packet, arrival, tables)?,
+    };
     place(packet, arrival, &request, tables)
 }
 
@@ -172,28 +164,12 @@ fn place<'t, P: Packet, T: Tables>(
     observe::function(tables, request.function);
     let placement = route::route(packet, arrival, request, tables)?;
     police::shed(arrival, request, &placement, tables)?;
-    if request.fragment_index == 0 {
-        tables.count_sent(placement.worker);
-    }
+    let is_first = opaque(request.fragment_index.into()) == 0;
+    tables.count_sent(placement.worker, is_first.into());
     Ok(placement)
 }
 
-#[inline(always)]
-fn send<P: Packet, T: Tables>(
-    packet: &mut P,
-    arrival: &Arrival<'_>,
-    placement: Result<Placement<'_>, Stop>,
-    tables: &T,
-) -> Outcome {
-    match placement {
-        Ok(placement) => forward::to_worker(packet, arrival, &placement, tables),
-        // Only an RPC header can be answered by one.
-        Err(Stop::Drop(reason)) => Outcome::Dropped(reason),
-        Err(Stop::Refuse(refusal)) => Outcome::Dropped(refusal.silent()),
-        Err(Stop::Retry) => Outcome::Dropped(DropReason::AnswerRate),
-    }
-}
-
+/// What stops a request is answered where it may be: only an RPC header can be answered by one.
 #[inline(always)]
 fn stopped<P: Packet, T: Tables>(
     packet: &mut P,
@@ -201,9 +177,12 @@ fn stopped<P: Packet, T: Tables>(
     stop: Stop,
     tables: &T,
 ) -> Outcome {
+    let is_answered = opaque(arrival.vip.kind.into()) == VipKind::Rpc as u32;
     match stop {
         Stop::Drop(reason) => Outcome::Dropped(reason),
-        Stop::Refuse(refusal) => forward::refuse(packet, arrival, refusal, tables),
-        Stop::Retry => forward::retry(packet, arrival, tables),
+        Stop::Refuse(refusal) if is_answered => forward::refuse(packet, arrival, refusal, tables),
+        Stop::Retry if is_answered => forward::retry(packet, arrival, tables),
+        Stop::Refuse(refusal) => Outcome::Dropped(refusal.silent()),
+        Stop::Retry => Outcome::Dropped(DropReason::AnswerRate),
     }
 }

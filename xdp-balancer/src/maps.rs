@@ -30,7 +30,7 @@ use ebpf_common::{
     schema::{Key, SCAN_MAX, Scan, SchemaEntry},
     token::{SourceAddress, SourceWords},
 };
-use xdp_balancer::{Packet, Recorder, Row, Tables};
+use xdp_balancer::{Packet, Recorder, Row, Tables, route::home};
 
 /// Written by userspace, read by userspace; the program only carries it.
 #[map]
@@ -255,11 +255,11 @@ impl<N: Notes> Tables for KernelTables<N> {
     }
 
     #[inline(always)]
-    fn count_sent(&self, worker: WorkerId) {
+    fn count_sent(&self, worker: WorkerId, requests: u32) {
         if let Some(load) = WORKER_LOAD.get_ptr_mut(u32::from(worker.0)) {
             // SAFETY: the pointer is to a row of the map.
             let sent = unsafe { &raw mut (*load).sent };
-            add(sent);
+            add(sent, requests.into());
         }
     }
 
@@ -332,6 +332,11 @@ impl<N: Notes> Tables for KernelTables<N> {
     }
 
     #[inline(always)]
+    fn search_home(&self, hash: u64, pool: u8) -> home::Found {
+        home::Found(search_home(hash, pool))
+    }
+
+    #[inline(always)]
     fn pktgen(&self, index: u32) -> Option<&PktgenInfo> {
         PKTGEN.get(index)
     }
@@ -348,7 +353,7 @@ impl<N: Notes> Tables for KernelTables<N> {
             SourceWords::V6(addr) => BLOCK6.get(Prefix::new(u128::BITS, addr)),
         };
         if let Some(hits) = hits {
-            add(hits.as_ptr());
+            add(hits.as_ptr(), 1);
         }
         hits.is_some()
     }
@@ -449,6 +454,13 @@ fn function_of(row: *const FunctionRow) -> u64 {
     unsafe { function.read_volatile() }
 }
 
+/// [`home::search`], verified by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn search_home(hash: u64, pool: u8) -> u64 {
+    home::search(hash, pool, &KernelTables(NoNotes)).0
+}
+
 /// One round of the loop over a payload, which the verifier looks at once; 1 ends the loop.
 extern "C" fn scan_byte(index: u32, _context: *mut c_void) -> i64 {
     let Some(scratch) = SCHEMA_SCRATCH.get_ptr_mut(0) else {
@@ -480,12 +492,12 @@ fn find<Row>(
     None
 }
 
-/// Adds one to a word of a map's row, whatever other CPUs do. Written as assembly because core's atomics have no
+/// Adds `count` to a word of a map's row, whatever other CPUs do. Written as assembly because core's atomics have no
 /// `fetch_add` for this target.
 #[inline(always)]
-fn add(word: *mut u64) {
+fn add(word: *mut u64, count: u64) {
     // SAFETY: the callers' words lie in rows of maps, aligned.
-    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) 1_u64) };
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) count) };
 }
 
 #[inline(always)]

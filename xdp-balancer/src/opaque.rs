@@ -4,6 +4,11 @@
 //! implied by what it knew on the first. Two IP versions, three numbers of VLAN tags, five extension headers and eight
 //! Maglev probes would multiply. Where all of them meet, the numbers that tell them apart are made opaque, and the rest of
 //! the program is checked once for any number.
+//!
+//! It also matters what is known *before* a call of a sub-program and decides a branch behind it: the verifier of Linux 6.1
+//! cannot tell there where that number came from, takes every number of the path for as important, and no two paths become
+//! one any more (`backtrack_insn` of kernel/bpf/verifier.c gives ENOTSUPP at the call). So what is asked again behind
+//! [`crate::route`], whose home rule is such a call, is made opaque where it is asked.
 #![cfg_attr(
     target_arch = "bpf",
     expect(

@@ -14,7 +14,7 @@ use ebpf_common::{
     token::SourceAddress,
 };
 
-use crate::Packet;
+use crate::{Packet, route::home};
 
 /// A row of `SESSIONS` or `FLOWS` (see [`ebpf_common::maps::Place`]). Other CPUs read and write it too: aligned words, which
 /// the machine loads and stores whole; and not atomics, whose loads LLVM compiles from instruction set v4 on only.
@@ -44,8 +44,8 @@ pub trait Tables {
         worker: WorkerId,
         change: impl FnOnce(&mut WorkerLoad) -> R,
     ) -> Option<R>;
-    /// Adds one to [`WorkerLoad::sent`], whatever other CPUs do.
-    fn count_sent(&self, worker: WorkerId);
+    /// Adds `requests` to [`WorkerLoad::sent`], whatever other CPUs do.
+    fn count_sent(&self, worker: WorkerId, requests: u32);
     /// A row of `FUNCTIONS`.
     fn function(&self, function: FunctionId) -> Option<&FunctionEntry>;
     /// A row of `SCHEMAS`.
@@ -66,6 +66,8 @@ pub trait Tables {
     fn slot(&self, index: u32) -> Option<WorkerId>;
     /// The entry of `HOME` at `index` (see [`ebpf_common::maps::home_index`]).
     fn home(&self, index: u32) -> Option<WorkerId>;
+    /// [`home::search`] in these tables.
+    fn search_home(&self, hash: u64, pool: u8) -> home::Found;
     /// A row of `PKTGEN`.
     fn pktgen(&self, index: u32) -> Option<&PktgenInfo>;
     /// Word `index` of `BLOCK_FILTER`.

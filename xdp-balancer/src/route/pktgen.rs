@@ -39,7 +39,7 @@ pub(crate) fn request<P: Packet, T: Tables>(
     let info = tables
         .pktgen(u32::from(arrival.vip.pktgen))
         .ok_or(Stop::Drop(DropReason::NotConfigured))?;
-    Ok(stands_for(sequence.get(), info))
+    Ok(one_way(stands_for(sequence.get(), info), tables))
 }
 
 /// Request number `sequence` of the mix that `info` describes.
@@ -56,4 +56,21 @@ fn stands_for(sequence: u32, info: &PktgenInfo) -> RpcHeader {
         request.session_id = u64::from(sequence & (info.sessions - 1));
     }
     request
+}
+
+/// The same request, as unknown to the verifier as one that was read (see [`Tables::opaque`]).
+#[inline(always)]
+fn one_way<T: Tables>(request: RpcHeader, tables: &T) -> RpcHeader {
+    let [zero, one, flags] = tables.opaque([0, 1, u32::from(request.flags)]);
+    RpcHeader {
+        flags: flags as u16,
+        fragment_index: zero as u16,
+        fragment_count: one as u16,
+        status: zero as u16,
+        budget_ms: zero,
+        payload_len: zero,
+        route_cookie: u64::from(zero),
+        token: u64::from(zero),
+        ..request
+    }
 }

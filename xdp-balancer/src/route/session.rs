@@ -3,6 +3,7 @@
 
 use ebpf_common::{
     hash::{TableHash, table_hash},
+    ids::WorkerId,
     maps::{Config, Counter, row_index},
     wire::RpcHeader,
 };
@@ -13,54 +14,59 @@ use super::{
 };
 use crate::{Row, Rule, Tables};
 
-/// What the table says about a session.
-#[derive(Clone, Copy)]
-pub(super) enum Lookup<'t> {
-    /// It lives on a worker that takes its requests.
-    Lives(Placement<'t>),
-    /// It has no place there, or one on a worker that takes no more; its row.
-    Homeless(TableHash, Option<&'t Row>),
-}
-
-/// Looks up the session of `request`.
+/// Where the session of `request` lives, if its worker takes its requests.
 #[inline(always)]
-pub(super) fn look_up<'t, T: Tables>(
+pub(super) fn place<'t, T: Tables>(
     request: &RpcHeader,
     config: &Config,
     tables: &'t T,
-) -> Lookup<'t> {
+) -> Option<Placement<'t>> {
+    let (hash, row) = row(request, config, tables);
+    let worker = places::find(row?, hash)?;
+    let info = for_existing_work(worker, tables)?;
+    Some(Placement {
+        rule: Rule::Session,
+        worker,
+        info,
+    })
+}
+
+/// Remembers `worker` for the session of `request`.
+#[inline(always)]
+pub(super) fn remember<T: Tables>(
+    request: &RpcHeader,
+    worker: WorkerId,
+    config: &Config,
+    tables: &T,
+) {
+    let (hash, row) = row(request, config, tables);
+    let Some(row) = row else {
+        return;
+    };
+    tables.count(match places::store(row, hash, worker) {
+        Stored::Changed => Counter::SessionMoved,
+        Stored::Created => Counter::SessionCreated,
+        Stored::Evicted => {
+            tables.count(Counter::SessionCreated);
+            Counter::SessionEvicted
+        }
+    });
+}
+
+/// The row that the session of `request` stands in, if anywhere, and what it is known by there.
+#[inline(always)]
+fn row<'t, T: Tables>(
+    request: &RpcHeader,
+    config: &Config,
+    tables: &'t T,
+) -> (TableHash, Option<&'t Row>) {
     let hash = table_hash(
         config.table_secret(),
         request.session_id,
         request.function.0,
     );
-    let row = tables.session_row(row_index(hash, config.session_mask));
-    let worker = row.and_then(|row| places::find(row, hash));
-    let placement = worker.and_then(|worker| {
-        let info = for_existing_work(worker, tables)?;
-        Some(Placement {
-            rule: Rule::Session,
-            worker,
-            info,
-        })
-    });
-    match placement {
-        Some(placement) => Lookup::Lives(placement),
-        None => Lookup::Homeless(hash, row),
-    }
-}
-
-/// Remembers `placement` for the session of `lookup`.
-#[inline(always)]
-pub(super) fn store<T: Tables>(lookup: Lookup<'_>, placement: &Placement<'_>, tables: &T) {
-    if let Lookup::Homeless(hash, Some(row)) = lookup {
-        tables.count(match places::store(row, hash, placement.worker) {
-            Stored::Changed => Counter::SessionMoved,
-            Stored::Created => Counter::SessionCreated,
-            Stored::Evicted => {
-                tables.count(Counter::SessionCreated);
-                Counter::SessionEvicted
-            }
-        });
-    }
+    (
+        hash,
+        tables.session_row(row_index(hash, config.session_mask)),
+    )
 }

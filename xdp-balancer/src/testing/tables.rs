@@ -21,7 +21,7 @@ use ebpf_common::{
 };
 
 use super::{FakeTrace, police::PoliceTables};
-use crate::{Packet, Row, Tables};
+use crate::{Packet, Row, Tables, route::home};
 
 /// Rows of `SESSIONS` and of `FLOWS` in a test.
 pub const PLACE_ROWS: u32 = 1 << 10;
@@ -276,9 +276,9 @@ impl Tables for FakeTables {
         self.loads.borrow_mut().get_mut(&worker).map(change)
     }
 
-    fn count_sent(&self, worker: WorkerId) {
+    fn count_sent(&self, worker: WorkerId, requests: u32) {
         if let Some(load) = self.loads.borrow_mut().get_mut(&worker) {
-            load.sent += 1;
+            load.sent += u64::from(requests);
         }
     }
 
@@ -348,6 +348,10 @@ impl Tables for FakeTables {
     fn home(&self, index: u32) -> Option<WorkerId> {
         let entry = self.home.get(&index).copied().unwrap_or(WorkerId(0));
         (index < self.home_len).then_some(entry)
+    }
+
+    fn search_home(&self, hash: u64, pool: u8) -> home::Found {
+        home::search(hash, pool, self)
     }
 
     fn opaque<const N: usize>(&self, words: [u32; N]) -> [u32; N] {
