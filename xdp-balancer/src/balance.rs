@@ -3,6 +3,7 @@
 use core::cell::Cell;
 
 use ebpf_common::{
+    ids::WorkerId,
     maps::{Config, VipInfo, VipKind},
     wire::RpcHeader,
 };
@@ -160,9 +161,17 @@ fn place<'t, P: Packet, T: Tables>(
     tables: &'t T,
 ) -> Result<Placement<'t>, Stop> {
     observe::request(tables, request);
-    police::request(packet, arrival, request, tables)?;
+    police::address(packet, arrival, request, tables)?;
+    let cookie = route::cookie::worker(request, arrival.config, tables);
+    // Fetched before the rates are looked up, and looked at behind them: among a million functions all of it is cache
+    // misses, which the processor waits for together only if they are near each other.
+    let function = match cookie {
+        WorkerId::NONE => tables.function(request.function),
+        _ => None,
+    };
+    police::function(arrival, request, tables)?;
     observe::function(tables, request.function);
-    let placement = route::route(packet, arrival, request, tables)?;
+    let placement = route::route(packet, arrival, request, cookie, function, tables)?;
     police::shed(arrival, request, &placement, tables)?;
     let is_first = opaque(request.fragment_index.into()) == 0;
     tables.count_sent(placement.worker, is_first.into());

@@ -12,7 +12,7 @@ use super::{source_address, take};
 use crate::{DropReason, Packet, Stop, Tables, balance::Arrival};
 
 #[inline(always)]
-pub(super) fn check<P: Packet, T: Tables>(
+pub(crate) fn check<P: Packet, T: Tables>(
     packet: &P,
     arrival: &Arrival<'_>,
     request: &RpcHeader,

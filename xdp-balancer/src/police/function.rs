@@ -6,7 +6,7 @@ use super::take;
 use crate::{RETRY_AFTER_MAX_MS, Refusal, Stop, Tables, balance::Arrival};
 
 #[inline(always)]
-pub(super) fn check<T: Tables>(
+pub(crate) fn check<T: Tables>(
     arrival: &Arrival<'_>,
     request: &RpcHeader,
     tables: &T,

@@ -1,6 +1,7 @@
-//! Whether a packet may take up a worker's time. Four questions, in the order in which their answers become known: may the
-//! source send at all ([`source`]), may the request be made ([`request`]), can the worker take it ([`shed`]), and may what
-//! is refused be answered ([`answer`]).
+//! Whether a packet may take up a worker's time. Questions, in the order in which their answers become known: may the
+//! source send at all ([`source`]), is it who it says ([`address`]), may the function be called ([`function`]; behind
+//! [`address`], so that nobody uses up a function's rate in another's name), can the worker take it ([`shed`]), and may
+//! what is refused be answered ([`answer`]).
 //!
 //! Each part is behind a bit of `Config::features` and costs an array row or two; a table that can grow is only asked
 //! behind a filter. Time is the coarse clock's (see [`ebpf_common::maps::CLOCK_TICK_NS`]).
@@ -14,17 +15,17 @@ mod source;
 
 use core::cell::Cell;
 
-pub(crate) use address::token;
+pub(crate) use address::{check as address, token};
 pub(crate) use answer::check as answer;
 use ebpf_common::{
     maps::{Rate, features},
     token::SourceAddress,
-    wire::RpcHeader,
 };
+pub(crate) use function::check as function;
 pub(crate) use overload::check as shed;
 
 use crate::{
-    DropReason, Packet, Stop, Tables,
+    DropReason, Packet, Tables,
     balance::Arrival,
     parse::{Family, Network},
 };
@@ -45,22 +46,6 @@ pub(crate) fn source<P: Packet, T: Tables>(
     let source = source_address(packet, &arrival.headers.network)?;
     block::check(source, arrival, tables)?;
     source::check(source, arrival, tables)
-}
-
-/// The address token above the rate of sources without one, and the function's rate. In this order, so that nobody uses
-/// up a function's rate in another's name.
-///
-/// # Errors
-/// RETRY, with the [`token`] that the source is to show; refused above the function's rate.
-#[inline(always)]
-pub(crate) fn request<P: Packet, T: Tables>(
-    packet: &P,
-    arrival: &Arrival<'_>,
-    request: &RpcHeader,
-    tables: &T,
-) -> Result<(), Stop> {
-    address::check(packet, arrival, request, tables)?;
-    function::check(arrival, request, tables)
 }
 
 /// The source of an IP header, which was read before.

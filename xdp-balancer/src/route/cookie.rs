@@ -2,46 +2,33 @@
 
 use ebpf_common::{
     cookie::{CookieError, CookieScope},
+    ids::WorkerId,
     maps::{Config, Counter},
     wire::{RpcHeader, flags},
 };
 
-use super::{Placement, for_existing_work, session_id};
-use crate::{Rule, Tables};
+use super::{for_existing_work, session_id};
+use crate::Tables;
 
-/// The placement, if `request` has a cookie of ours whose worker takes existing work; a cookie that does
-/// not route is counted, and the next rule has its turn.
+/// The worker of the cookie of `request`, if that is one of ours and its worker takes existing work, else
+/// [`WorkerId::NONE`]; a cookie that does not route is counted, and the next rule has its turn.
+///
+/// VERIFIER: a number and not an `Option`, of which LLVM would keep the unset half on the stack ("R2 !read_ok").
 #[inline(always)]
-pub(super) fn place<'t, T: Tables>(
-    request: &RpcHeader,
-    config: &Config,
-    tables: &'t T,
-) -> Option<Placement<'t>> {
+pub(crate) fn worker<T: Tables>(request: &RpcHeader, config: &Config, tables: &T) -> WorkerId {
     if !request.has(flags::HAS_COOKIE) {
-        return None;
+        return WorkerId::NONE;
     }
     let scope = CookieScope {
         function: request.function,
         session: session_id(request),
     };
-    let worker = match config.cookie_keys().open(request.route_cookie, scope) {
-        Ok(worker) => worker,
-        Err(CookieError::Stale) => {
-            tables.count(Counter::CookieStale);
-            return None;
-        }
-        Err(CookieError::Forged) => {
-            tables.count(Counter::CookieForged);
-            return None;
-        }
+    let why = match config.cookie_keys().open(request.route_cookie, scope) {
+        Ok(worker) if for_existing_work(worker, tables).is_some() => return worker,
+        Ok(_) => Counter::CookieWorkerGone,
+        Err(CookieError::Stale) => Counter::CookieStale,
+        Err(CookieError::Forged) => Counter::CookieForged,
     };
-    let Some(info) = for_existing_work(worker, tables) else {
-        tables.count(Counter::CookieWorkerGone);
-        return None;
-    };
-    Some(Placement {
-        rule: Rule::Cookie,
-        worker,
-        info,
-    })
+    tables.count(why);
+    WorkerId::NONE
 }

@@ -1,6 +1,6 @@
 //! Which worker gets a packet. The order of the rules is written here and nowhere else.
 
-mod cookie;
+pub(crate) mod cookie;
 pub(crate) mod flow;
 mod fragment;
 pub mod home;
@@ -17,7 +17,7 @@ mod warm;
 
 use ebpf_common::{
     ids::WorkerId,
-    maps::{Affinity, WorkerInfo, home_hash},
+    maps::{Affinity, FunctionEntry, WorkerInfo, home_hash},
     wire::{RpcHeader, flags},
 };
 
@@ -34,8 +34,8 @@ pub struct Placement<'t> {
     pub info: &'t WorkerInfo,
 }
 
-/// Chooses the worker for `request`: cookie, session, shard, warm, home; the first that matches wins. A later fragment
-/// without a cookie follows the first one of its message.
+/// Chooses the worker for `request`, of whose `function` this is the row: cookie, whose worker it is if there is one, session,
+/// shard, warm, home; the first that matches wins. A later fragment without a cookie follows the first one of its message.
 ///
 /// # Errors
 /// [`Stop`] if none may have it.
@@ -44,18 +44,26 @@ pub(crate) fn route<'t, P: Packet, T: Tables>(
     packet: &P,
     arrival: &Arrival<'_>,
     request: &RpcHeader,
+    cookie: WorkerId,
+    function: Option<&'t FunctionEntry>,
     tables: &'t T,
 ) -> Result<Placement<'t>, Stop> {
     let config = arrival.config;
-    if let Some(placement) = cookie::place(request, config, tables) {
-        return Ok(placement);
+    if cookie != WorkerId::NONE
+        && let Some(info) = tables.worker(cookie)
+    {
+        return Ok(Placement {
+            rule: Rule::Cookie,
+            worker: cookie,
+            info,
+        });
     }
     if request.fragment_index > 0
         && let Some(placement) = fragment::follow(request, config, tables)
     {
         return Ok(placement);
     }
-    let placement = by_function(packet, arrival, request, tables)?;
+    let placement = by_function(packet, arrival, request, function, tables)?;
     if request.fragment_count > 1 {
         fragment::remember(request, &placement, config, tables);
     }
@@ -68,12 +76,11 @@ fn by_function<'t, P: Packet, T: Tables>(
     packet: &P,
     arrival: &Arrival<'_>,
     request: &RpcHeader,
+    function: Option<&'t FunctionEntry>,
     tables: &'t T,
 ) -> Result<Placement<'t>, Stop> {
     let config = arrival.config;
-    let function = tables
-        .function(request.function)
-        .ok_or(Stop::Refuse(Refusal::UnknownFunction))?;
+    let function = function.ok_or(Stop::Refuse(Refusal::UnknownFunction))?;
     let mut request = *request;
     schema::apply(packet, arrival, function, &mut request, tables);
     let request = &request;
