@@ -136,8 +136,9 @@ impl Metrics {
             .sum()
     }
 
+    /// `interfaces` are those of the configuration, always the same ones: a row is set and never taken away, so that a scrape
+    /// meanwhile misses none.
     pub(crate) fn set_interfaces(&self, interfaces: &[InterfaceStatus]) {
-        self.xdp_mode.reset();
         for interface in interfaces {
             for mode in ["native", "generic"] {
                 let is_it = interface.mode.as_deref() == Some(mode);
@@ -330,6 +331,36 @@ mod tests {
         let outcomes = &metrics.program.outcomes;
         assert_eq!(outcomes.with_label_values(&["drop", "bad_magic"]).get(), 2);
         assert_eq!(outcomes.with_label_values(&["route", "warm"]).get(), 1);
+    }
+
+    #[test]
+    fn no_scrape_misses_the_mode_of_an_interface() {
+        let metrics = Metrics::new().unwrap();
+        let status = |mode: Option<&str>| InterfaceStatus {
+            name: "eth0".to_owned(),
+            ifindex: Some(2),
+            mode: mode.map(str::to_owned),
+        };
+        metrics.set_interfaces(&[status(Some("native"))]);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    metrics.set_interfaces(&[status(Some("native"))]);
+                }
+            });
+            let least = (0..2_000).map(|_| {
+                let families = metrics.registry.gather();
+                let modes = families.iter().find(|f| f.name() == "balancer_xdp_mode");
+                modes.map_or(0, |family| family.get_metric().len())
+            });
+            let least = least.min();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(least, Some(2));
+        });
+        metrics.set_interfaces(&[status(None)]);
+        let native = metrics.xdp_mode.with_label_values(&["eth0", "native"]);
+        assert_eq!(native.get(), 0, "its program is gone");
     }
 
     #[test]
