@@ -259,6 +259,8 @@ impl<S: MapStore> Controller<S> {
         controller.follow_schemas(false);
         controller.all_functions();
         controller.reset_static_loads();
+        // A scrape may come before the first plan.
+        controller.publish();
         Ok(controller)
     }
 

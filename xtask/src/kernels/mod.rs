@@ -66,10 +66,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<Kernel>,
     /// Frames that the differential test compares on an emulated kernel.
-    #[arg(long, value_name = "N", default_value_t = 1_050_000)]
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
     frames: u64,
     /// Seconds that one kernel may take.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1_800)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3_600)]
     timeout: u64,
     /// Print the result as JSON.
     #[arg(long)]
