@@ -9,6 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::{
     api::types::{
         Catalog, Deleted, ErrorBody, FunctionDetail, FunctionSummary, Published, SetAlias,
+        StoredLayer,
     },
     digest::Digest,
 };
@@ -19,7 +20,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait that a long poll asks for; the server caps it as well.
 pub const WAIT_MAX: Duration = Duration::from_secs(30);
-/// Largest bundle that a client takes: a store that sends more is broken.
+/// Largest bundle or layer that a client takes: a store that sends more is broken.
 const BUNDLE_BYTES_MAX: usize = 1 << 30;
 
 /// A client of one store. Cheap to clone; clones share their connections.
@@ -81,10 +82,12 @@ pub enum ClientError {
         reason: String,
     },
     /// The bytes that came are not what the digest names.
-    #[error("the store {url} sent bytes of {got} for the bundle {wanted}")]
+    #[error("the store {url} sent bytes of {got} for the {kind} {wanted}")]
     Corrupt {
         /// The store.
         url: String,
+        /// A bundle or a layer.
+        kind: &'static str,
         /// What was asked for.
         wanted: Digest,
         /// What came.
@@ -245,8 +248,53 @@ impl StoreClient {
     /// # Errors
     /// [`ClientError`]; `Corrupt` when other bytes came.
     pub async fn bundle(&self, digest: &Digest) -> Result<Bytes, ClientError> {
-        let action = format!("fetch the bundle {digest}");
-        let request = self.request(Method::GET, &["v1", "bundles", digest.as_str()]);
+        self.archive("bundle", "bundles", digest).await
+    }
+
+    /// The layer that `digest` names, verified.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `Corrupt` when other bytes came.
+    pub async fn layer(&self, digest: &Digest) -> Result<Bytes, ClientError> {
+        self.archive("layer", "layers", digest).await
+    }
+
+    /// Whether the store has the layer that `digest` names, whole.
+    ///
+    /// # Errors
+    /// [`ClientError`] when that cannot be known.
+    pub async fn has_layer(&self, digest: &Digest) -> Result<bool, ClientError> {
+        let action = format!("look for the layer {digest}");
+        let response = self
+            .request(Method::HEAD, &["v1", "layers", digest.as_str()])
+            .send()
+            .await
+            .map_err(|source| self.unreachable(&action, source))?;
+        match response.status() {
+            StatusCode::OK => Ok(true),
+            // A corrupt one is mended by putting it again.
+            StatusCode::NOT_FOUND | StatusCode::INTERNAL_SERVER_ERROR => Ok(false),
+            status => Err(self.bad_answer(&action, status, "neither there nor absent")),
+        }
+    }
+
+    /// Stores a layer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn put_layer(&self, layer: Bytes) -> Result<StoredLayer, ClientError> {
+        let request = self.request(Method::POST, &["v1", "layers"]).body(layer);
+        self.json(request, "store a layer".to_owned()).await
+    }
+
+    async fn archive(
+        &self,
+        kind: &'static str,
+        folder: &str,
+        digest: &Digest,
+    ) -> Result<Bytes, ClientError> {
+        let action = format!("fetch the {kind} {digest}");
+        let request = self.request(Method::GET, &["v1", folder, digest.as_str()]);
         let mut response = self.send(request, &action).await?;
         let mut bytes = Vec::new();
         while let Some(chunk) = response
@@ -264,6 +312,7 @@ impl StoreClient {
         }
         Err(ClientError::Corrupt {
             url: self.base.to_string(),
+            kind,
             wanted: digest.clone(),
             got: Digest::of(&bytes),
         })

@@ -39,6 +39,12 @@ pub struct LimitsConfig {
     pub unpacked_bytes: u64,
     /// Files and folders in a bundle. Default 10,000.
     pub files: u64,
+    /// Bytes of a package layer as it is sent: compressed. Default 256 MiB.
+    pub layer_bytes: u64,
+    /// Bytes of all files of a layer together, unpacked. Default 1 GiB.
+    pub layer_unpacked_bytes: u64,
+    /// Files and folders in a layer. Default 50,000.
+    pub layer_files: u64,
 }
 
 /// Why a configuration is refused.
@@ -88,6 +94,21 @@ impl Default for LimitsConfig {
             bundle_bytes: limits.bundle_bytes,
             unpacked_bytes: limits.unpacked_bytes,
             files: limits.files,
+            layer_bytes: Limits::LAYER.bundle_bytes,
+            layer_unpacked_bytes: Limits::LAYER.unpacked_bytes,
+            layer_files: Limits::LAYER.files,
+        }
+    }
+}
+
+impl LimitsConfig {
+    /// How large a package layer may be.
+    #[must_use]
+    pub const fn for_layers(&self) -> Limits {
+        Limits {
+            bundle_bytes: self.layer_bytes,
+            unpacked_bytes: self.layer_unpacked_bytes,
+            files: self.layer_files,
         }
     }
 }
@@ -127,6 +148,14 @@ impl Config {
                 1 << 34,
             ),
             ("limits.files", limits.files, 2, 1_000_000),
+            ("limits.layer_bytes", limits.layer_bytes, 1_024, 1 << 30),
+            (
+                "limits.layer_unpacked_bytes",
+                limits.layer_unpacked_bytes,
+                1_024,
+                1 << 34,
+            ),
+            ("limits.layer_files", limits.layer_files, 2, 1_000_000),
         ] {
             if !(min..=max).contains(&given) {
                 return Err(ConfigError::Value {

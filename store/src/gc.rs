@@ -1,4 +1,4 @@
-//! Deleting functions, and collecting bundles that no version names any more.
+//! Deleting functions, and collecting bundles and layers that no version names any more.
 
 use std::{
     collections::BTreeSet,
@@ -69,28 +69,32 @@ impl Repository {
         })
     }
 
-    /// Removes bundles that no version names and that are older than an hour: what crashes between a
-    /// bundle and its version record left. Says how many.
+    /// Removes bundles and layers that no version names and that are older than an hour: what crashes
+    /// between a bundle and its version record left, and the layers of deleted functions. Says how many.
     ///
     /// # Errors
-    /// [`RepositoryError::Storage`] when bundles cannot be listed.
+    /// [`RepositoryError::Storage`] when they cannot be listed.
     pub async fn collect_orphans(&self) -> Result<u32, RepositoryError> {
         self.collect_older_than(ORPHAN_AGE_MIN).await
     }
 
     pub(crate) async fn collect_older_than(&self, age: Duration) -> Result<u32, RepositoryError> {
         let _changing = self.changing.lock().await;
-        let listed: Vec<_> = self
-            .objects
-            .list(Some(&Path::from(records::BUNDLES)))
-            .try_collect()
-            .await
-            .map_err(|source| failed("list the bundles".to_owned(), source))?;
-        let named: BTreeSet<Path> = self
-            .named_digests()
-            .iter()
-            .map(records::bundle_path)
-            .collect();
+        let mut listed = Vec::new();
+        for folder in [records::BUNDLES, records::LAYERS] {
+            let found: Vec<_> = self
+                .objects
+                .list(Some(&Path::from(folder)))
+                .try_collect()
+                .await
+                .map_err(|source| failed(format!("list {folder}"), source))?;
+            listed.extend(found);
+        }
+        let bundles = self.named_digests();
+        let layers = self.named_layers();
+        let bundles = bundles.iter().map(records::bundle_path);
+        let layers = layers.iter().map(records::layer_path);
+        let named: BTreeSet<Path> = bundles.chain(layers).collect();
         let mut removed = 0;
         for meta in listed {
             let since = SystemTime::now().duration_since(meta.last_modified.into());
@@ -112,6 +116,15 @@ impl Repository {
             .collect()
     }
 
+    fn named_layers(&self) -> BTreeSet<Digest> {
+        self.state()
+            .functions
+            .values()
+            .flat_map(|function| function.versions.values())
+            .flat_map(|record| record.manifest.layers.iter().cloned())
+            .collect()
+    }
+
     /// Removes what no reader sees any more; if that fails, it only takes up space.
     pub(crate) async fn discard(&self, path: &Path) {
         match self.objects.delete(path).await {
@@ -127,6 +140,43 @@ mod tests {
 
     use super::*;
     use crate::{manifest::Manifest, records::VersionRecord, unpack::Limits};
+
+    #[tokio::test]
+    async fn layers_stay_as_long_as_a_version_names_them() {
+        let objects = std::sync::Arc::new(InMemory::new());
+        let (named, orphan) = (Digest::of(b"named"), Digest::of(b"orphan"));
+        for digest in [&named, &orphan] {
+            let payload = PutPayload::from_static(b"a layer");
+            objects
+                .put(&records::layer_path(digest), payload)
+                .await
+                .unwrap();
+        }
+        let manifest = format!("name = \"f\"\nlayers = [\"{named}\"]");
+        let record = VersionRecord {
+            digest: Digest::of(b"bundle"),
+            bundle_bytes: 6,
+            published_at_ms: 0,
+            manifest: Manifest::parse(manifest.as_bytes()).unwrap(),
+        };
+        let repository = Repository::over(objects, Limits::default()).await.unwrap();
+        let path = records::key_path("f", &Key::Version(1));
+        repository
+            .put_json(&path, &record, PutMode::Create)
+            .await
+            .unwrap();
+        repository.rescan().await.unwrap();
+        let collect = || repository.collect_older_than(Duration::ZERO);
+        assert_eq!(collect().await.unwrap(), 1, "the orphan");
+        let both = [named.clone(), orphan.clone()];
+        assert_eq!(
+            repository.missing_layer(&both).await.unwrap(),
+            Some(&orphan)
+        );
+        repository.delete("f").await.unwrap();
+        assert_eq!(collect().await.unwrap(), 1, "nothing names it any more");
+        assert_eq!(repository.missing_layer(&both).await.unwrap(), Some(&named));
+    }
 
     #[tokio::test]
     async fn bundles_without_a_version_are_collected_once_they_are_old() {

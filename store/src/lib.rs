@@ -2,6 +2,7 @@
 //!
 //! A *bundle* is a gzip-compressed tar archive with a manifest (`warmpath.toml`) at its root. Publishing
 //! one makes the next version of its function; the alias `latest` always names the newest version.
+//! A *layer* is such an archive without a manifest, made of packages that functions share.
 //! Workers and the control plane follow the [`Catalog`] and fetch bundles by [`Digest`].
 //!
 //! Features: `unpack` (opening a bundle safely), `client` ([`StoreClient`], implies `unpack`), `server`
@@ -25,6 +26,8 @@ pub mod digest;
 mod fetch;
 #[cfg(feature = "server")]
 mod gc;
+#[cfg(feature = "server")]
+mod layers;
 pub mod manifest;
 #[cfg(feature = "server")]
 mod metrics;
@@ -42,7 +45,7 @@ pub mod unpack;
 
 pub use api::types::{
     Catalog, CatalogEntry, Deleted, ErrorBody, FunctionDetail, FunctionSummary, Published,
-    VersionSummary,
+    StoredLayer, VersionSummary,
 };
 #[cfg(feature = "client")]
 pub use client::{ClientError, StoreClient};
@@ -58,4 +61,4 @@ pub use schema::{Schema, SchemaError};
 #[cfg(feature = "server")]
 pub use service::{RunError, router, run};
 #[cfg(feature = "unpack")]
-pub use unpack::{Limits, UnpackError, Unpacked, unpack};
+pub use unpack::{Contents, Limits, UnpackError, Unpacked, unpack, unpack_layer};

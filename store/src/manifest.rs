@@ -7,7 +7,10 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::schema::{Schema, SchemaError};
+use crate::{
+    digest::Digest,
+    schema::{Schema, SchemaError},
+};
 
 /// Where the manifest lies in a bundle.
 pub const MANIFEST_PATH: &str = "warmpath.toml";
@@ -15,6 +18,9 @@ pub const MANIFEST_PATH: &str = "warmpath.toml";
 pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 /// Longest function name: one DNS label, so that a name can be a host name as well.
 pub const NAME_LEN_MAX: usize = 63;
+
+/// Most package layers of one function.
+pub const LAYERS_MAX: usize = 64;
 
 /// The parsed manifest of one version of a function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +55,9 @@ pub struct Manifest {
     /// How the handler takes its event and gives its reply.
     #[serde(default)]
     pub payload: PayloadKind,
+    /// The package layers it runs with, in the order in which they are searched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Digest>,
     /// Where the payload holds the session or shard key of requests that do not name it in their header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Schema>,
@@ -150,6 +159,18 @@ pub enum ManifestError {
         /// The refused path.
         given: String,
     },
+    /// More layers than a sandbox mounts.
+    #[error("{MANIFEST_PATH}: `layers` has {given} entries, more than the {LAYERS_MAX} allowed")]
+    TooManyLayers {
+        /// How many.
+        given: usize,
+    },
+    /// A layer that stands there twice.
+    #[error("{MANIFEST_PATH}: `layers` holds {digest} twice")]
+    DuplicateLayer {
+        /// Which.
+        digest: Digest,
+    },
     /// A schema that cannot be compiled.
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -170,6 +191,21 @@ pub fn check_name(name: &str) -> Result<(), ManifestError> {
         Err(ManifestError::Name {
             given: name.chars().take(NAME_LEN_MAX + 1).collect(),
         })
+    }
+}
+
+fn check_layers(layers: &[Digest]) -> Result<(), ManifestError> {
+    if layers.len() > LAYERS_MAX {
+        return Err(ManifestError::TooManyLayers {
+            given: layers.len(),
+        });
+    }
+    let duplicate = (1..layers.len()).find(|&at| layers[..at].contains(&layers[at]));
+    match duplicate {
+        Some(at) => Err(ManifestError::DuplicateLayer {
+            digest: layers[at].clone(),
+        }),
+        None => Ok(()),
     }
 }
 
@@ -220,6 +256,7 @@ impl Manifest {
                 });
             }
         }
+        check_layers(&self.layers)?;
         if let Some(schema) = &self.schema {
             schema.compile(self.affinity)?;
         }
@@ -303,6 +340,23 @@ mod tests {
         for good in ["a", "0", "a-b-3", &"a".repeat(63)] {
             assert!(check_name(good).is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn layers_are_digests_and_no_two_are_the_same() {
+        let of = |number: usize| format!("\"{}\"", Digest::of(number.to_string().as_bytes()));
+        let with =
+            |layers: &[String]| parse(&format!("name = \"a\"\nlayers = [{}]", layers.join(",")));
+        assert_eq!(with(&[of(1), of(2)]).unwrap().layers.len(), 2);
+        let twice = with(&[of(1), of(2), of(1)]).unwrap_err();
+        assert!(matches!(twice, ManifestError::DuplicateLayer { .. }));
+        let many: Vec<String> = (0..=LAYERS_MAX).map(of).collect();
+        assert!(matches!(
+            with(&many).unwrap_err(),
+            ManifestError::TooManyLayers { given: 65 }
+        ));
+        let error = with(&["\"numpy\"".to_owned()]).unwrap_err();
+        assert!(error.to_string().contains("no digest"), "{error}");
     }
 
     #[test]

@@ -30,6 +30,17 @@ pub enum PublishError {
     /// The name to publish under is none.
     #[error("{0}")]
     Name(#[source] ManifestError),
+    /// The manifest names a layer that is not stored.
+    #[error(
+        "cannot publish `{name}`: its manifest names the layer {digest}, which is not stored; \
+         deploy the function from its directory, which makes its layers"
+    )]
+    NoLayer {
+        /// The function.
+        name: String,
+        /// The layer.
+        digest: Digest,
+    },
     /// The bundle did not arrive whole, or in time.
     #[error("the bundle did not arrive whole: {reason}")]
     Upload {
@@ -85,10 +96,13 @@ impl Repository {
             published_at_ms: now_ms(),
             manifest,
         };
+        let layers = record.manifest.layers.clone();
         let _changing = self.changing.lock().await;
+        self.require_layers(&name, &layers).await?;
         self.store_bundle(&digest, &bundle).await?;
         let version = self.create_version(&name, &record).await?;
         self.keep_bundle(&name, version, &digest, &bundle).await?;
+        self.keep_layers(&name, version, &layers).await?;
         self.refresh(&name).await?;
         info!(function = name, version, %digest, "version published");
         Ok(Published {
@@ -136,6 +150,33 @@ impl Repository {
             }
             // Anything but its absence says nothing against the bundle, which we have just stored.
             _ => return Ok(()),
+        };
+        self.discard(&records::key_path(name, &Key::Version(version)))
+            .await;
+        self.refresh(name).await?;
+        Err(error)
+    }
+
+    async fn require_layers(&self, name: &str, layers: &[Digest]) -> Result<(), PublishError> {
+        match self.missing_layer(layers).await? {
+            None => Ok(()),
+            Some(digest) => Err(PublishError::NoLayer {
+                name: name.to_owned(),
+                digest: digest.clone(),
+            }),
+        }
+    }
+
+    /// As [`Self::keep_bundle`], for layers, whose bytes are not at hand: the version is taken back, and
+    /// whoever deploys puts the layer again.
+    async fn keep_layers(
+        &self,
+        name: &str,
+        version: u32,
+        layers: &[Digest],
+    ) -> Result<(), PublishError> {
+        let Err(error) = self.require_layers(name, layers).await else {
+            return Ok(());
         };
         self.discard(&records::key_path(name, &Key::Version(version)))
             .await;

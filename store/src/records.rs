@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! bundles/sha256/<64 hex>                    a bundle, as it was sent
+//! layers/sha256/<64 hex>                     a package layer, as it was sent
 //! functions/<name>/versions/<10 digits>.json VersionRecord; written once, by PutMode::Create
 //! functions/<name>/aliases/<alias>.json      AliasRecord; overwritten
 //! functions/<name>/deleted.json              DeletedRecord; overwritten
@@ -19,6 +20,8 @@ use crate::{api::types::LATEST, digest::Digest, manifest, manifest::Manifest};
 pub(crate) const FUNCTIONS: &str = "functions";
 /// Where bundles lie.
 pub(crate) const BUNDLES: &str = "bundles/sha256";
+/// Where package layers lie.
+pub(crate) const LAYERS: &str = "layers/sha256";
 /// Longest alias.
 const ALIAS_LEN_MAX: usize = 63;
 
@@ -54,6 +57,10 @@ pub(crate) enum Key {
 
 pub(crate) fn bundle_path(digest: &Digest) -> Path {
     Path::from(format!("{BUNDLES}/{}", digest.hex()))
+}
+
+pub(crate) fn layer_path(digest: &Digest) -> Path {
+    Path::from(format!("{LAYERS}/{}", digest.hex()))
 }
 
 pub(crate) fn function_path(name: &str) -> Path {

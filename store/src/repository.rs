@@ -75,6 +75,22 @@ pub enum RepositoryError {
         /// What was asked for.
         digest: Digest,
     },
+    /// No such layer.
+    #[error(
+        "there is no layer {digest}: deploy the function from its directory, which makes its layers"
+    )]
+    NoLayer {
+        /// What was asked for.
+        digest: Digest,
+    },
+    /// The stored layer is not what its name says.
+    #[error(
+        "the stored layer {digest} is corrupt and is not served: deploy a function that uses it again"
+    )]
+    CorruptLayer {
+        /// What was asked for.
+        digest: Digest,
+    },
     /// The object store's disk is full. Nothing was changed.
     #[error("cannot {action}: the store's disk is full")]
     DiskFull {
@@ -106,6 +122,7 @@ pub enum RepositoryError {
 pub struct Repository {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) limits: Limits,
+    pub(crate) layer_limits: Limits,
     /// Held by every change, from its first read to its last write.
     pub(crate) changing: Mutex<()>,
     state: watch::Sender<Arc<State>>,
@@ -138,11 +155,19 @@ impl Repository {
         let repository = Self {
             objects,
             limits,
+            layer_limits: Limits::LAYER,
             changing: Mutex::new(()),
             state: watch::Sender::new(Arc::new(State::of(BTreeMap::new()))),
         };
         repository.rescan().await?;
         Ok(repository)
+    }
+
+    /// The same store, which takes layers as large as `limits` say.
+    #[must_use]
+    pub const fn with_layer_limits(mut self, limits: Limits) -> Self {
+        self.layer_limits = limits;
+        self
     }
 
     /// The catalog as last read.

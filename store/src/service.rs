@@ -80,12 +80,13 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
     let listener = bind(config.listen, "listen").await?;
     let repository = Repository::open(&config.path, config.limits.into())
         .await
-        .map_err(RunError::Open)?;
+        .map_err(RunError::Open)?
+        .with_layer_limits(config.limits.for_layers());
     let repository = Arc::new(repository);
     match repository.collect_orphans().await {
         Ok(0) => {}
-        Ok(bundles) => info!(bundles, "bundles without a version removed"),
-        Err(error) => warn!(%error, "cannot look for bundles without a version"),
+        Ok(removed) => info!(removed, "bundles and layers without a version removed"),
+        Err(error) => warn!(%error, "cannot look for bundles and layers without a version"),
     }
     let metrics = Metrics::new().map_err(RunError::Metrics)?;
     let served = Served::new(Arc::clone(&repository), metrics, stop.clone());

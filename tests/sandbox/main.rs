@@ -11,6 +11,7 @@ mod bed;
 mod cache;
 mod contained;
 mod isolation;
+mod layers;
 mod leftovers;
 mod limits;
 mod measure;

@@ -11,6 +11,7 @@ from warmpath import _db, _wire
 from warmpath._context import context
 
 HANDLER_DIR = "/handler"
+LAYERS_DIR = "/layers"
 HANDLER_NAME = "f"
 
 
@@ -47,7 +48,9 @@ def _load(meta):
     context.instance = meta["instance"]
     context.function = meta["function"]
     os.chdir(HANDLER_DIR)
+    # The standard library comes first of all but the function's own code, as in any Python.
     sys.path.insert(0, HANDLER_DIR)
+    sys.path.extend(f"{LAYERS_DIR}/{name}" for name in meta.get("layers", ()))
     entry = meta["entry"]
     path = os.path.join(HANDLER_DIR, entry)
     name = os.path.splitext(os.path.basename(entry))[0]

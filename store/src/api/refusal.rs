@@ -64,6 +64,10 @@ impl From<&RepositoryError> for Refusal {
             RepositoryError::NoVersion { .. } => Self::caller(404, "no_version", text),
             RepositoryError::NoAlias { .. } => Self::caller(404, "no_alias", text),
             RepositoryError::NoBundle { .. } => Self::caller(404, "no_bundle", text),
+            RepositoryError::NoLayer { .. } => Self::caller(404, "no_layer", text),
+            RepositoryError::CorruptLayer { .. } => {
+                Self::new(500, "corrupt_layer", Fault::Platform, false, text)
+            }
             RepositoryError::BadAlias { .. } => Self::caller(400, "bad_alias", text),
             RepositoryError::CorruptBundle { .. } => {
                 Self::new(500, "corrupt_bundle", Fault::Platform, false, text)
@@ -97,6 +101,7 @@ impl From<&PublishError> for Refusal {
                 Self::caller(status, refused.kind(), text)
             }
             PublishError::Name(_) => Self::caller(400, "bad_name", text),
+            PublishError::NoLayer { .. } => Self::caller(422, "missing_layer", text),
             PublishError::Upload { .. } => Self::new(400, "upload", Fault::Caller, true, text),
             PublishError::Contended { .. } => {
                 Self::new(503, "contended", Fault::Platform, true, text)

@@ -11,6 +11,8 @@
 //! | `GET /v1/catalog` | | [`Catalog`] |
 //! | `GET /v1/catalog?after=REVISION&timeout_ms=N` | | `Catalog`, once its revision differs or time is up (N ≤ 30,000) |
 //! | `GET /v1/bundles/{digest}` | | the bundle |
+//! | `POST /v1/layers` | a layer | 201, [`StoredLayer`](super::types::StoredLayer) |
+//! | `GET`, `HEAD /v1/layers/{digest}` | | the layer |
 //! | `GET /healthz` | | `ok` |
 //! | `GET /metrics` | | Prometheus text |
 //!
@@ -106,6 +108,8 @@ pub(crate) fn routes(served: Served) -> Router {
         )
         .route("/v1/catalog", get(catalog))
         .route("/v1/bundles/{digest}", get(bundle))
+        .route("/v1/layers", post(put_layer))
+        .route("/v1/layers/{digest}", get(layer))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(exposition))
         .fallback(|| async { Refusal::no_route() })
@@ -151,6 +155,18 @@ async fn publish(
         .await
         .map(|published| (StatusCode::CREATED, Json(published)));
     served.answer("publish", outcome.map_err(|error| Refusal::from(&error)))
+}
+
+async fn put_layer(State(served): State<Served>, body: Body) -> Response {
+    let outcome = async {
+        let _permit = served.uploads.acquire().await;
+        let layer = receive(body, served.repository.layer_limits.bundle_bytes).await?;
+        served.repository.put_layer(layer).await
+    };
+    let outcome = outcome
+        .await
+        .map(|stored| (StatusCode::CREATED, Json(stored)));
+    served.answer("put_layer", outcome.map_err(|error| Refusal::from(&error)))
 }
 
 /// Takes a bundle in, and gives up at the first byte too many.
@@ -288,6 +304,19 @@ async fn bundle(State(served): State<Served>, Path(digest): Path<String>) -> Res
     };
     let outcome = outcome.map(|bytes| ([(CONTENT_TYPE, "application/gzip")], bytes));
     served.answer("bundle", outcome)
+}
+
+async fn layer(State(served): State<Served>, Path(digest): Path<String>) -> Response {
+    let outcome = match digest.parse::<Digest>() {
+        Ok(digest) => served
+            .repository
+            .layer(&digest)
+            .await
+            .map_err(|error| Refusal::from(&error)),
+        Err(error) => Err(Refusal::bad_digest(&error)),
+    };
+    let outcome = outcome.map(|bytes| ([(CONTENT_TYPE, "application/gzip")], bytes));
+    served.answer("layer", outcome)
 }
 
 async fn exposition(State(served): State<Served>) -> Response {

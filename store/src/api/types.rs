@@ -51,6 +51,17 @@ pub struct Published {
     pub id: FunctionId,
 }
 
+/// A layer that the store has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredLayer {
+    /// What manifests name it by.
+    pub digest: Digest,
+    /// Its bytes, compressed.
+    pub bytes: u64,
+    /// Bytes of all its files together.
+    pub unpacked_bytes: u64,
+}
+
 /// One row of the list of functions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionSummary {

@@ -1,5 +1,5 @@
-//! Opening a bundle without trusting it: the server checks before it stores, the worker unpacks before
-//! it runs, and both go through [`check`].
+//! Opening a bundle or a layer without trusting it: the server checks before it stores, the worker unpacks
+//! before it runs, and both go through [`check`], or [`check_layer`] for a layer, which has no manifest.
 //!
 //! A bundle is refused whole, before a byte is written, when it holds anything but plain files and
 //! folders inside its own root, when two members claim one path, or when it is larger, unpacked, than the
@@ -36,6 +36,16 @@ pub struct Limits {
     pub files: u64,
 }
 
+impl Limits {
+    /// What a package layer may be, unless the store is told otherwise: libraries with compiled parts are
+    /// larger than any function's own code.
+    pub const LAYER: Self = Self {
+        bundle_bytes: 256 << 20,
+        unpacked_bytes: 1 << 30,
+        files: 50_000,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -44,6 +54,15 @@ impl Default for Limits {
             files: 10_000,
         }
     }
+}
+
+/// What was found in a layer that is in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contents {
+    /// Files and folders.
+    pub files: u64,
+    /// Bytes of all files together.
+    pub bytes: u64,
 }
 
 /// What was found in a bundle that is in order.
@@ -251,6 +270,40 @@ pub fn check(bundle: &[u8], limits: &Limits) -> Result<Unpacked, UnpackError> {
 /// [`UnpackError`]; after [`UnpackError::Write`] (a full disk, say) `dir` may hold part of the bundle.
 pub fn unpack(bundle: &[u8], dir: &Path, limits: &Limits) -> Result<Unpacked, UnpackError> {
     let unpacked = check(bundle, limits)?;
+    write_members(bundle, dir, limits)?;
+    Ok(unpacked)
+}
+
+/// Checks a layer without writing anything.
+///
+/// # Errors
+/// [`UnpackError`] for the first rule that the layer breaks.
+pub fn check_layer(layer: &[u8], limits: &Limits) -> Result<Contents, UnpackError> {
+    members::check_kinds(layer, limits)?;
+    let found = members::visit(layer, limits, &mut |_, member| match member {
+        Member::Folder => Ok(()),
+        Member::File(content) => io::copy(content, &mut io::sink())
+            .map(drop)
+            .map_err(|error| members::read_error(error, limits)),
+    })?;
+    Ok(Contents {
+        files: found.len(),
+        bytes: found.bytes,
+    })
+}
+
+/// As [`unpack`], for a layer.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_layer(layer: &[u8], dir: &Path, limits: &Limits) -> Result<Contents, UnpackError> {
+    let contents = check_layer(layer, limits)?;
+    write_members(layer, dir, limits)?;
+    Ok(contents)
+}
+
+/// Writes the members of an archive that was checked.
+fn write_members(bundle: &[u8], dir: &Path, limits: &Limits) -> Result<(), UnpackError> {
     let write = |path: &Path| {
         let path = path.to_owned();
         move |source| UnpackError::Write { path, source }
@@ -271,8 +324,8 @@ pub fn unpack(bundle: &[u8], dir: &Path, limits: &Limits) -> Result<Unpacked, Un
                 .and_then(|()| write_file(&place, content)),
         }
         .map_err(write(&place))
-    })?;
-    Ok(unpacked)
+    })
+    .map(drop)
 }
 
 fn read_manifest(content: &mut dyn Read) -> Result<Vec<u8>, UnpackError> {

@@ -14,7 +14,10 @@ use super::{
     log::Tail,
     stock::Prepared,
 };
-use crate::{runtime::protocol::LoadMeta, sandbox::CgroupLimits};
+use crate::{
+    runtime::protocol::LoadMeta,
+    sandbox::{Assignment, CgroupLimits},
+};
 
 /// One instance of `function`, ready for its first request.
 pub(super) async fn instance(
@@ -36,11 +39,20 @@ pub(super) async fn instance(
         cpu_percent: manifest.cpu_percent,
     };
     let tmp_mb = manifest.tmp_mb;
+    let layers: Vec<String> = code.layers.iter().map(|layer| layer.name.clone()).collect();
     let assigned = tokio::task::spawn_blocking(move || {
-        prepared
-            .sandbox
-            .assign(&code, limits, tmp_mb)
-            .map(|()| prepared)
+        let layers: Vec<_> = code
+            .layers
+            .iter()
+            .map(|layer| (layer.name.as_str(), layer.place.as_path()))
+            .collect();
+        let assignment = Assignment {
+            code: &code.bundle,
+            layers: &layers,
+            limits,
+            tmp_mb,
+        };
+        prepared.sandbox.assign(&assignment).map(|()| prepared)
     });
     let prepared = assigned
         .await
@@ -48,7 +60,7 @@ pub(super) async fn instance(
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
     let mut instance = wrap(pool, function, share, prepared)
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
-    load(pool, function, &mut instance).await?;
+    load(pool, function, &layers, &mut instance).await?;
     // What loading cost is not the first request's.
     instance.cpu_us();
     Ok(instance)
@@ -94,12 +106,14 @@ fn wrap(
 async fn load(
     pool: &Pool,
     function: &FunctionPool,
+    layers: &[String],
     instance: &mut Instance,
 ) -> Result<(), Refusal> {
     let entry = &function.entry;
     let meta = LoadMeta {
         entry: &entry.manifest.entry,
         payload: entry.manifest.payload,
+        layers,
         function: &entry.qualified,
         worker: &pool.config.worker,
         instance: super::roster::Numbered::number(instance),

@@ -141,6 +141,9 @@ pub struct LoadMeta<'a> {
     pub entry: &'a str,
     /// `json` or `bytes`.
     pub payload: store::PayloadKind,
+    /// Directories below `/layers` that packages are searched in, in this order.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub layers: &'a [String],
     /// The qualified name under which the function was called first.
     pub function: &'a str,
     /// This worker.

@@ -25,7 +25,7 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Longest message.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Most file descriptors with one message.
-const FDS_MAX: usize = 16;
+const FDS_MAX: usize = 80;
 
 /// Why a message did not go over a [`Channel`].
 #[derive(Debug, thiserror::Error)]

@@ -63,11 +63,13 @@ pub(super) struct Plan {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Build {}
 
-/// From the worker to the init: the function's code is the descriptor that comes along.
+/// From the worker to the init: the descriptors that come along are the function's code and its layers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct MountHandler {
     /// Size of `/tmp`.
     pub(super) tmp_mb: u32,
+    /// The names of the layers.
+    pub(super) layers: Vec<String>,
 }
 
 /// From founder and init to the worker.
@@ -203,8 +205,9 @@ fn serve(channel: &Channel, plan: &Plan) -> Result<bool, StageError> {
         Err(ChannelError::Closed) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
-    if let Some(code) = fds.first() {
+    if let Some((code, layers)) = fds.split_first() {
         rootfs::mount_handler(code.as_fd(), message.tmp_mb)?;
+        rootfs::mount_layers(message.layers.iter().map(String::as_str).zip(layers))?;
         drop_privileges(plan.init_uid)?;
         channel.send(&Report::Mounted, &[])?;
     }

@@ -25,7 +25,7 @@ pub use self::{
     cgroup::{CgroupError, CgroupLimits, SandboxCgroup, WorkerCgroup},
     channel::{Channel, ChannelError},
     init::init_main,
-    prepare::{HANDLER_ID, Sandbox, SandboxError, SandboxMaker, Uids},
+    prepare::{Assignment, HANDLER_ID, Sandbox, SandboxError, SandboxMaker, Uids},
 };
 
 /// The capabilities that making sandboxes takes, with their kernel numbers.

@@ -231,6 +231,19 @@ pub struct Sandbox {
     timeout: Duration,
 }
 
+/// What a sandbox is given once its function is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Assignment<'a> {
+    /// The function's code, mounted at `/handler`.
+    pub code: &'a Path,
+    /// Package layers: the name of each below `/layers`, and its directory on the host.
+    pub layers: &'a [(&'a str, &'a Path)],
+    /// What it may use.
+    pub limits: CgroupLimits,
+    /// Size of `/tmp`.
+    pub tmp_mb: u32,
+}
+
 impl Sandbox {
     /// Its number, never used again by this worker.
     #[must_use]
@@ -256,21 +269,28 @@ impl Sandbox {
         &self.cgroup
     }
 
-    /// Gives it a function: the limits, the size of `/tmp`, and the code at `/handler`. Blocks for about
-    /// a millisecond. To be called once.
+    /// Gives it a function: the limits, the size of `/tmp`, the code at `/handler`, the layers below
+    /// `/layers`. Blocks for about a millisecond. To be called once.
     ///
     /// # Errors
     /// When the kernel refuses; the sandbox is of no use then.
-    pub fn assign(
-        &self,
-        code: &Path,
-        limits: CgroupLimits,
-        tmp_mb: u32,
-    ) -> Result<(), SandboxError> {
-        self.cgroup.limit(limits)?;
-        let code = rootfs::detached(code).map_err(failed("take hold of", code))?;
-        self.channel
-            .send(&MountHandler { tmp_mb }, &[code.as_fd()])?;
+    pub fn assign(&self, given: &Assignment<'_>) -> Result<(), SandboxError> {
+        self.cgroup.limit(given.limits)?;
+        let detach = |place: &Path| rootfs::detached(place).map_err(failed("take hold of", place));
+        let mut mounts = vec![detach(given.code)?];
+        for (_, place) in given.layers {
+            mounts.push(detach(place)?);
+        }
+        let message = MountHandler {
+            tmp_mb: given.tmp_mb,
+            layers: given
+                .layers
+                .iter()
+                .map(|(name, _)| (*name).to_owned())
+                .collect(),
+        };
+        let mounts: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
+        self.channel.send(&message, &mounts)?;
         match self.channel.receive(Some(self.timeout))?.0 {
             Report::Mounted => Ok(()),
             Report::Failed(what) => Err(SandboxError::Init(what)),

@@ -2,8 +2,8 @@
 //!
 //! What is there: the host's `/usr` read-only (that is where Python is), the few files of `/etc` that
 //! libraries read, a `/proc` that shows only one's own processes, five device nodes, a private bounded
-//! `/tmp`, the Python library at [`LIBRARY`], and [`HANDLER`], where the function's code is mounted when the
-//! sandbox gets one. Everything but `/tmp` is read-only, nothing is setuid, nothing else of the host is
+//! `/tmp`, the Python library at [`LIBRARY`], and [`HANDLER`] and [`LAYERS`], where the function's code and
+//! its packages are mounted when the sandbox gets one. Everything but `/tmp` is read-only, nothing is setuid, nothing else of the host is
 //! there: no `/sys`, no cgroups, no home directories.
 
 use std::{
@@ -20,6 +20,8 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 /// Where the function's code is.
 pub(super) const HANDLER: &str = "/handler";
+/// Where package layers are, each in a directory of its own.
+pub(super) const LAYERS: &str = "/layers";
 /// Where the Python library is.
 pub(super) const LIBRARY: &str = "/warmpath";
 
@@ -29,6 +31,8 @@ const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 const ETC_FROM_HOST: [&str; 3] = ["/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives"];
 /// Size of the root's own tmpfs: directories, links and small files only.
 const ROOT_OPTIONS: &str = "mode=0755,size=256k,nr_inodes=256";
+/// Size of the tmpfs at [`LAYERS`]: one directory a layer.
+const LAYERS_OPTIONS: &str = "mode=0755,size=64k,nr_inodes=128";
 /// Files and directories that fit into `/tmp`.
 const TMP_INODES: u32 = 4_096;
 
@@ -100,6 +104,16 @@ pub(super) fn enter(at: &Path, library: &Path, uid: u32) -> Result<(), RootError
     .map_err(failed("mount a tmpfs on", &tmp))?;
     bind_read_only(library, &directory(at, LIBRARY)?)?;
     directory(at, HANDLER)?;
+    // Not part of the root's own tmpfs, which is read-only by the time that layers come.
+    let layers = directory(at, LAYERS)?;
+    mount(
+        Some("tmpfs"),
+        &layers,
+        Some("tmpfs"),
+        QUIET,
+        Some(LAYERS_OPTIONS),
+    )
+    .map_err(failed("mount a tmpfs on", &layers))?;
     read_only(at)?;
     pivot(at)
 }
@@ -119,6 +133,20 @@ pub(super) fn mount_handler(code: impl AsFd, tmp_mb: u32) -> Result<(), RootErro
         Some(options.as_str()),
     )
     .map_err(failed("resize", "/tmp"))
+}
+
+/// Mounts package layers, detached mounts that the worker made, each under its name; for good.
+pub(super) fn mount_layers<'a>(
+    layers: impl Iterator<Item = (&'a str, impl AsFd)>,
+) -> Result<(), RootError> {
+    for (name, layer) in layers {
+        let place = directory(Path::new(LAYERS), name)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(layer, "", rustix::fs::CWD, &place, flags)
+            .map_err(|e| failed_io("mount a layer on", &place)(e.into()))?;
+        read_only(&place)?;
+    }
+    read_only(Path::new(LAYERS))
 }
 
 /// A mount of `directory` that is attached nowhere yet, to be handed to a sandbox's init.
