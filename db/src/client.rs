@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ebpf_common::ids::SlotId;
 use reqwest::{Response, Url};
 use serde::de::DeserializeOwned;
 
@@ -12,13 +13,15 @@ use crate::{
     },
     error::DbError,
     limits::ENCODED_REPLY_BYTES_MAX,
-    op::{Op, Reply},
+    op::{Cursor, Op, Reply},
 };
 
 /// How long to wait for a connection: a shard is one hop away.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long an op may take.
 const OP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one long poll for a feed's move lasts. Short enough to notice soon that the slot has another owner.
+const POLL: Duration = Duration::from_secs(20);
 /// Idle connections kept to one shard.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 /// Content type of an encoded op or reply.
@@ -96,6 +99,26 @@ impl DbClient {
     /// As [`DbClient::execute`].
     pub async fn feed_head(&self, slot: u16) -> Result<FeedHead, DbError> {
         self.get(&format!("/v1/feeds/{slot}")).await
+    }
+
+    /// Waits a while for the feed of `slot` to move beyond `after`; where it is then.
+    ///
+    /// # Errors
+    /// As [`DbClient::execute`].
+    pub async fn feed_moved(&self, slot: SlotId, after: Cursor) -> Result<Cursor, DbError> {
+        let path = format!(
+            "/v1/feeds/{slot}?after={after}&wait_ms={}",
+            POLL.as_millis()
+        );
+        let url = self
+            .op_url
+            .join(&path)
+            .map_err(|error| self.bad_answer(error))?;
+        let request = self.http.get(url).timeout(POLL + OP_TIMEOUT);
+        let body = self.body(self.success(request).await?).await?;
+        serde_json::from_slice(&body)
+            .map(|head: FeedHead| head.head)
+            .map_err(|error| self.bad_answer(error))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, DbError> {

@@ -58,6 +58,11 @@ pub enum Op {
         /// Most records to return; 1 to [`ROWS_MAX`].
         limit: u32,
     },
+    /// Where the change feed of `slot` ends now: a [`Reply::Feed`] without records.
+    Head {
+        /// The slot.
+        slot: SlotId,
+    },
 }
 
 /// The answer to an [`Op`].
@@ -170,17 +175,20 @@ pub enum OpKind {
     Scan,
     /// [`Op::Feed`].
     Feed,
+    /// [`Op::Head`].
+    Head,
 }
 
 impl OpKind {
     /// All kinds, in a fixed order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Get,
         Self::Put,
         Self::Delete,
         Self::CompareAndSet,
         Self::Scan,
         Self::Feed,
+        Self::Head,
     ];
 
     /// Its name in metrics and errors.
@@ -193,6 +201,7 @@ impl OpKind {
             Self::CompareAndSet => "compare_and_set",
             Self::Scan => "scan",
             Self::Feed => "feed",
+            Self::Head => "head",
         }
     }
 
@@ -213,7 +222,7 @@ impl Op {
             | Self::Delete { key }
             | Self::CompareAndSet { key, .. } => slot_of_key(key),
             Self::Scan { prefix, .. } => slot_of_key(prefix),
-            Self::Feed { slot, .. } => *slot,
+            Self::Feed { slot, .. } | Self::Head { slot } => *slot,
         }
     }
 
@@ -227,6 +236,7 @@ impl Op {
             Self::CompareAndSet { .. } => OpKind::CompareAndSet,
             Self::Scan { .. } => OpKind::Scan,
             Self::Feed { .. } => OpKind::Feed,
+            Self::Head { .. } => OpKind::Head,
         }
     }
 
@@ -263,11 +273,10 @@ impl Op {
                 }
             }
             Self::Feed { slot, limit, .. } => {
-                if u32::from(slot.0) >= ebpf_common::limits::SLOTS {
-                    return Err(DbError::BadSlot { slot: slot.0 });
-                }
+                check_slot(*slot)?;
                 check_limit(*limit)
             }
+            Self::Head { slot } => check_slot(*slot),
         }
     }
 }
@@ -282,6 +291,13 @@ const fn check_key(key: &[u8]) -> Result<(), DbError> {
 const fn check_value(value: &[u8]) -> Result<(), DbError> {
     if value.len() > VALUE_BYTES_MAX {
         return Err(DbError::ValueLength { given: value.len() });
+    }
+    Ok(())
+}
+
+const fn check_slot(slot: SlotId) -> Result<(), DbError> {
+    if slot.0 as u32 >= ebpf_common::limits::SLOTS {
+        return Err(DbError::BadSlot { slot: slot.0 });
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::{
     engine::Engine,
     error::DbError,
     metrics::Metrics,
-    op::{Locality, Op, OpKind, Reply},
+    op::{Cursor, Locality, Op, OpKind, Reply},
     slots::{SlotMap, SlotSet},
 };
 
@@ -74,6 +74,29 @@ impl Local {
         );
         receiver.await.unwrap_or(Err(DbError::Stopping))
     }
+
+    /// Waits until the feed of `slot` is beyond `after`, and says where it is then. Costs nothing meanwhile:
+    /// the commit that moves it wakes who waits.
+    ///
+    /// # Errors
+    /// [`DbError`]; `Moved` when the slot is not owned here.
+    pub async fn feed_moved(&self, slot: SlotId, after: Cursor) -> Result<Cursor, DbError> {
+        Op::Head { slot }.check()?;
+        if !self.slots.contains(slot) {
+            return Err(DbError::Moved {
+                slot: slot.0,
+                owned: self.slots.clone(),
+            });
+        }
+        // In this order: a commit between the two is told to the follower.
+        let mut heads = self.engine.heads().follow(slot);
+        let head = self.engine.feed_head(slot)?;
+        if head > after {
+            return Ok(head);
+        }
+        let moved = heads.wait_for(|head| *head > after).await;
+        moved.map(|head| *head).or(Err(DbError::Stopping))
+    }
 }
 
 impl Router {
@@ -94,11 +117,7 @@ impl Router {
     pub async fn execute(&self, op: Op) -> Result<(Reply, Locality), DbError> {
         let kind = op.kind();
         let slot = op.slot();
-        match self
-            .local
-            .as_ref()
-            .filter(|local| local.slots.contains(slot))
-        {
+        match self.local_of(slot) {
             Some(local) => {
                 let outcome = local.execute(op).await;
                 self.metrics.count(kind, Locality::Local, outcome.as_ref());
@@ -111,6 +130,23 @@ impl Router {
                 };
                 self.metrics.count(kind, Locality::Remote, outcome.as_ref());
                 outcome.map(|reply| (reply, Locality::Remote))
+            }
+        }
+    }
+
+    /// Waits until the feed of `slot` is beyond `after`, wherever it is kept, and says where it is then. The owner of a
+    /// slot that is kept elsewhere is asked with one long poll after the other; who it is follows the slot map.
+    ///
+    /// # Errors
+    /// [`DbError`]; whether to ask again is the caller's to say.
+    pub async fn feed_moved(&self, slot: SlotId, after: Cursor) -> Result<Cursor, DbError> {
+        if let Some(local) = self.local_of(slot) {
+            return local.feed_moved(slot, after).await;
+        }
+        loop {
+            let head = self.client_of(slot)?.feed_moved(slot, after).await?;
+            if head > after {
+                return Ok(head);
             }
         }
     }
@@ -155,6 +191,13 @@ impl Router {
     #[must_use]
     pub const fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The engine of this process, if it keeps `slot`.
+    fn local_of(&self, slot: SlotId) -> Option<&Local> {
+        self.local
+            .as_ref()
+            .filter(|local| local.slots.contains(slot))
     }
 
     fn client_of(&self, slot: SlotId) -> Result<DbClient, DbError> {

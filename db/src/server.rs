@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `POST /v1/op` | an op, encoded as [`crate::codec`] says | a reply, encoded likewise |
 //! | `GET /v1/status` | | JSON [`Status`] |
-//! | `GET /v1/feeds/{slot}` | | JSON [`FeedHead`] |
+//! | `GET /v1/feeds/{slot}` | | JSON [`FeedHead`]; with `?after=N&wait_ms=M` once it is beyond N, or M ms are over |
 //! | `GET /healthz` | | `ok`, or 503 once the engine is poisoned |
 //! | `GET /metrics` | | Prometheus text (the role only) |
 //!
@@ -17,8 +17,8 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{
-        DefaultBodyLimit, Path, State,
-        rejection::{BytesRejection, PathRejection},
+        DefaultBodyLimit, Path, Query, State,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
     },
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
@@ -26,6 +26,7 @@ use axum::{
 };
 use ebpf_common::{ids::SlotId, limits::SLOTS};
 use prometheus::{Registry, TextEncoder};
+use serde::Deserialize;
 use tokio::{net::TcpListener, sync::watch};
 use tracing::{info, warn};
 
@@ -40,11 +41,15 @@ use crate::{
     error::DbError,
     limits::OP_BYTES_MAX,
     metrics::Metrics,
+    op::Cursor,
     router::Local,
 };
 
 /// How long connections may finish after a stop was asked for.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait of one long poll for a feed's move.
+const POLL_MAX: Duration = Duration::from_secs(60);
 
 /// Why the db role ended.
 #[derive(Debug, thiserror::Error)]
@@ -231,15 +236,22 @@ async fn status(State(served): State<Served>) -> Json<Status> {
     })
 }
 
+/// How long to wait for what. Without a query the head is told at once.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Poll {
+    after: Cursor,
+    wait_ms: u64,
+}
+
 async fn feed_head(
     State(served): State<Served>,
     slot: Result<Path<u16>, PathRejection>,
+    query: Result<Query<Poll>, QueryRejection>,
 ) -> Result<Json<FeedHead>, Refusal> {
-    let Path(slot) = slot.map_err(|rejection| {
-        Refusal(DbError::Malformed {
-            reason: rejection.body_text(),
-        })
-    })?;
+    let malformed = |reason| Refusal(DbError::Malformed { reason });
+    let Path(slot) = slot.map_err(|rejection| malformed(rejection.body_text()))?;
+    let Query(poll) = query.map_err(|rejection| malformed(rejection.body_text()))?;
     if u32::from(slot) >= SLOTS {
         return Err(Refusal(DbError::BadSlot { slot }));
     }
@@ -249,11 +261,13 @@ async fn feed_head(
             owned: served.local.slots,
         }));
     }
-    let head = served
-        .local
-        .engine
-        .feed_head(SlotId(slot))
-        .map_err(Refusal)?;
+    let patience = Duration::from_millis(poll.wait_ms).min(POLL_MAX);
+    let moved = served.local.feed_moved(SlotId(slot), poll.after);
+    let head = match tokio::time::timeout(patience, moved).await {
+        Ok(head) => head,
+        Err(_elapsed) => served.local.engine.feed_head(SlotId(slot)),
+    }
+    .map_err(Refusal)?;
     Ok(Json(FeedHead { slot, head }))
 }
 

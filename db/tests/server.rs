@@ -154,6 +154,56 @@ async fn every_op_and_reply_crosses_the_network_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_a_feed_is_told_of_the_commit_that_moves_it() {
+    let dir = TempDir::new().unwrap();
+    let url = shard(&dir, "0-16383").await;
+    let here = Router::new(None, Metrics::unregistered());
+    assert!(here.set_slots(SlotMap {
+        version: 1,
+        owners: vec![owner("0-16383", &url)],
+    }));
+    let slot = slot_of_key(b"{u}");
+    let client = DbClient::new(&url).unwrap();
+    let head = Op::Head { slot };
+    let at = |next| {
+        Ok(Reply::Feed {
+            records: Vec::new(),
+            next: Cursor(next),
+        })
+    };
+    assert_eq!(client.execute(&head).await, at(0));
+    let waits = tokio::spawn(async move { here.feed_moved(slot, Cursor(1)).await });
+    client.execute(&put("{u}", "1")).await.unwrap();
+    client.execute(&put("{v}", "1")).await.unwrap();
+    assert_eq!(client.execute(&head).await, at(1));
+    assert!(!waits.is_finished(), "the first record is not news");
+    client.execute(&put("{u}", "2")).await.unwrap();
+    let moved = tokio::time::timeout(Duration::from_secs(5), waits).await;
+    assert_eq!(moved.unwrap().unwrap(), Ok(Cursor(2)));
+    // Behind what is there already nobody waits.
+    assert_eq!(client.feed_moved(slot, Cursor(0)).await, Ok(Cursor(2)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_that_makes_no_sense_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let url = shard(&dir, "0-8191").await;
+    for (path, status) in [
+        ("7?after=-1", 400),
+        ("7?wait_ms=soon", 400),
+        ("7?afters=1", 400),
+        ("16384?after=1", 400),
+        ("8192?after=1&wait_ms=60000", 421),
+        ("7?after=1&wait_ms=1", 200),
+    ] {
+        let response = reqwest::get(format!("{url}/v1/feeds/{path}"))
+            .await
+            .unwrap();
+        assert_eq!(response.status().as_u16(), status, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_refuses_slots_that_it_does_not_own_and_names_those_it_does() {
     let dir = TempDir::new().unwrap();
     let url = shard(&dir, "0-8191").await;

@@ -15,6 +15,7 @@
 //!                   value:bytes
 //! 5 scan            prefix:bytes after:maybe limit:u32
 //! 6 feed            slot:u16 cursor:u64 limit:u32
+//! 7 head            slot:u16        (a feed without records)
 //! ```
 //!
 //! A feed record without a value is a delete. Decoding never panics, reads nothing beyond its input,
@@ -89,6 +90,10 @@ pub fn encode_op(op: &Op) -> Vec<u8> {
             out.extend(cursor.0.to_be_bytes());
             out.extend(limit.to_be_bytes());
         }
+        Op::Head { slot } => {
+            out.push(7);
+            out.extend(slot.0.to_be_bytes());
+        }
     }
     out
 }
@@ -124,6 +129,9 @@ pub fn decode_op(bytes: &[u8]) -> Result<Op, DecodeError> {
             slot: SlotId(u16::from_be_bytes(input.array()?)),
             cursor: Cursor(input.u64()?),
             limit: input.u32()?,
+        },
+        7 => Op::Head {
+            slot: SlotId(u16::from_be_bytes(input.array()?)),
         },
         _ => return Err(DecodeError::UnknownKind),
     };
@@ -330,6 +338,7 @@ mod tests {
                     limit,
                 }
             }),
+            any::<u16>().prop_map(|slot| Op::Head { slot: SlotId(slot) }),
         ]
     }
 

@@ -3,10 +3,12 @@
 //! The trait is small on purpose: another engine (a Redis Cluster node on this host) fits behind it.
 
 pub mod embedded;
+mod heads;
 
 use std::{fmt, sync::mpsc};
 
 use ebpf_common::ids::SlotId;
+pub use heads::Heads;
 
 use crate::{
     error::DbError,
@@ -47,6 +49,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`DbError::Read`].
     fn feed_head(&self, slot: SlotId) -> Result<Cursor, DbError>;
+
+    /// The feeds that are followed here: the engine tells each commit there, once it is durable.
+    fn heads(&self) -> &Heads;
 
     /// Its state, for status and metrics.
     fn health(&self) -> Health;

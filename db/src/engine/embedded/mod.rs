@@ -28,7 +28,7 @@ use ebpf_common::{hash::slot_of_key, ids::SlotId};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable};
 
 use self::writer::{Request, Writer};
-use super::{Done, Engine, Health};
+use super::{Done, Engine, Heads, Health};
 use crate::{
     error::DbError,
     limits::REPLY_BYTES_MAX,
@@ -119,6 +119,7 @@ struct Shared {
     waiting_bytes: AtomicU64,
     commits: AtomicU64,
     syncs: AtomicU64,
+    heads: Heads,
 }
 
 /// The embedded engine. Dropping it finishes the writes that wait and closes the files.
@@ -242,11 +243,19 @@ impl Engine for Embedded {
                 cursor,
                 limit,
             } => done(self.stored.feed(*slot, *cursor, *limit)),
+            Op::Head { slot } => done(self.stored.feed_head(*slot).map(|next| Reply::Feed {
+                records: Vec::new(),
+                next,
+            })),
         }
     }
 
     fn feed_head(&self, slot: SlotId) -> Result<Cursor, DbError> {
         self.stored.feed_head(slot)
+    }
+
+    fn heads(&self) -> &Heads {
+        &self.shared.heads
     }
 
     fn health(&self) -> Health {

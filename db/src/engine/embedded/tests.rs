@@ -389,7 +389,7 @@ impl Model {
                 rows.truncate(*limit as usize);
                 Reply::Rows { rows, more }
             }
-            Op::Feed { .. } => unreachable!("compared whole at the end"),
+            Op::Feed { .. } | Op::Head { .. } => unreachable!("compared whole at the end"),
         }
     }
 }

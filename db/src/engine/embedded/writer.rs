@@ -61,7 +61,7 @@ impl Request {
             } => key.len() + value.len() + expected.as_ref().map_or(0, Vec::len),
             Op::Get { key } | Op::Delete { key } => key.len(),
             Op::Scan { prefix, .. } => prefix.len(),
-            Op::Feed { .. } => 0,
+            Op::Feed { .. } | Op::Head { .. } => 0,
         };
         Self {
             op,
@@ -185,7 +185,7 @@ impl Writer {
                 (key, Some(value))
             }
             // Reads never get here: `submit` serves them.
-            Op::Get { .. } | Op::Scan { .. } | Op::Feed { .. } => {
+            Op::Get { .. } | Op::Scan { .. } | Op::Feed { .. } | Op::Head { .. } => {
                 return Err(DbError::Malformed {
                     reason: "a read was queued for the writer".to_owned(),
                 });
@@ -236,6 +236,7 @@ impl Writer {
             .commits
             .fetch_add(group.written, Ordering::AcqRel);
         self.shared.syncs.fetch_add(1, Ordering::AcqRel);
+        self.shared.heads.moved(&group.heads);
         for (slot, cursor) in group.heads {
             let head_max = self.metrics.feed_head_max.get().max(cursor.0 as i64);
             self.metrics.feed_head_max.set(head_max);
