@@ -30,6 +30,7 @@ static NUMBERS: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Bed {
     pub(crate) pool: Arc<Pool>,
     pub(crate) store: StoreClient,
+    pub(crate) feeds: Arc<db::Router>,
     pub(crate) config: PoolConfig,
     pub(crate) dir: TempDir,
     requests: AtomicU64,
@@ -102,10 +103,13 @@ impl Bed {
         change(&mut config);
         let code = CodeCache::new(store.clone(), dir.path().join("code"));
         let router = open_db(dir.path().join("db")).await;
-        let pool = Pool::start(config.clone(), code, router).await.unwrap();
+        let pool = Pool::start(config.clone(), code, Arc::clone(&router))
+            .await
+            .unwrap();
         Self {
             pool,
             store,
+            feeds: router,
             config,
             dir,
             requests: AtomicU64::new(0),
@@ -136,6 +140,7 @@ impl Bed {
             payload: Bytes::from(event.to_string()),
             arrived: Instant::now(),
             caller_deadline: None,
+            wake: None,
         }
     }
 

@@ -16,3 +16,4 @@ mod leftovers;
 mod limits;
 mod measure;
 mod serving;
+mod waiting;

@@ -28,6 +28,7 @@ use worker::{
     invoke::Invoker,
     load::Load,
     metrics::RpcMetrics,
+    park::ParkLimits,
     pool::{Invocation, Outcome, Usage},
     rpc::{Parts, RpcLimits, Server},
 };
@@ -41,11 +42,7 @@ struct Echo;
 
 impl Invoker for Echo {
     async fn invoke(&self, invocation: Invocation) -> Outcome {
-        Outcome {
-            status: Status::Ok,
-            payload: invocation.payload,
-            usage: Usage::default(),
-        }
+        Outcome::replied(invocation.payload, Usage::default())
     }
 }
 
@@ -166,6 +163,8 @@ fn rpc_server() -> SocketAddr {
                 identity: Arc::new(Identity::unassigned()),
                 load: Arc::new(Load::new(1_000)),
                 metrics: RpcMetrics::register(&Registry::new()).unwrap(),
+                feeds: Arc::new(db::Router::new(None, db::Metrics::unregistered())),
+                park: ParkLimits::default(),
             };
             let server = Server::new(parts, RpcLimits::default());
             let (address, task) = server.listen("127.0.0.1:0".parse().unwrap()).unwrap();

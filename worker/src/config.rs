@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     error::ConfigError,
+    park::ParkLimits,
     pool::{PoolLimits, SandboxConfig},
     rpc::RpcLimits,
 };
@@ -66,6 +67,9 @@ pub struct Config {
     /// What encapsulated packets are taken from whom; none by default.
     #[serde(default)]
     pub decap: Option<DecapConfig>,
+    /// How many requests may wait without an instance.
+    #[serde(default)]
+    pub park: ParkLimits,
     /// What the RPC server may hold.
     #[serde(default)]
     pub rpc: RpcLimits,
@@ -135,6 +139,7 @@ impl Config {
         if !self.db.slots.is_empty() && self.db.listen.is_none() {
             return Err("`db.slots` needs `db.listen`, or other workers cannot reach them");
         }
+        self.park.check()?;
         self.rpc.check()
     }
 
@@ -168,6 +173,8 @@ mod tests {
         [decap]
         interface = "eth0"
         sources = ["172.16.0.0/16", "fd00:1::/96"]
+        [park]
+        until_ms_max = 60000
         [rpc]
         acknowledge_after_ms = 15
     "#;
@@ -204,6 +211,7 @@ mod tests {
         for (line, instead) in [
             ("token_file = \"/run/token\"", ""),
             ("capacity = 64", "capacity = 0"),
+            ("until_ms_max = 60000", "until_ms_max = 0"),
             ("listen = \"10.80.0.11:7200\"", ""),
             ("acknowledge_after_ms = 15", "reply_cache_bytes = 1"),
             ("172.16.0.0/16", "0.0.0.0/0"),

@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`rpc`] takes packets in and sends replies; it hands whole requests to an [`invoke::Invoker`].
+//! - [`park`] keeps the requests whose handlers wait for something.
 //! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
 //! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are, and [`report`] tells
 //!   the balancer.
@@ -23,6 +24,7 @@ pub mod invoke;
 pub mod load;
 mod membership;
 pub mod metrics;
+pub mod park;
 pub mod pool;
 pub mod report;
 pub mod rpc;

@@ -27,6 +27,10 @@ pub struct Load {
     typical_us: AtomicU64,
     changed: Notify,
     idle: Notify,
+    /// Told of a place that became free while somebody waited for one.
+    freed: Notify,
+    /// Whether the next free place is promised to who waits for one.
+    is_promised: AtomicBool,
     /// The thread that tells the balancer of each change.
     reporter: OnceLock<Thread>,
 }
@@ -48,6 +52,8 @@ impl Load {
             typical_us: AtomicU64::new(0),
             changed: Notify::new(),
             idle: Notify::new(),
+            freed: Notify::new(),
+            is_promised: AtomicBool::new(false),
             reporter: OnceLock::new(),
         }
     }
@@ -55,7 +61,35 @@ impl Load {
     /// Takes one of the places; `None` when all are taken.
     #[must_use]
     pub fn admit(self: &Arc<Self>) -> Option<Permit> {
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.capacity {
+        // One place less for newcomers while somebody waits for the next one.
+        let is_promised = self.is_promised.load(Ordering::Acquire);
+        let permit = self.take_place(self.capacity - u32::from(is_promised));
+        if permit.is_none() && is_promised {
+            // For a moment this attempt may have been in the way of who waits.
+            self.freed.notify_one();
+        }
+        permit
+    }
+
+    /// Takes one of the places, waiting for one if need be. For requests that were admitted before and cannot go
+    /// elsewhere; one caller at a time.
+    pub async fn place(self: &Arc<Self>) -> Permit {
+        if let Some(permit) = self.take_place(self.capacity) {
+            return permit;
+        }
+        loop {
+            self.is_promised.store(true, Ordering::Release);
+            let freed = self.freed.notified();
+            if let Some(permit) = self.take_place(self.capacity) {
+                self.is_promised.store(false, Ordering::Release);
+                return permit;
+            }
+            freed.await;
+        }
+    }
+
+    fn take_place(self: &Arc<Self>, places: u32) -> Option<Permit> {
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= places {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
@@ -153,6 +187,9 @@ impl Drop for Permit {
         self.0.completed.fetch_add(1, Ordering::Release);
         let was_last = self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1;
         self.0.has_changed();
+        if self.0.is_promised.load(Ordering::Acquire) {
+            self.0.freed.notify_one();
+        }
         if was_last {
             self.0.idle.notify_waiters();
         }
@@ -171,6 +208,24 @@ mod tests {
         assert!(load.admit().is_none());
         assert_eq!(load.in_flight(), 2);
         drop(first);
+        assert!(load.admit().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_next_free_place_is_for_who_waits_for_one() {
+        let load = Arc::new(Load::new(1));
+        let first = load.admit().unwrap();
+        let waiter = tokio::spawn({
+            let load = Arc::clone(&load);
+            async move { load.place().await }
+        });
+        while !load.is_promised.load(Ordering::Acquire) {
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        assert!(load.admit().is_none(), "a newcomer took the promised place");
+        let second = waiter.await.unwrap();
+        drop(second);
         assert!(load.admit().is_some());
     }
 

@@ -8,7 +8,7 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
-use crate::{load::Load, pool::PoolSnapshot, rpc::TableSize};
+use crate::{load::Load, park::WakeReason, pool::PoolSnapshot, rpc::TableSize};
 
 /// Upper bounds, in seconds, of the request latency's buckets: from a warm reply to a long timeout.
 const SECONDS: [f64; 16] = [
@@ -42,6 +42,8 @@ fates! {
     Ping = "ping";
     /// Asked for missing fragments.
     Resume = "resume";
+    /// Gave a request up.
+    Cancel = "cancel";
     /// Dropped: shorter than a header.
     Truncated = "drop_truncated";
     /// Dropped: not our protocol.
@@ -74,6 +76,8 @@ pub struct RpcMetrics {
     replays: IntCounter,
     acknowledgements: IntCounter,
     sends_failed: IntCounter,
+    wakes: IntCounterVec,
+    cancelled: IntCounterVec,
 }
 
 impl RpcMetrics {
@@ -129,6 +133,18 @@ impl RpcMetrics {
                 "worker_sends_failed_total",
                 "Answers that the socket did not take; their clients ask again.",
             )?,
+            wakes: vec_in(
+                registry,
+                "worker_wakes_total",
+                "Parked requests whose handlers ran again, by what woke them.",
+                &["reason"],
+            )?,
+            cancelled: vec_in(
+                registry,
+                "worker_cancelled_total",
+                "Requests that their callers gave up, by where that met them.",
+                &["while"],
+            )?,
         })
     }
 
@@ -165,6 +181,20 @@ impl RpcMetrics {
 
     pub(crate) fn send_failed(&self) {
         self.sends_failed.inc();
+    }
+
+    pub(crate) fn woken(&self, reason: WakeReason) {
+        self.wakes.with_label_values(&[reason.name()]).inc();
+    }
+
+    pub(crate) fn cancelled(&self, place: &'static str) {
+        self.cancelled.with_label_values(&[place]).inc();
+    }
+
+    /// Requests so far that their callers gave up while they were `place`: `running` or `parked`.
+    #[must_use]
+    pub fn cancels(&self, place: &str) -> u64 {
+        self.cancelled.with_label_values(&[place]).get()
     }
 
     /// Requests acknowledged so far because their handler took its time.
@@ -239,6 +269,8 @@ pub struct Gauges {
     receiving: IntGauge,
     receiving_bytes: IntGauge,
     evicted: IntCounter,
+    parked: IntGauge,
+    parked_bytes: IntGauge,
     instances: [IntGauge; 3],
     prepared: IntGauge,
     waiting: IntGauge,
@@ -287,6 +319,14 @@ impl Gauges {
                 "worker_entries_evicted_total",
                 "Replies and partial requests dropped early for want of room.",
             )?,
+            parked: gauge(
+                "worker_parked",
+                "Requests whose handlers wait for something, with no instance held.",
+            )?,
+            parked_bytes: gauge(
+                "worker_parked_bytes",
+                "Bytes of them, book-keeping included.",
+            )?,
             instances: [
                 gauge(
                     "worker_instances_idle",
@@ -328,7 +368,13 @@ impl Gauges {
         })
     }
 
-    pub(crate) fn show(&self, load: &Load, table: TableSize, pool: &PoolSnapshot) {
+    pub(crate) fn show(
+        &self,
+        load: &Load,
+        table: TableSize,
+        (parked, parked_bytes): (usize, usize),
+        pool: &PoolSnapshot,
+    ) {
         self.in_flight.set(load.in_flight().into());
         self.capacity.set(load.capacity().into());
         self.draining.set(load.is_draining().into());
@@ -338,6 +384,8 @@ impl Gauges {
             (&self.reply_bytes, table.done_bytes),
             (&self.receiving, table.receiving),
             (&self.receiving_bytes, table.receiving_bytes),
+            (&self.parked, parked),
+            (&self.parked_bytes, parked_bytes),
             (idle, pool.idle),
             (busy, pool.busy),
             (starting, pool.starting),

@@ -46,6 +46,7 @@ const LINGER: Duration = Duration::from_millis(100);
 struct Running {
     load: Arc<Load>,
     pool: Arc<Pool>,
+    server: Arc<Server<Arc<Pool>>>,
     /// The membership lasts as long as these two.
     heartbeats: Arc<watch::Sender<Heartbeat>>,
     publishing: AbortHandle,
@@ -70,6 +71,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
         "stopping: no new requests are taken"
     );
     running.load.drain();
+    running.server.dismiss_parked().await;
     if timeout(stop_timeout, running.load.idle()).await.is_err() {
         tracing::warn!(
             in_flight = running.load.in_flight(),
@@ -161,6 +163,8 @@ async fn serve(
         identity: Arc::clone(&identity),
         load: Arc::clone(&load),
         metrics: RpcMetrics::register(&registry)?,
+        feeds: Arc::clone(&router),
+        park: config.park.clone(),
     };
     let report_metrics = ReportMetrics::register(&registry)?;
     let server = Server::new(parts, config.rpc.clone());
@@ -176,7 +180,7 @@ async fn serve(
             registry,
             load: Arc::clone(&load),
             pool: Arc::clone(&pool),
-            server,
+            server: Arc::clone(&server),
             decap: decap.as_ref().map(Arc::downgrade),
         };
         let routes = Router::new()
@@ -203,6 +207,7 @@ async fn serve(
     Ok(Running {
         load,
         pool,
+        server,
         heartbeats,
         publishing,
         tasks,
@@ -273,12 +278,13 @@ struct Metrics {
 
 async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
     let size = metrics.server.size();
+    let parked = metrics.server.parked();
     if let Some(decap) = metrics.decap.as_ref().and_then(Weak::upgrade) {
         decap.show();
     }
     metrics
         .gauges
-        .show(&metrics.load, size, &metrics.pool.snapshot());
+        .show(&metrics.load, size, parked, &metrics.pool.snapshot());
     match render(&metrics.registry) {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),

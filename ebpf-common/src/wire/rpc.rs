@@ -26,8 +26,14 @@ pub mod flags {
     pub const RETRANSMIT: u16 = 1 << 7;
     /// Asks for fragments of a reply that are missing; the payload is an 8-byte bitmap of those held.
     pub const RESUME: u16 = 1 << 8;
+    /// The payload begins with a description in HTTP's terms: see `docs/wire-format.md`.
+    pub const HTTP: u16 = 1 << 9;
+    /// The message goes on over TCP, from the address and with the ticket in the payload.
+    pub const STREAM: u16 = 1 << 10;
+    /// The caller gives the request up; no answer is expected.
+    pub const CANCEL: u16 = 1 << 11;
     /// Every bit that has a meaning in version 1; any other one set is an error.
-    pub const ALL: u16 = (1 << 9) - 1;
+    pub const ALL: u16 = (1 << 12) - 1;
 }
 
 /// What a packet is.
@@ -311,7 +317,7 @@ mod tests {
             any::<[u8; 32]>(),
             any::<[u8; 32]>(),
             1u8..=7,
-            0u16..0x400,
+            0u16..0x2000,
             0u16..70,
             0u16..70,
             0u32..100,

@@ -9,10 +9,13 @@ A handler is a file with a function `f(event)` or `f(event, context)`. What it r
         warmpath.db.put("visits", str(visits))
         return {"visits": visits, "session": warmpath.context.session}
 
-Only `db` and `context` are for handlers; the modules with an underscore are how an instance runs.
+A handler that waits for something returns `warmpath.wait(…)`, and holds no instance until it runs again.
+
+Only `db`, `context` and `wait` are for handlers; the modules with an underscore are how an instance runs.
 """
 
 from warmpath import _db as db
 from warmpath._context import Context, context
+from warmpath._wait import wait
 
-__all__ = ["Context", "context", "db"]
+__all__ = ["Context", "context", "db", "wait"]

@@ -2,6 +2,8 @@
 
 import time
 
+from warmpath._wait import Wake
+
 
 class Context:
     """The request being served. There is one object of this class; it changes with each request.
@@ -12,6 +14,7 @@ class Context:
     function     qualified name, such as "hello@latest"
     worker       name of the worker
     instance     number of this instance on its worker
+    wake         what woke the request, with `reason`, `cursor` and `state`, if the handler had it wait; or None
     """
 
     __slots__ = (
@@ -21,6 +24,7 @@ class Context:
         "function",
         "worker",
         "instance",
+        "wake",
         "_started",
     )
 
@@ -31,6 +35,7 @@ class Context:
         self.function = ""
         self.worker = ""
         self.instance = 0
+        self.wake = None
         self._started = 0.0
 
     def remaining_ms(self):
@@ -43,6 +48,8 @@ class Context:
         self.session = meta.get("session")
         self.deadline_ms = meta["deadline_ms"]
         self.function = meta["function"]
+        wake = meta.get("wake")
+        self.wake = Wake(wake) if wake else None
         self._started = time.monotonic()
 
 

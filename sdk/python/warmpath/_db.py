@@ -4,6 +4,7 @@ A key belongs to a slot, as in Redis Cluster; a function with `affinity = "shard
 request's shard key is stored, and its reads and writes are local then. Only usable while a request is served.
 """
 
+import binascii
 import struct
 import threading
 
@@ -11,7 +12,9 @@ from warmpath import _wire
 
 _U32 = struct.Struct(">I")
 _GET, _PUT, _DELETE, _COMPARE_AND_SET, _SCAN = range(1, 6)
-_VALUE, _WRITTEN, _CONFLICT, _ROWS = range(1, 5)
+_HEAD = 7
+_VALUE, _WRITTEN, _CONFLICT, _ROWS, _FEED = range(1, 6)
+_SLOTS = 16384
 
 # Threads of one handler take turns: a request and its reply belong together.
 _turn = threading.Lock()
@@ -66,11 +69,34 @@ def scan(prefix, limit=100, after=None):
     return [(reply.field(), reply.field()) for _ in range(reply.u32())]
 
 
-def _field(value):
+def slot_of(key):
+    """The slot of `key`: CRC16 of it, or of what stands in its first braces, as in Redis Cluster."""
+    key = _bytes(key)
+    start = key.find(b"{")
+    end = key.find(b"}", start + 1)
+    tag = key[start + 1 : end] if 0 <= start < end - 1 else key
+    return binascii.crc_hqx(tag, 0) % _SLOTS
+
+
+def cursor(key=None, *, slot=None):
+    """Where the change feed of the slot of `key`, or of `slot`, ends now: each write there moves it by one."""
+    if slot is None:
+        slot = slot_of(key)
+    reply = _ask(bytes([_HEAD]) + slot.to_bytes(2, "big"))
+    reply.expect(_FEED)
+    return reply.u64()
+
+
+def _bytes(value):
     if isinstance(value, str):
-        value = value.encode()
-    elif not isinstance(value, (bytes, bytearray, memoryview)):
+        return value.encode()
+    if not isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError(f"keys and values are bytes or str, not {type(value).__name__}")
+    return bytes(value)
+
+
+def _field(value):
+    value = _bytes(value)
     return _U32.pack(len(value)) + value
 
 
@@ -105,6 +131,10 @@ class _Reply:
     def u32(self):
         self._at += 4
         return _U32.unpack_from(self._data, self._at - 4)[0]
+
+    def u64(self):
+        self._at += 8
+        return int.from_bytes(self._data[self._at - 8 : self._at], "big")
 
     def field(self):
         length = self.u32()

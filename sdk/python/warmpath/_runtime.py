@@ -9,6 +9,7 @@ import traceback
 
 from warmpath import _db, _wire
 from warmpath._context import context
+from warmpath._wait import Wait
 
 HANDLER_DIR = "/handler"
 LAYERS_DIR = "/layers"
@@ -85,7 +86,8 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 def _json_handler(handler):
     def run(event):
-        return _encode(handler(json.loads(event) if event else None)).encode()
+        reply = handler(json.loads(event) if event else None)
+        return reply if isinstance(reply, Wait) else _encode(reply).encode()
 
     return run
 
@@ -93,6 +95,8 @@ def _json_handler(handler):
 def _bytes_handler(handler):
     def run(event):
         reply = handler(event)
+        if isinstance(reply, Wait):
+            return reply
         if not isinstance(reply, (bytes, bytearray)):
             kind = type(reply).__name__
             raise TypeError(f"payload is bytes, so the handler must return bytes, not {kind}")
@@ -112,7 +116,10 @@ def _invoke(connection, run, meta, event):
     finally:
         _db._connection = None
         _flush()
-    connection.send(_wire.RESULT, data=reply)
+    if isinstance(reply, Wait):
+        connection.send(_wire.WAIT, reply.meta)
+    else:
+        connection.send(_wire.RESULT, data=reply)
 
 
 def _fail(connection, error):

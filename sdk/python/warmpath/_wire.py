@@ -13,6 +13,7 @@ RESULT = 4
 ERROR = 5
 DB_REQUEST = 6
 DB_REPLY = 7
+WAIT = 8
 
 _HEADER = struct.Struct(">BII")
 # A request fits as a rule; of a longer one the rest is read at once.

@@ -65,7 +65,8 @@ impl Client {
 
     /// Calls a function and waits for its reply, at most for the call's budget.
     ///
-    /// Dropping the future gives the call up; its handler may run all the same.
+    /// Dropping the future gives the call up: the worker is told once, and ends what it runs of it. That packet may be
+    /// lost, and the handler run all the same.
     ///
     /// # Errors
     /// [`CallError`] says what failed, whose fault it was and whether to try again.
@@ -117,9 +118,10 @@ impl Client {
             let limit = link.config.max_in_flight;
             return Err(CallError::TooManyInFlight { limit });
         };
-        let _landing = Landing { link, id };
+        let landing = Landing { link, id, flight };
+        let flight = &landing.flight;
         link.counters.requests.add(1);
-        let end = fly(link, &flight).await?;
+        let end = fly(link, flight).await?;
         let exchange = crate::lock(&flight.exchange);
         if let Some(scope) = scope
             && exchange.cookie() != cookie
@@ -130,15 +132,17 @@ impl Client {
     }
 }
 
-/// Takes a request out of the table however its future ends.
+/// Takes a request out of the table however its future ends, and tells its worker if that is before its time.
 struct Landing<'a> {
     link: &'a Link,
     id: u64,
+    flight: Arc<Flight>,
 }
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         self.link.flights.remove(self.id);
+        self.link.cancel(&self.flight);
     }
 }
 

@@ -94,6 +94,20 @@ impl Link {
         }
     }
 
+    /// Tells the worker that nobody waits for an exchange any more, unless that has ended. Once: a full socket or a lost
+    /// packet let the handler run to its end.
+    pub(crate) fn cancel(&self, flight: &Flight) {
+        let mut buffer = [0; MAX_PACKET];
+        let cancel = crate::lock(&flight.exchange).write_cancel(Instant::now(), &mut buffer);
+        let Some(bytes) = cancel.and_then(|len| buffer.get(..len)) else {
+            return;
+        };
+        if self.try_send(bytes).is_ok_and(|has_left| has_left) {
+            self.counters.packets_sent.add(1);
+            self.counters.cancels.add(1);
+        }
+    }
+
     /// Receives for as long as the client lives.
     pub(crate) async fn receive(self: Arc<Self>) {
         // One byte more than any valid packet: a longer datagram is seen as too long, not cut to fit.

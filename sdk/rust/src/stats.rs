@@ -37,6 +37,8 @@ stats! {
     packets_received,
     /// RETRYs received: packets that the balancer did not pass on before they showed an address token.
     retries,
+    /// Calls given up by their callers, of which the worker was told.
+    cancels,
     /// Requests begun anew after a retryable error or a lost worker.
     attempts_repeated,
     /// Packets received that are no answer to anything in flight: late duplicates, mostly.

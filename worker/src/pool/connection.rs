@@ -10,8 +10,12 @@ use tokio::{
     net::UnixStream,
 };
 
-use crate::runtime::protocol::{
-    DbErrorMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta, decode, encode,
+use crate::{
+    park::Wait,
+    runtime::protocol::{
+        DbErrorMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta, WaitMeta, decode,
+        encode,
+    },
 };
 
 /// What is read at once.
@@ -40,6 +44,8 @@ pub(super) enum Answer {
     Result(Bytes),
     /// With an exception.
     Exception(ErrorMeta),
+    /// Not yet: it waits for something.
+    Wait(Wait),
 }
 
 /// The worker's end of an instance's socket.
@@ -73,13 +79,16 @@ impl Connection {
             )
     }
 
-    /// Has the instance load its function.
-    pub(super) async fn load(&mut self, meta: &LoadMeta<'_>) -> Result<Answer, Broken> {
+    /// Has the instance load its function; what its module raised, if it did.
+    pub(super) async fn load(
+        &mut self,
+        meta: &LoadMeta<'_>,
+    ) -> Result<Result<(), ErrorMeta>, Broken> {
         self.send(Kind::Load, Some(meta), &[]).await?;
         let frame = self.receive().await?;
         match frame.kind {
-            Kind::Ready => Ok(Answer::Result(Bytes::new())),
-            Kind::Error => Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
+            Kind::Ready => Ok(Ok(())),
+            Kind::Error => Ok(Err(ErrorMeta::parse(&frame.meta)?)),
             other => Err(Broken::OutOfTurn(other)),
         }
     }
@@ -97,6 +106,7 @@ impl Connection {
             match frame.kind {
                 Kind::Result => return Ok(Answer::Result(frame.data)),
                 Kind::Error => return Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
+                Kind::Wait => return Ok(Answer::Wait(WaitMeta::parse(&frame.meta)?)),
                 Kind::DbRequest => self.serve_db(&frame.data, db).await?,
                 other => return Err(Broken::OutOfTurn(other)),
             }

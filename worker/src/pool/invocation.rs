@@ -7,6 +7,8 @@ use ebpf_common::wire::Status;
 use store::CatalogEntry;
 use tokio::time::Instant;
 
+use crate::park::{Wait, Wake};
+
 /// One request for a handler.
 #[derive(Debug, Clone)]
 pub struct Invocation {
@@ -22,6 +24,8 @@ pub struct Invocation {
     pub arrived: Instant,
     /// When the caller stops waiting, if he said so.
     pub caller_deadline: Option<Instant>,
+    /// What woke it, if its handler had it parked before.
+    pub wake: Option<Wake>,
 }
 
 /// Until when something may go on.
@@ -67,6 +71,8 @@ pub struct Outcome {
     pub payload: Bytes,
     /// What it used.
     pub usage: Usage,
+    /// With [`Status::Continue`]: the handler waits for this, and is to run again then.
+    pub wait: Option<Box<Wait>>,
 }
 
 impl Outcome {
@@ -77,6 +83,29 @@ impl Outcome {
             status,
             payload: Bytes::from(message.into()),
             usage: Usage::default(),
+            wait: None,
+        }
+    }
+
+    /// The reply of a handler.
+    #[must_use]
+    pub const fn replied(payload: Bytes, usage: Usage) -> Self {
+        Self {
+            status: Status::Ok,
+            payload,
+            usage,
+            wait: None,
+        }
+    }
+
+    /// No outcome yet: the handler waits.
+    #[must_use]
+    pub fn waits(wait: Wait, usage: Usage) -> Self {
+        Self {
+            status: Status::Continue,
+            payload: Bytes::new(),
+            usage,
+            wait: Some(Box::new(wait)),
         }
     }
 }
@@ -150,6 +179,7 @@ mod tests {
             payload: Bytes::new(),
             arrived,
             caller_deadline: budget.map(|budget| arrived + budget),
+            wake: None,
         }
     }
 

@@ -125,6 +125,7 @@ impl Pool {
             session: invocation.session,
             deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
             function: &invocation.function.qualified,
+            wake: invocation.wake.as_ref(),
         };
         let answered = {
             let invoked = instance
@@ -141,11 +142,11 @@ impl Pool {
         let (status, message) = match answered {
             Ok(Ok(Answer::Result(payload))) => {
                 function.release(instance);
-                return Outcome {
-                    status: Status::Ok,
-                    payload,
-                    usage,
-                };
+                return Outcome::replied(payload, usage);
+            }
+            Ok(Ok(Answer::Wait(wait))) => {
+                function.release(instance);
+                return Outcome::waits(wait, usage);
             }
             Ok(Ok(Answer::Exception(error))) if error.kind != MEMORY_ERROR => {
                 let message = format!("{}: {}", error.kind, error.message);

@@ -8,7 +8,7 @@ use super::{
     Pool,
     budget::Share,
     chain,
-    connection::{Answer, Connection},
+    connection::Connection,
     function::{FunctionPool, Refusal},
     instance::{Instance, Parts, watch},
     log::Tail,
@@ -121,8 +121,8 @@ async fn load(
     let timeout = Duration::from_millis(pool.config.limits.start_timeout_ms);
     let loaded = tokio::time::timeout(timeout, instance.connection.load(&meta)).await;
     let (status, message) = match loaded {
-        Ok(Ok(Answer::Result(_))) => return Ok(()),
-        Ok(Ok(Answer::Exception(error))) => (
+        Ok(Ok(Ok(()))) => return Ok(()),
+        Ok(Ok(Err(error))) => (
             Status::Exception,
             format!(
                 "cannot load the function: {}: {}",

@@ -12,7 +12,7 @@ use super::{
     answer::Reply,
     serve::Job,
     socket::{send, try_send},
-    table::{Found, RequestKey},
+    table::{Found, RequestKey, Run},
 };
 use crate::{invoke::Invoker, load::Permit, metrics::PacketFate};
 
@@ -47,6 +47,10 @@ impl<I: Invoker> Server<I> {
                 let cookie = self.parts.identity.cookie(&header);
                 self.answer_now(&way, &Reply::new(&header, Status::Ok, Bytes::new(), cookie));
             }
+            Kind::Request if header.has(flags::CANCEL) => {
+                metrics.packet(PacketFate::Cancel);
+                self.on_cancel(&way, &header);
+            }
             Kind::Request if header.has(flags::RESUME) => {
                 metrics.packet(PacketFate::Resume);
                 self.on_resume(way, &header, payload);
@@ -67,9 +71,12 @@ impl<I: Invoker> Server<I> {
         };
         match self.table.look(key_of(&way, header)) {
             Found::Done(reply) => self.replay(way, reply, held),
-            Found::Progress { held, cookie, .. } => {
-                self.answer_now(&way, &Reply::progress(header, held, cookie));
-            }
+            Found::Progress {
+                held,
+                cookie,
+                is_parked,
+                ..
+            } => self.tell_progress(&way, header, held, cookie, is_parked),
             Found::Nothing | Found::Whole { .. } | Found::Bad(_) => {
                 self.refuse(
                     &way,
@@ -81,13 +88,47 @@ impl<I: Invoker> Server<I> {
         }
     }
 
+    /// The caller gives a request up: whatever runs of it ends, and a late copy of it does not run again. One that is not
+    /// known, or has been answered, is left alone.
+    fn on_cancel(&self, way: &Way, header: &RpcHeader) {
+        let key = key_of(way, header);
+        let run = match self.table.run_of(key) {
+            Some(run @ (Run::Task(_) | Run::Parked(_))) => run,
+            // In the moment before its task is known it cannot be ended: its caller has just sent it.
+            Some(Run::Starting) | None => return,
+        };
+        let cookie = self.parts.identity.cookie(header);
+        let message = Bytes::from_static(b"the caller gave the request up");
+        let reply = Reply::new(header, Status::BudgetExceeded, message, cookie);
+        // First the answer, so that nothing of the task's end makes room for a second run.
+        self.table.finish(key, &Arc::new(reply), Instant::now());
+        let place = match run {
+            Run::Task(task) => {
+                task.abort();
+                "running"
+            }
+            Run::Parked(ticket) => {
+                drop(self.parking.take(ticket));
+                "parked"
+            }
+            Run::Starting => return,
+        };
+        self.parts.metrics.cancelled(place);
+        self.parts.metrics.refused(Status::BudgetExceeded);
+    }
+
     fn on_request(self: &Arc<Self>, way: Way, header: &RpcHeader, payload: &[u8]) {
         let key = key_of(&way, header);
         match self.table.take(key, header, payload) {
             Found::Nothing => self.on_new(way, key, header, payload),
-            Found::Progress { held, cookie, tell } => {
+            Found::Progress {
+                held,
+                cookie,
+                tell,
+                is_parked,
+            } => {
                 if tell || header.has(flags::RETRANSMIT) {
-                    self.answer_now(&way, &Reply::progress(header, held, cookie));
+                    self.tell_progress(&way, header, held, cookie, is_parked);
                 }
             }
             Found::Done(reply) => self.replay(way, reply, Held::NONE),
@@ -96,7 +137,9 @@ impl<I: Invoker> Server<I> {
                 cookie,
                 payload,
             } => match self.admit(&way, &header) {
-                Some(permit) => self.spawn(way, key, header, payload, cookie, permit),
+                Some(permit) => {
+                    self.spawn(Job::new(way, key, header, payload, cookie), permit);
+                }
                 None => self.table.forget(key),
             },
             Found::Bad(error) => self.bad_fragment(&way, error),
@@ -129,7 +172,7 @@ impl<I: Invoker> Server<I> {
         if header.fragment_count == 1 {
             self.table.start(key, 1, cookie);
             let payload = Bytes::copy_from_slice(payload);
-            return self.spawn(way, key, *header, payload, cookie, permit);
+            return self.spawn(Job::new(way, key, *header, payload, cookie), permit);
         }
         // Nothing runs yet: the place is asked for again when the request is whole.
         drop(permit);
@@ -144,6 +187,19 @@ impl<I: Invoker> Server<I> {
             // `begin` says nothing else.
             Found::Nothing | Found::Done(_) | Found::Whole { .. } => (),
         }
+    }
+
+    pub(super) fn tell_progress(
+        &self,
+        way: &Way,
+        header: &RpcHeader,
+        held: Held,
+        cookie: u64,
+        is_parked: bool,
+    ) {
+        let progress = Reply::progress(header, held, cookie);
+        let ask_after = if is_parked { self.ask_after_ms() } else { 0 };
+        self.answer_now(way, &progress.with_retry_after(ask_after));
     }
 
     fn bad_fragment(&self, way: &Way, error: FragmentError) {
@@ -161,27 +217,6 @@ impl<I: Invoker> Server<I> {
         permit
     }
 
-    fn spawn(
-        self: &Arc<Self>,
-        way: Way,
-        key: RequestKey,
-        header: RpcHeader,
-        payload: Bytes,
-        cookie: u64,
-        permit: Permit,
-    ) {
-        let job = Job {
-            way,
-            key,
-            header,
-            payload,
-            cookie,
-            permit,
-            arrived: tokio::time::Instant::now(),
-        };
-        tokio::spawn(Arc::clone(self).serve(job));
-    }
-
     /// Answers with an error before anything ran.
     pub(super) fn refuse(&self, way: &Way, header: &RpcHeader, status: Status, why: &'static str) {
         self.parts.metrics.refused(status);
@@ -196,7 +231,7 @@ impl<I: Invoker> Server<I> {
     }
 
     /// Sends a one-packet answer. A full socket loses it, as the network might: the client asks again.
-    fn answer_now(&self, way: &Way, reply: &Reply) {
+    pub(super) fn answer_now(&self, way: &Way, reply: &Reply) {
         if try_send(&way.socket, way.peer, reply, 0).is_err() {
             self.parts.metrics.send_failed();
         }

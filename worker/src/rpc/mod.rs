@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - `socket` binds and reads; `intake` decides what a packet means; `table` remembers requests;
-//!   `serve` runs one request; `answer` writes packets; `limits` bounds it all.
+//!   `serve` runs one request, `parked` has it wait; `answer` writes packets; `limits` bounds it all.
 //!
 //! # Invariants
 //! - A packet costs at most one task, and memory only within [`RpcLimits`].
@@ -15,6 +15,7 @@ mod answer;
 pub mod fuzzing;
 mod intake;
 mod limits;
+mod parked;
 mod serve;
 mod socket;
 mod table;
@@ -26,7 +27,12 @@ pub use socket::BindError;
 pub(crate) use table::TableSize;
 
 use crate::{
-    catalog::Functions, identity::Identity, invoke::Invoker, load::Load, metrics::RpcMetrics,
+    catalog::Functions,
+    identity::Identity,
+    invoke::Invoker,
+    load::Load,
+    metrics::RpcMetrics,
+    park::{ParkLimits, Parking},
 };
 
 /// What the RPC server is made of; see [`Server::new`].
@@ -42,6 +48,10 @@ pub struct Parts<I> {
     pub load: Arc<Load>,
     /// What to count.
     pub metrics: RpcMetrics,
+    /// The feeds that handlers wait for.
+    pub feeds: Arc<db::Router>,
+    /// How many of them may wait.
+    pub park: ParkLimits,
 }
 
 /// The RPC server of one worker, for any number of sockets.
@@ -50,18 +60,30 @@ pub struct Server<I> {
     parts: Parts<I>,
     limits: RpcLimits,
     table: table::Table,
+    parking: Arc<Parking<Box<serve::Job>>>,
 }
 
 impl<I: Invoker> Server<I> {
-    /// A server that listens nowhere yet.
+    /// A server that listens nowhere yet. Needs a runtime, for those that will wait.
     #[must_use]
     pub fn new(parts: Parts<I>, limits: RpcLimits) -> Arc<Self> {
-        Arc::new(Self {
+        let (parking, woken) = Parking::new(&parts.park, Arc::clone(&parts.feeds));
+        let server = Arc::new(Self {
             parts,
             table: table::Table::new(limits.clone()),
             limits,
-        })
+            parking,
+        });
+        tokio::spawn(Self::resume(Arc::downgrade(&server), woken));
+        server
     }
+
+    /// How many requests are parked, and the bytes that they hold.
+    #[must_use]
+    pub fn parked(&self) -> (usize, usize) {
+        self.parking.size()
+    }
+
     /// How much the server holds.
     pub(crate) fn size(&self) -> TableSize {
         self.table.size()

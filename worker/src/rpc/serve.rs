@@ -10,6 +10,7 @@ use ebpf_common::{
     limits::MAX_MESSAGE,
     wire::{RpcHeader, Status, flags},
 };
+use store::CatalogEntry;
 use tokio::{pin, select, time};
 use warmpath_sdk::fragment::Held;
 
@@ -23,10 +24,11 @@ use super::{
 use crate::{
     invoke::Invoker,
     load::Permit,
+    park::Wake,
     pool::{Invocation, Outcome},
 };
 
-/// A request that has a place to run in.
+/// A request that has arrived whole.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) way: Way,
@@ -34,27 +36,82 @@ pub(super) struct Job {
     pub(super) header: RpcHeader,
     pub(super) payload: Bytes,
     pub(super) cookie: u64,
-    pub(super) permit: Permit,
-    /// When the last of it came.
+    /// When the last of it came, or what it waited for.
     pub(super) arrived: time::Instant,
+    /// When the caller stops waiting, if he said so.
+    pub(super) deadline: Option<time::Instant>,
+    /// The function, once its handler has run: another version does not go on with what that began.
+    pub(super) function: Option<Arc<CatalogEntry>>,
+    /// What woke it, if it was parked.
+    pub(super) wake: Option<Wake>,
+    /// While it is parked: what its handler left for itself.
+    pub(super) state: Option<Box<str>>,
+}
+
+impl Job {
+    /// A request that has just arrived.
+    pub(super) fn new(
+        way: Way,
+        key: RequestKey,
+        header: RpcHeader,
+        payload: Bytes,
+        cookie: u64,
+    ) -> Self {
+        let arrived = time::Instant::now();
+        let budget = Duration::from_millis(header.budget_ms.into());
+        Self {
+            way,
+            key,
+            header,
+            payload,
+            cookie,
+            arrived,
+            deadline: (!budget.is_zero()).then(|| arrived + budget),
+            function: None,
+            wake: None,
+            state: None,
+        }
+    }
 }
 
 impl<I: Invoker> Server<I> {
-    /// Runs a request and answers it.
-    pub(super) async fn serve(self: Arc<Self>, job: Job) {
+    /// Runs a request in a task of its own, which can be ended by its table entry.
+    pub(super) fn spawn(self: &Arc<Self>, job: Job, permit: Permit) {
+        let key = job.key;
+        let task = tokio::spawn(Arc::clone(self).serve(job, permit));
+        self.table.runs_in(key, task.abort_handle());
+    }
+
+    /// Runs a request and answers it, or parks it.
+    async fn serve(self: Arc<Self>, mut job: Job, permit: Permit) {
         let begun = Instant::now();
         let mut entry = RunningEntry {
             table: &self.table,
             key: job.key,
             is_kept: false,
         };
-        let outcome = self.outcome(&job).await;
+        let mut outcome = self.outcome(&mut job).await;
         let took = begun.elapsed();
+        let outcome = match outcome.wait.take() {
+            Some(wait) => {
+                self.parts.load.took(took);
+                entry.is_kept = true;
+                match self.park(job, *wait) {
+                    Ok(()) => return,
+                    Err(refused) => (job, outcome) = *refused,
+                }
+                entry.is_kept = false;
+                beyond_repeating(&job.header, outcome)
+            }
+            None if job.wake.is_some() => beyond_repeating(&job.header, bounded(outcome)),
+            None => bounded(outcome),
+        };
         let Outcome {
             status,
             payload,
             usage,
-        } = bounded(outcome);
+            ..
+        } = outcome;
         let reply = Reply::new(&job.header, status, payload, job.cookie);
         let reply = Arc::new(match status {
             Status::Overloaded => reply.with_retry_after(self.parts.load.retry_after_ms()),
@@ -69,11 +126,11 @@ impl<I: Invoker> Server<I> {
         self.parts.load.took(took);
         // The place is free before the caller can know: a caller with one request at a time never
         // finds his own last one in its way.
-        drop(job.permit);
+        drop(permit);
         send(&job.way.socket, job.way.peer, &reply, Held::NONE).await;
     }
 
-    async fn outcome(&self, job: &Job) -> Outcome {
+    async fn outcome(&self, job: &mut Job) -> Outcome {
         let invocation = match self.invocation(job).await {
             Ok(invocation) => invocation,
             Err(outcome) => return outcome,
@@ -106,23 +163,25 @@ impl<I: Invoker> Server<I> {
             })
     }
 
-    async fn invocation(&self, job: &Job) -> Result<Invocation, Outcome> {
+    async fn invocation(&self, job: &mut Job) -> Result<Invocation, Outcome> {
         let header = &job.header;
-        let function = match self.parts.functions.get(header.function) {
+        let known = job.function.take();
+        let function = match known.or_else(|| self.parts.functions.get(header.function)) {
             Some(function) => Some(function),
             None => self.parts.functions.get_or_learn(header.function).await,
         };
         let Some(function) = function else {
             return Err(Outcome::failed(Status::UnknownFunction, UNKNOWN_FUNCTION));
         };
-        let budget = Duration::from_millis(header.budget_ms.into());
+        job.function = Some(Arc::clone(&function));
         Ok(Invocation {
             function,
             request_id: header.request_id,
             session: header.has(flags::HAS_SESSION).then_some(header.session_id),
             payload: job.payload.clone(),
             arrived: job.arrived,
-            caller_deadline: (!budget.is_zero()).then(|| job.arrived + budget),
+            caller_deadline: job.deadline,
+            wake: job.wake.clone(),
         })
     }
 }
@@ -140,6 +199,23 @@ impl Drop for RunningEntry<'_> {
         if !self.is_kept {
             self.table.forget(self.key);
         }
+    }
+}
+
+/// An outcome that does not invite the client to run again what has run in part: so would an error of the platform's
+/// when a request that was parked is to go on.
+fn beyond_repeating(header: &RpcHeader, outcome: Outcome) -> Outcome {
+    if has_run(outcome.status) || header.has(flags::IDEMPOTENT) {
+        return outcome;
+    }
+    let why = String::from_utf8_lossy(&outcome.payload);
+    let message = format!(
+        "the handler ran until it waited, and cannot go on: {}: {why}",
+        outcome.status.name()
+    );
+    Outcome {
+        usage: outcome.usage,
+        ..Outcome::failed(Status::OutcomeUnknown, message)
     }
 }
 

@@ -5,8 +5,14 @@
 //! instance that caused it is ended.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use ebpf_common::limits::MAX_MESSAGE;
+use ebpf_common::{
+    hash::slot_of_key,
+    ids::SlotId,
+    limits::{MAX_MESSAGE, SLOTS},
+};
 use serde::{Deserialize, Serialize};
+
+use crate::park::{Wait, Wake};
 
 /// `type:u8 meta_len:u32 data_len:u32`.
 pub const HEADER_LEN: usize = 9;
@@ -31,6 +37,8 @@ pub enum Kind {
     DbRequest = 6,
     /// To it: its result.
     DbReply = 7,
+    /// From it: run the function again when a feed moves, or at a time.
+    Wait = 8,
 }
 
 impl Kind {
@@ -41,6 +49,7 @@ impl Kind {
             4 => Some((Self::Result, MAX_MESSAGE)),
             5 => Some((Self::Error, 0)),
             6 => Some((Self::DbRequest, db::limits::OP_BYTES_MAX)),
+            8 => Some((Self::Wait, 0)),
             _ => None,
         }
     }
@@ -164,6 +173,9 @@ pub struct InvokeMeta<'a> {
     pub deadline_ms: u64,
     /// The qualified name under which it was called.
     pub function: &'a str,
+    /// What woke it, if it was parked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wake: Option<&'a Wake>,
 }
 
 /// Meta of [`Kind::Error`].
@@ -182,6 +194,43 @@ impl ErrorMeta {
     /// When it is something else.
     pub fn parse(meta: &[u8]) -> Result<Self, FrameError> {
         serde_json::from_slice(meta).or(Err(FrameError::Meta))
+    }
+}
+
+/// Meta of [`Kind::Wait`]: a feed by the slot or by a key in it, a time, or both.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaitMeta {
+    slot: Option<u16>,
+    key: Option<String>,
+    cursor: Option<u64>,
+    until_ms: Option<u64>,
+    state: Option<Box<str>>,
+}
+
+impl WaitMeta {
+    /// Reads what it asks for.
+    ///
+    /// # Errors
+    /// When it is something else, contradicts itself, or asks for nothing that could ever wake it.
+    pub fn parse(meta: &[u8]) -> Result<Wait, FrameError> {
+        let meta: Self = serde_json::from_slice(meta).or(Err(FrameError::Meta))?;
+        let slot = match (meta.slot, meta.key) {
+            (Some(slot), None) if u32::from(slot) < SLOTS => Some(SlotId(slot)),
+            (None, Some(key)) => Some(slot_of_key(key.as_bytes())),
+            (None, None) if meta.until_ms.is_some() => None,
+            _ => return Err(FrameError::Meta),
+        };
+        let feed = match (slot, meta.cursor) {
+            (Some(slot), Some(cursor)) => Some((slot, db::Cursor(cursor))),
+            (None, None) => None,
+            _ => return Err(FrameError::Meta),
+        };
+        Ok(Wait {
+            feed,
+            until_ms: meta.until_ms,
+            state: meta.state,
+        })
     }
 }
 
@@ -264,6 +313,32 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_is_read_only_if_something_can_end_it() {
+        let feed = |slot, cursor| Some((SlotId(slot), db::Cursor(cursor)));
+        let parse = |meta: &str| WaitMeta::parse(meta.as_bytes()).map(|wait| wait.feed);
+        assert_eq!(parse(r#"{"slot":7,"cursor":3}"#), Ok(feed(7, 3)));
+        let of_key = slot_of_key(b"u").0;
+        assert_eq!(
+            parse(r#"{"key":"{u}:a","cursor":0,"until_ms":5}"#),
+            Ok(feed(of_key, 0))
+        );
+        assert_eq!(parse(r#"{"until_ms":5,"state":"s"}"#), Ok(None));
+        for bad in [
+            "{}",
+            "[]",
+            "",
+            r#"{"slot":7}"#,
+            r#"{"slot":16384,"cursor":0}"#,
+            r#"{"slot":7,"key":"a","cursor":0}"#,
+            r#"{"cursor":1,"until_ms":5}"#,
+            r#"{"slot":7,"cursor":-1}"#,
+            r#"{"until_ms":5,"more":1}"#,
+        ] {
+            assert_eq!(parse(bad), Err(FrameError::Meta), "{bad}");
+        }
+    }
+
+    #[test]
     fn writes_what_the_document_draws() {
         let mut out = BytesMut::new();
         let meta = InvokeMeta {
@@ -271,6 +346,7 @@ mod tests {
             session: None,
             deadline_ms: 100,
             function: "f@1",
+            wake: None,
         };
         encode(&mut out, Kind::Invoke, Some(&meta), b"[1]");
         let json = br#"{"request_id":7,"deadline_ms":100,"function":"f@1"}"#;

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Every file of `sdk/python/warmpath`.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     (
         "__init__.py",
         include_str!("../../../sdk/python/warmpath/__init__.py"),
@@ -27,6 +27,10 @@ const FILES: [(&str, &str); 7] = [
     (
         "_runtime.py",
         include_str!("../../../sdk/python/warmpath/_runtime.py"),
+    ),
+    (
+        "_wait.py",
+        include_str!("../../../sdk/python/warmpath/_wait.py"),
     ),
     (
         "_wire.py",

@@ -11,7 +11,8 @@ use std::{
 };
 
 use balancer_userspace::membership::protocol::Assignment;
-use ebpf_common::{ids::FunctionId, wire::Status};
+use db::Cursor;
+use ebpf_common::{hash::slot_of_key, ids::FunctionId, wire::Status};
 use prometheus::Registry;
 use store::{Catalog, CatalogEntry, Digest, Manifest};
 use warmpath_sdk::{Call, Client, ClientConfig};
@@ -21,6 +22,7 @@ use worker::{
     invoke::Invoker,
     load::Load,
     metrics::RpcMetrics,
+    park::{ParkLimits, Wait},
     pool::{Invocation, Outcome, Usage},
     rpc::{Parts, RpcLimits, Server},
 };
@@ -55,7 +57,7 @@ impl Runs {
 
 /// Does what the function's name says, and keeps deadlines as the pool does.
 #[derive(Debug, Clone)]
-struct Script(Arc<Runs>);
+pub(crate) struct Script(Arc<Runs>);
 
 impl Invoker for Script {
     async fn invoke(&self, invocation: Invocation) -> Outcome {
@@ -88,16 +90,30 @@ async fn perform(invocation: &Invocation) -> Outcome {
     }
     let payload = match name {
         "session" => format!("{:?}", invocation.session).into(),
+        "waits" | "naps" => return wait(invocation),
         "raise" => return Outcome::failed(Status::Exception, "ValueError: no"),
         "panic" => panic!("a panic that the test wants"),
         "long" => vec![0; 70_000].into(),
         _ => invocation.payload.clone(),
     };
-    Outcome {
-        status: Status::Ok,
-        payload,
-        usage: Usage::default(),
+    Outcome::replied(payload, Usage::default())
+}
+
+/// At first, waits for the feed of the key in the event, or for the milliseconds in it; then says what came.
+fn wait(invocation: &Invocation) -> Outcome {
+    if let Some(wake) = &invocation.wake {
+        let state = wake.state.as_deref().unwrap_or_default();
+        let reply = format!("{} {} {state}", wake.reason.name(), wake.cursor);
+        return Outcome::replied(reply.into(), Usage::default());
     }
+    let event = String::from_utf8_lossy(&invocation.payload);
+    let is_nap = invocation.function.name == "naps";
+    let wait = Wait {
+        feed: (!is_nap).then(|| (slot_of_key(event.as_bytes()), Cursor::START)),
+        until_ms: is_nap.then(|| event.parse().unwrap()),
+        state: Some("s".into()),
+    };
+    Outcome::waits(wait, Usage::default())
 }
 
 /// One worker.
@@ -106,6 +122,7 @@ pub(crate) struct Bench {
     pub(crate) runs: Arc<Runs>,
     pub(crate) load: Arc<Load>,
     pub(crate) metrics: RpcMetrics,
+    pub(crate) server: Arc<Server<Script>>,
 }
 
 impl Bench {
@@ -114,7 +131,21 @@ impl Bench {
     }
 
     pub(crate) fn with(worker_id: u16, capacity: u32, limits: RpcLimits) -> Self {
-        let names = ["echo", "slow", "stuck", "session", "raise", "panic", "long"];
+        let feeds = Arc::new(db::Router::new(None, db::Metrics::unregistered()));
+        Self::parking(worker_id, capacity, limits, feeds, ParkLimits::default())
+    }
+
+    /// One whose handlers can wait for `feeds`.
+    pub(crate) fn parking(
+        worker_id: u16,
+        capacity: u32,
+        limits: RpcLimits,
+        feeds: Arc<db::Router>,
+        park: ParkLimits,
+    ) -> Self {
+        let names = [
+            "echo", "slow", "stuck", "session", "raise", "panic", "long", "waits", "naps",
+        ];
         let catalog = Catalog {
             revision: 1,
             entries: names.into_iter().map(entry).collect(),
@@ -138,6 +169,8 @@ impl Bench {
             identity: Arc::new(identity),
             load: Arc::clone(&load),
             metrics: metrics.clone(),
+            feeds,
+            park,
         };
         let server = Server::new(parts, limits);
         let (address, _task) = server.listen("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -146,6 +179,7 @@ impl Bench {
             runs,
             load,
             metrics,
+            server,
         }
     }
 

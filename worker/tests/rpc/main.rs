@@ -5,6 +5,8 @@
 )]
 
 mod bench;
+mod cancel;
+mod parked;
 mod relay;
 
 use std::{sync::atomic::Ordering, time::Instant};
@@ -21,13 +23,13 @@ use self::{
     relay::{Relay, Weather},
 };
 
-const STORM: Weather = Weather {
+pub(crate) const STORM: Weather = Weather {
     lost: 20,
     repeated: 15,
     delayed: 15,
 };
 
-async fn status_of(client: &Client, call: Call) -> (Status, String) {
+pub(crate) async fn status_of(client: &Client, call: Call) -> (Status, String) {
     match client.call(call).await {
         Err(CallError::Status {
             status, message, ..
@@ -37,7 +39,10 @@ async fn status_of(client: &Client, call: Call) -> (Status, String) {
 }
 
 /// Runs `calls` at once and returns how each ended.
-async fn all(client: &Client, calls: Vec<Call>) -> Vec<Result<warmpath_sdk::Response, CallError>> {
+pub(crate) async fn all(
+    client: &Client,
+    calls: Vec<Call>,
+) -> Vec<Result<warmpath_sdk::Response, CallError>> {
     let tasks: Vec<_> = calls
         .into_iter()
         .map(|call| {

@@ -8,6 +8,9 @@ use ebpf_common::wire::{Kind, RpcHeader, Status, flags};
 use super::{Exchange, Phase, RETRIES_AT_ONCE, Reply};
 use crate::fragment::{Added, Held, Reassembly};
 
+/// Whatever a worker says, it is asked after a request at least so often.
+const ASK_AFTER_MAX: Duration = Duration::from_secs(60);
+
 /// An answer that contradicts the request or itself; it has changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rejected;
@@ -80,8 +83,12 @@ impl Exchange {
         self.acknowledged = true;
         match self.phase {
             Phase::Sending | Phase::Uploading | Phase::Pausing => (),
-            // A reply has begun, or everything has arrived: a late word of less tells nothing.
-            Phase::Waiting | Phase::Receiving => return Ok(()),
+            Phase::Waiting => {
+                self.ask_after(header, now);
+                return Ok(());
+            }
+            // A reply has begun: a late word of less tells nothing.
+            Phase::Receiving => return Ok(()),
         }
         if let Some(cookie) = cookie_of(header) {
             self.cookie = Some(cookie);
@@ -90,6 +97,7 @@ impl Exchange {
             self.phase = Phase::Waiting;
             self.outbox = Held::NONE;
             self.arm(now);
+            self.ask_after(header, now);
         } else if self.expects_progress || self.phase != Phase::Uploading {
             // Not what this answer may have crossed on the way: that is still in the outbox.
             self.expects_progress = false;
@@ -100,6 +108,14 @@ impl Exchange {
             self.arm(now);
         }
         Ok(())
+    }
+
+    /// A worker that has parked the request says when to ask after it: until then silence means nothing.
+    fn ask_after(&mut self, header: &RpcHeader, now: Instant) {
+        if header.budget_ms > 0 {
+            let wait = Duration::from_millis(header.budget_ms.into()).min(ASK_AFTER_MAX);
+            self.timer = (now + wait).min(self.deadline);
+        }
     }
 
     fn on_reply(

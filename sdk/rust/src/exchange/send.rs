@@ -81,6 +81,22 @@ impl Exchange {
         })
     }
 
+    /// Writes the packet that gives the request up, if any worker may have it.
+    pub(crate) fn write_cancel(
+        &self,
+        now: Instant,
+        buffer: &mut [u8; MAX_PACKET],
+    ) -> Option<usize> {
+        if self.over || self.request.ping || self.sent.is_empty() {
+            return None;
+        }
+        let header = RpcHeader {
+            flags: self.flags() | flags::CANCEL | flags::FIRST | flags::LAST,
+            ..self.header(now)
+        };
+        Some(write(header, &[], buffer))
+    }
+
     /// Puts back a packet that the socket would not take.
     pub(crate) const fn put_back(&mut self, written: Written) {
         match written.what {

@@ -13,12 +13,14 @@ use std::{
 };
 
 use ebpf_common::wire::RpcHeader;
+use tokio::task::AbortHandle;
 use warmpath_sdk::fragment::{Added, FragmentError, Held, Reassembly};
 
 use super::{
     answer::Reply,
     limits::{RpcLimits, SHARDS},
 };
+use crate::park::Ticket;
 
 /// What an entry costs beside its payload: key, enum, hash table and queue, rounded up.
 const ENTRY_BYTES: usize = 256;
@@ -38,11 +40,23 @@ enum Entry {
     Running {
         count: u16,
         cookie: u64,
+        run: Run,
     },
     Done {
         reply: Arc<Reply>,
         at: Instant,
     },
+}
+
+/// Where a running request is, and with that how to end it.
+#[derive(Debug, Clone)]
+pub(crate) enum Run {
+    /// Its task is about to be started.
+    Starting,
+    /// In this task.
+    Task(AbortHandle),
+    /// Parked: nothing of it runs.
+    Parked(Ticket),
 }
 
 #[derive(Debug)]
@@ -59,7 +73,12 @@ pub(crate) enum Found {
     /// Nothing is known of the request.
     Nothing,
     /// These fragments are held; tell the client if `tell`.
-    Progress { held: Held, cookie: u64, tell: bool },
+    Progress {
+        held: Held,
+        cookie: u64,
+        tell: bool,
+        is_parked: bool,
+    },
     /// It has been answered.
     Done(Arc<Reply>),
     /// This packet was the last one missing: the request as its first fragment said, and its payload.
@@ -100,6 +119,17 @@ struct Shard {
     size: TableSize,
 }
 
+impl Found {
+    fn running(count: u16, cookie: u64, run: &Run) -> Self {
+        Self::Progress {
+            held: Held::all(count),
+            cookie,
+            tell: true,
+            is_parked: matches!(run, Run::Parked(_)),
+        }
+    }
+}
+
 impl Table {
     pub(crate) fn new(limits: RpcLimits) -> Self {
         Self {
@@ -117,12 +147,9 @@ impl Table {
                 held: receiving.parts.held(),
                 cookie: receiving.cookie,
                 tell: true,
+                is_parked: false,
             },
-            Some(Entry::Running { count, cookie }) => Found::Progress {
-                held: Held::all(*count),
-                cookie: *cookie,
-                tell: true,
-            },
+            Some(Entry::Running { count, cookie, run }) => Found::running(*count, *cookie, run),
             Some(Entry::Done { reply, .. }) => Found::Done(Arc::clone(reply)),
         }
     }
@@ -137,12 +164,8 @@ impl Table {
         };
         let receiving = match entry {
             Entry::Receiving(receiving) => receiving,
-            Entry::Running { count, cookie } => {
-                return Found::Progress {
-                    held: Held::all(*count),
-                    cookie: *cookie,
-                    tell: true,
-                };
+            Entry::Running { count, cookie, run } => {
+                return Found::running(*count, *cookie, run);
             }
             Entry::Done { reply, .. } => return Found::Done(Arc::clone(reply)),
         };
@@ -159,6 +182,7 @@ impl Table {
                 held: receiving.parts.held(),
                 cookie: receiving.cookie,
                 tell,
+                is_parked: false,
             },
             Ok(Added::Complete) => shard.complete(key),
         };
@@ -197,13 +221,39 @@ impl Table {
             held,
             cookie,
             tell: true,
+            is_parked: false,
         }
     }
 
     /// Makes an entry for a request that is about to run.
     pub(crate) fn start(&self, key: RequestKey, count: u16, cookie: u64) {
         let mut shard = self.shard(key);
-        shard.replace(key, Entry::Running { count, cookie });
+        let run = Run::Starting;
+        shard.replace(key, Entry::Running { count, cookie, run });
+    }
+
+    /// Says in which task a request runs, unless that has parked it or ended already.
+    pub(crate) fn runs_in(&self, key: RequestKey, task: AbortHandle) {
+        if let Some(Entry::Running { run, .. }) = self.shard(key).entries.get_mut(&key)
+            && matches!(run, Run::Starting)
+        {
+            *run = Run::Task(task);
+        }
+    }
+
+    /// Says where a running request is now.
+    pub(crate) fn now_is(&self, key: RequestKey, now: Run) {
+        if let Some(Entry::Running { run, .. }) = self.shard(key).entries.get_mut(&key) {
+            *run = now;
+        }
+    }
+
+    /// Where a request is, if it runs.
+    pub(crate) fn run_of(&self, key: RequestKey) -> Option<Run> {
+        match self.shard(key).entries.get(&key) {
+            Some(Entry::Running { run, .. }) => Some(run.clone()),
+            _ => None,
+        }
     }
 
     /// Keeps the reply of a request that ran.
@@ -221,11 +271,11 @@ impl Table {
         shard.shrink(&self.limits);
     }
 
-    /// Forgets a request that did not run, so that it may be sent again.
+    /// Forgets a request that did not run, so that it may be sent again. One that has been answered meanwhile is kept.
     pub(crate) fn forget(&self, key: RequestKey) {
         let mut shard = self.shard(key);
-        if let Some(entry) = shard.entries.remove(&key) {
-            shard.size.subtract(&entry);
+        if let Some(Entry::Running { .. }) = shard.entries.get(&key) {
+            shard.entries.remove(&key);
         }
     }
 
@@ -267,7 +317,9 @@ impl Shard {
                     ..
                 } = *receiving;
                 let count = header.fragment_count;
-                self.entries.insert(key, Entry::Running { count, cookie });
+                let run = Run::Starting;
+                self.entries
+                    .insert(key, Entry::Running { count, cookie, run });
                 Found::Whole {
                     header,
                     cookie,
