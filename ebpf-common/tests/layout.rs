@@ -54,6 +54,11 @@ fn rpc_header() {
         "8182838485868788",
     );
     assert_eq!(hex(&header.emit()), golden);
+    let http = RpcHeader {
+        flags: header.flags | flags::HTTP,
+        ..header
+    };
+    assert_eq!(hex(&http.emit()[..8]), "5750010102230040");
 }
 
 #[test]

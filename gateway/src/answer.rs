@@ -14,9 +14,9 @@ use warmpath_sdk::{CallError, Fault, Status};
 use crate::request::BadRequest;
 
 /// The status of DESIGN's wire, or the gateway's own word.
-const STATUS: HeaderName = HeaderName::from_static("x-warmpath-status");
+pub(crate) const STATUS: HeaderName = HeaderName::from_static("x-warmpath-status");
 /// `nobody`, `caller`, `function` or `platform`.
-const FAULT: HeaderName = HeaderName::from_static("x-warmpath-fault");
+pub(crate) const FAULT: HeaderName = HeaderName::from_static("x-warmpath-fault");
 
 /// An answer of the gateway.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -30,6 +30,8 @@ pub(crate) struct Failure {
     pub(crate) fault: Fault,
     pub(crate) retryable: bool,
     pub(crate) retry_after: Option<Duration>,
+    /// What the header Allow says.
+    pub(crate) allow: Option<String>,
     pub(crate) message: String,
 }
 
@@ -56,6 +58,7 @@ impl Failure {
             fault: Fault::Caller,
             retryable: false,
             retry_after: None,
+            allow: None,
             message,
         }
     }
@@ -79,8 +82,9 @@ impl Failure {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(STATUS, HeaderValue::from_static(self.status));
         headers.insert(FAULT, HeaderValue::from_static(self.fault.name()));
-        if self.code == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, HeaderValue::from_static("POST"));
+        let allow = self.allow.as_deref().map(HeaderValue::from_str);
+        if let Some(Ok(allow)) = allow {
+            headers.insert(ALLOW, allow);
         }
         if let Some(wait) = self.retry_after {
             // Whole seconds, rounded up: HTTP knows nothing finer.
@@ -104,8 +108,18 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let fault = error.fault();
         let retryable = error.retryable();
+        let allow = match &error {
+            CallError::Status {
+                status: Status::MethodNotAllowed,
+                message,
+                ..
+            } => Some(message.clone()),
+            _ => None,
+        };
         let message = match &error {
-            CallError::Status { message, .. } if !message.is_empty() => message.clone(),
+            CallError::Status { message, .. } if !message.is_empty() && allow.is_none() => {
+                message.clone()
+            }
             other => other.to_string(),
         };
         let (code, status) = code_of(&error);
@@ -128,6 +142,7 @@ impl From<CallError> for Failure {
             fault,
             retryable,
             retry_after: says_when.then(|| wait.unwrap_or(Duration::from_secs(1))),
+            allow,
             message,
         }
     }
@@ -136,6 +151,10 @@ impl From<CallError> for Failure {
 /// The status code and word of a failed call.
 fn code_of(error: &CallError) -> (StatusCode, &'static str) {
     match (error, error.status()) {
+        // What an HTTP server says of a handler that raised.
+        (CallError::Status { http: true, .. }, Some(status @ Status::Exception)) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, status.name())
+        }
         (_, Some(status)) => (code_of_status(status), status.name()),
         (CallError::TooManyInFlight { .. }, None) => {
             (StatusCode::SERVICE_UNAVAILABLE, "gateway_overloaded")
@@ -148,6 +167,7 @@ const fn code_of_status(status: Status) -> StatusCode {
     match status {
         Status::Ok | Status::Continue => StatusCode::OK,
         Status::UnknownFunction => StatusCode::NOT_FOUND,
+        Status::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Status::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Status::BudgetExceeded => StatusCode::REQUEST_TIMEOUT,
         Status::Malformed

@@ -8,23 +8,21 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Request, Response, StatusCode,
     body::{Body, Incoming},
     header::{CONTENT_TYPE, HeaderValue, SET_COOKIE},
 };
 use tokio::time::timeout;
-use warmpath_sdk::{Call, Fault, MAX_MESSAGE, Status};
+use warmpath_sdk::{Call, Fault, MAX_MESSAGE, Status, http};
 
 use crate::{
     answer::{Answer, Failure, reply},
     calls::Calls,
     config::Config,
     metrics::Metrics,
+    passage::{self, RUN},
     request::{REQUEST_ID, SESSION_COOKIE, Session, Wish, request_id},
 };
-
-/// Where functions are called.
-const RUN: &str = "/run/";
 
 /// What requests are served with.
 #[derive(Debug)]
@@ -43,16 +41,18 @@ impl Gateway {
             return plain(StatusCode::OK, "ok\n");
         }
         let id = request_id(request.headers());
-        let Some(function) = path.strip_prefix(RUN).map(str::to_owned) else {
-            let message = "there is nothing here: functions are called by POST /run/<function>";
+        let Some((function, _)) = path.strip_prefix(RUN).map(passage::split) else {
+            let message = "there is nothing here: functions are called at /run/<function>";
             return with_id(
                 Failure::of_caller(StatusCode::NOT_FOUND, "no_such_path", message.to_owned())
                     .answer(&id),
                 &id,
             );
         };
+        let function = function.to_owned();
         let outcome = self.run(&function, request).await;
         let (status, fault) = match &outcome {
+            Ok(answer) if answer.status().is_server_error() => (Status::Ok.name(), Fault::Function),
             Ok(_) => (Status::Ok.name(), Fault::Nobody),
             Err(failure) => (failure.status, failure.fault),
         };
@@ -82,47 +82,46 @@ impl Gateway {
     }
 
     async fn run(&self, function: &str, request: Request<Incoming>) -> Result<Answer, Failure> {
-        if request.method() != Method::POST {
-            let message = "functions are called by POST, with the event as its body".to_owned();
-            return Err(Failure::of_caller(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method",
-                message,
-            ));
-        }
-        let wish = Wish::read(function, request.headers())?;
-        let payload = self.payload(request.into_body()).await?;
+        let (parts, body) = request.into_parts();
+        let wish = Wish::read(function, &parts.headers)?;
+        let head = passage::head_of(&parts, function)?;
+        let body = self.body(body, http::body_bytes_max(&head)).await?;
         let most = Duration::from_millis(self.config.max_budget_ms.into());
         let usual = Duration::from_millis(self.config.budget_ms.into());
         let mut call = Call::new(&wish.function)
-            .payload(payload)
+            .http(&head, &body)?
             .session(wish.session.id())
             .budget(wish.budget.unwrap_or(usual).min(most))
             .idempotent(wish.idempotent);
         call.slot = wish.slot;
         let response = self.calls.call(call).await?;
-        let mut answer = reply(response.payload);
+        let mut answer = if response.http {
+            passage::answer(&response.payload)?
+        } else {
+            reply(response.payload)
+        };
         if let Session::New { name, .. } = &wish.session {
             let cookie = format!("{SESSION_COOKIE}={name}; Path=/; HttpOnly; SameSite=Lax");
             if let Ok(cookie) = HeaderValue::try_from(cookie) {
-                answer.headers_mut().insert(SET_COOKIE, cookie);
+                answer.headers_mut().append(SET_COOKIE, cookie);
             }
         }
         Ok(answer)
     }
 
     /// The whole body, within the bounds of a message and of patience.
-    async fn payload(&self, body: Incoming) -> Result<Bytes, Failure> {
+    async fn body(&self, body: Incoming, most: usize) -> Result<Bytes, Failure> {
         let too_long = || {
-            let message =
-                format!("the body is longer than the {MAX_MESSAGE} bytes a request may have");
+            let message = format!(
+                "the body is longer than {most} bytes: with its head a request has at most {MAX_MESSAGE}"
+            );
             Failure::of_caller(StatusCode::PAYLOAD_TOO_LARGE, "bad_payload", message)
         };
-        if body.size_hint().lower() > MAX_MESSAGE as u64 {
+        if body.size_hint().lower() > most as u64 {
             return Err(too_long());
         }
         let patience = Duration::from_millis(self.config.read_timeout_ms);
-        match timeout(patience, Limited::new(body, MAX_MESSAGE).collect()).await {
+        match timeout(patience, Limited::new(body, most).collect()).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
             Ok(Err(error)) => {

@@ -1,11 +1,13 @@
 //! The gateway: HTTP in, RPC to the VIP out.
 //!
-//! `POST /run/<function>` becomes one call of the VIP; the answer's status code says whose fault a
-//! failure was: 4xx the caller's, 502 and 504 the function's, 503 the platform's.
+//! `/run/<function>[/path]` becomes one call of the VIP, with method, path, query and headers in it; a handler that
+//! speaks HTTP says status and headers of the answer itself. Of a failure the status code says whose fault it was: 4xx
+//! the caller's, 500, 502 and 504 the function's, 503 the platform's.
 //!
 //! # Layout
 //! - `server` accepts connections and stops gracefully; `handler` is one HTTP request's life;
-//!   `request` reads headers, `answer` writes status codes; `calls` spreads calls over sockets.
+//!   `request` reads headers, `passage` puts HTTP into calls and takes it out of replies, `answer` writes
+//!   status codes; `calls` spreads calls over sockets.
 //!
 //! # Invariants
 //! - What a client sends is bounded before it is kept: head, body, time, connections.
@@ -21,6 +23,7 @@ mod error;
 pub mod fuzzing;
 mod handler;
 mod metrics;
+mod passage;
 mod request;
 mod server;
 

@@ -10,20 +10,25 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use ebpf_common::{
     ids::FunctionId,
     wire::{Kind, RpcHeader, Status, flags},
 };
 use gateway::Config;
 use reqwest::{Client, Method, RequestBuilder, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     sync::watch,
     task::JoinHandle,
 };
-use warmpath_sdk::{MAX_MESSAGE, session_id};
+use warmpath_sdk::{
+    MAX_MESSAGE,
+    http::{self, RequestHead, ResponseHead},
+    session_id,
+};
 
 /// A gateway, its worker, and the way to stop it.
 struct Bench {
@@ -66,11 +71,11 @@ impl Bench {
     }
 
     fn post(&self, function: &str) -> RequestBuilder {
-        http().post(format!("{}/run/{function}", self.base))
+        client().post(format!("{}/run/{function}", self.base))
     }
 }
 
-fn http() -> Client {
+fn client() -> Client {
     Client::builder().no_proxy().build().unwrap()
 }
 
@@ -109,9 +114,21 @@ fn answer(request: RpcHeader, payload: &[u8]) -> Option<Vec<u8>> {
         .iter()
         .find(|status| is(&status.name().replace('_', "-")));
     let status = of_name.copied().unwrap_or(Status::Ok);
+    let message = Bytes::copy_from_slice(payload);
+    let (head, body) = http::split::<RequestHead>(&message).unwrap();
+    let mut is_http = status == Status::Exception && head.path == "/http";
     let text = match status {
         Status::Ok if is("silent") => return None,
-        Status::Ok if is("echo") => payload.to_vec(),
+        Status::Ok if is("echo") => body.to_vec(),
+        Status::Ok if is("mirror") => {
+            is_http = true;
+            mirror(&head, &body)
+        }
+        Status::Ok if is("garbage") => {
+            is_http = true;
+            b"no head".to_vec()
+        }
+        Status::MethodNotAllowed => b"GET, HEAD".to_vec(),
         Status::Ok if is("bytes") => vec![0xff, 0xfe],
         Status::Ok => format!(
             r#"{{"session":"{}","slot":{},"flags":{},"budget":{}}}"#,
@@ -121,19 +138,44 @@ fn answer(request: RpcHeader, payload: &[u8]) -> Option<Vec<u8>> {
         _ => b"because".to_vec(),
     };
     let header = RpcHeader {
-        kind: if status == Status::Ok {
+        kind: if status == Status::Ok || is_http {
             Kind::Response
         } else {
             Kind::Error
         },
         status: status as u16,
-        flags: flags::FIRST | flags::LAST,
+        flags: flags::FIRST | flags::LAST | if is_http { flags::HTTP } else { 0 },
         // Longer than any budget here: a retryable error is not waited out.
         budget_ms: if status.is_retryable() { 3_500 } else { 0 },
         payload_len: text.len() as u32,
         ..request
     };
     Some([&header.emit(), text.as_slice()].concat())
+}
+
+/// What came, as JSON, with the status of the query and headers of which some are not for a handler to say.
+fn mirror(head: &RequestHead, body: &[u8]) -> Vec<u8> {
+    let text = json!({
+        "method": head.method,
+        "base": head.base,
+        "path": head.path,
+        "query": head.query,
+        "headers": head.headers,
+        "body": String::from_utf8_lossy(body),
+    });
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let answer = ResponseHead {
+        status: head.query.parse().unwrap_or(200),
+        headers: vec![
+            pair("content-type", "text/plain"),
+            pair("x-mine", "caf\u{e9}"),
+            pair("connection", "close"),
+            pair("x-warmpath-status", "forged"),
+        ],
+    };
+    http::join(&answer, text.to_string().as_bytes())
+        .unwrap()
+        .to_vec()
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> &'a str {
@@ -269,12 +311,12 @@ async fn what_is_too_long_or_no_call_is_refused() {
     assert_eq!(header(&response, "x-warmpath-fault"), "caller");
 
     for (method, path, code) in [
-        (Method::GET, "/run/echo", 405),
+        (Method::TRACE, "/run/echo", 405),
         (Method::POST, "/run/Not%20A%20Name", 400),
         (Method::POST, "/run/", 400),
         (Method::POST, "/else", 404),
     ] {
-        let request = http().request(method, format!("{}{path}", bench.base));
+        let request = client().request(method, format!("{}{path}", bench.base));
         assert_eq!(request.send().await.unwrap().status(), code, "{path}");
     }
     let response = bench
@@ -284,6 +326,85 @@ async fn what_is_too_long_or_no_call_is_refused() {
         .await
         .unwrap();
     assert_eq!(response.status(), 400);
+}
+
+#[tokio::test]
+async fn method_path_query_headers_and_body_go_there_and_status_headers_and_body_come_back() {
+    let bench = Bench::start().await;
+    let url = format!("{}/run/mirror/a%20b/c?418", bench.base);
+    let request = client()
+        .put(url)
+        .header("x-custom", "1")
+        .header("te", "trailers")
+        .header("connection", "x-hop")
+        .header("x-hop", "1")
+        .body("text");
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 418);
+    assert_eq!(header(&response, "content-type"), "text/plain");
+    let mine = response.headers()["x-mine"].as_bytes();
+    assert_eq!(mine, b"caf\xe9");
+    assert_eq!(header(&response, "x-warmpath-status"), "ok");
+    assert_eq!(header(&response, "connection"), "");
+    let seen: Value = response.json().await.unwrap();
+    assert_eq!(seen["method"], "PUT");
+    assert_eq!(seen["base"], "/run/mirror");
+    assert_eq!(seen["path"], "/a%20b/c");
+    assert_eq!(seen["query"], "418");
+    assert_eq!(seen["body"], "text");
+    let headers = seen["headers"].as_array().unwrap();
+    assert!(headers.contains(&json!(["x-custom", "1"])), "{seen}");
+    for name in ["te", "connection", "x-hop"] {
+        assert!(headers.iter().all(|pair| pair[0] != name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn head_has_no_body_and_a_status_of_the_handler_is_its_own() {
+    let bench = Bench::start().await;
+    let url = format!("{}/run/mirror?503", bench.base);
+    let response = client().head(url).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(header(&response, "x-warmpath-fault"), "function");
+    assert_eq!(header(&response, "retry-after"), "");
+    assert_eq!(response.bytes().await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_method_that_the_function_does_not_take_is_answered_with_those_it_does() {
+    let bench = Bench::start().await;
+    let response = bench.post("method-not-allowed").send().await.unwrap();
+    assert_eq!(response.status(), 405);
+    assert_eq!(header(&response, "allow"), "GET, HEAD");
+    assert_eq!(header(&response, "x-warmpath-fault"), "caller");
+}
+
+#[tokio::test]
+async fn a_handler_that_speaks_http_and_raises_is_answered_500() {
+    let bench = Bench::start().await;
+    let response = bench.post("exception/http").send().await.unwrap();
+    assert_eq!(response.status(), 500);
+    assert_eq!(header(&response, "x-warmpath-fault"), "function");
+    assert_eq!(header(&response, "x-warmpath-status"), "exception");
+}
+
+#[tokio::test]
+async fn a_reply_whose_head_is_garbage_is_the_functions_fault() {
+    let bench = Bench::start().await;
+    let response = bench.post("garbage").send().await.unwrap();
+    assert_eq!(response.status(), 502);
+    assert_eq!(header(&response, "x-warmpath-status"), "bad_reply");
+    assert_eq!(header(&response, "x-warmpath-fault"), "function");
+}
+
+#[tokio::test]
+async fn a_head_that_no_message_holds_is_refused() {
+    let bench = Bench::start().await;
+    let mut request = bench.post("echo");
+    for number in 0..60 {
+        request = request.header(format!("x-{number}"), "\\".repeat(400));
+    }
+    assert_eq!(request.send().await.unwrap().status(), 431);
 }
 
 #[tokio::test]
@@ -340,7 +461,7 @@ fn count(bytes: &[u8], needle: &[u8]) -> usize {
 #[tokio::test]
 async fn health_and_metrics_can_be_read() {
     let bench = Bench::start().await;
-    let health = http()
+    let health = client()
         .get(format!("{}/healthz", bench.base))
         .send()
         .await
@@ -348,7 +469,7 @@ async fn health_and_metrics_can_be_read() {
     assert_eq!(health.text().await.unwrap(), "ok\n");
     bench.post("echo").body("1").send().await.unwrap();
     bench.post("exception").send().await.unwrap();
-    let text = http()
+    let text = client()
         .get(&bench.metrics)
         .send()
         .await

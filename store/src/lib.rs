@@ -52,7 +52,7 @@ pub use client::{ClientError, StoreClient};
 #[cfg(feature = "server")]
 pub use config::{Config, ConfigError, LimitsConfig};
 pub use digest::{Digest, DigestError};
-pub use manifest::{AffinityKind, Manifest, ManifestError, PayloadKind, Runtime};
+pub use manifest::{AffinityKind, Interface, Manifest, ManifestError, PayloadKind, Runtime};
 #[cfg(feature = "server")]
 pub use publish::PublishError;
 #[cfg(feature = "server")]

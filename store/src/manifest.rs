@@ -34,6 +34,15 @@ pub struct Manifest {
     /// The file that holds the handler, relative to the bundle's root.
     #[serde(default = "default_entry")]
     pub entry: String,
+    /// How the handler is called.
+    #[serde(default)]
+    pub interface: Interface,
+    /// The application's name in the entry, for the interfaces that have one.
+    #[serde(default = "default_app")]
+    pub app: String,
+    /// HTTP methods that the function takes; absent, what its interface says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<String>>,
     /// Which requests should meet the same worker.
     #[serde(default)]
     pub affinity: AffinityKind,
@@ -72,6 +81,26 @@ pub enum Runtime {
     Python3,
 }
 
+/// How the handler is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interface {
+    /// With the event, which is the body of a POST; it returns the reply.
+    #[default]
+    Event,
+    /// With a request of HTTP; it returns status, headers and body.
+    Http,
+    /// As a WSGI application (PEP 3333).
+    Wsgi,
+    /// As an ASGI application.
+    Asgi,
+    /// As OpenLambda does: `f` with the event if the entry has one, else `app`, as ASGI or WSGI.
+    Auto,
+}
+
+/// Methods of HTTP that a function can take.
+pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
 /// Which requests should meet the same worker (DESIGN §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -98,6 +127,10 @@ pub enum PayloadKind {
 
 fn default_entry() -> String {
     "f.py".to_owned()
+}
+
+fn default_app() -> String {
+    "app".to_owned()
 }
 
 const fn default_timeout_ms() -> u32 {
@@ -170,6 +203,18 @@ pub enum ManifestError {
     DuplicateLayer {
         /// Which.
         digest: Digest,
+    },
+    /// An application that is no name.
+    #[error("`app = \"{given}\"` must be the name of a variable of the entry, such as `app`")]
+    App {
+        /// The refused name.
+        given: String,
+    },
+    /// A method that is none, or is there twice, or no method at all.
+    #[error("`methods` must be one or more of {}, each once: `{given}` is not", METHODS.join(", "))]
+    Method {
+        /// The refused method.
+        given: String,
     },
     /// A schema that cannot be compiled.
     #[error(transparent)]
@@ -260,7 +305,62 @@ impl Manifest {
         if let Some(schema) = &self.schema {
             schema.compile(self.affinity)?;
         }
-        Ok(())
+        self.check_interface()
+    }
+
+    fn check_interface(&self) -> Result<(), ManifestError> {
+        let is_name = !self.app.starts_with(|c: char| c.is_ascii_digit())
+            && (1..=NAME_LEN_MAX).contains(&self.app.len())
+            && self
+                .app
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_name {
+            return Err(ManifestError::App {
+                given: self.app.chars().take(NAME_LEN_MAX + 1).collect(),
+            });
+        }
+        let methods = self.methods.as_deref().unwrap_or(&[]);
+        let is_empty = self.methods.is_some() && methods.is_empty();
+        let bad = methods.iter().enumerate().find(|(index, method)| {
+            !METHODS.contains(&method.as_str())
+                || methods.iter().take(*index).any(|it| it == *method)
+        });
+        match bad {
+            Some((_, method)) => Err(ManifestError::Method {
+                given: method.chars().take(NAME_LEN_MAX).collect(),
+            }),
+            None if is_empty => Err(ManifestError::Method {
+                given: String::new(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the function takes this HTTP method. One that takes GET takes HEAD (RFC 9110 §9.1).
+    #[must_use]
+    pub fn takes(&self, method: &str) -> bool {
+        let method = if method == "HEAD" && self.is_listed("GET") {
+            "GET"
+        } else {
+            method
+        };
+        self.is_listed(method)
+    }
+
+    /// The methods that it takes, as the header Allow says it.
+    #[must_use]
+    pub fn allow(&self) -> String {
+        let taken = METHODS.into_iter().filter(|method| self.takes(method));
+        taken.collect::<Vec<_>>().join(", ")
+    }
+
+    fn is_listed(&self, method: &str) -> bool {
+        match (&self.methods, self.interface) {
+            (Some(methods), _) => methods.iter().any(|it| it == method),
+            (None, Interface::Event) => method == "POST",
+            (None, _) => METHODS.contains(&method),
+        }
     }
 }
 
@@ -365,6 +465,44 @@ mod tests {
             let error = parse(&format!("name = \"a\"\nentry = \"{bad}\"")).unwrap_err();
             assert!(matches!(error, ManifestError::Entry { .. }), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_event_takes_post_and_the_others_every_method_unless_they_say() {
+        let event = parse("name = \"a\"").unwrap();
+        assert!(event.takes("POST") && !event.takes("GET") && !event.takes("HEAD"));
+        assert_eq!(event.allow(), "POST");
+        let wsgi = parse("name = \"a\"\ninterface = \"wsgi\"\napp = \"my_app\"").unwrap();
+        assert_eq!(
+            (wsgi.app.as_str(), wsgi.allow()),
+            ("my_app", METHODS.join(", "))
+        );
+        assert!(!wsgi.takes("TRACE"));
+        let said = parse("name = \"a\"\nmethods = [\"GET\", \"PUT\"]").unwrap();
+        assert_eq!(said.allow(), "GET, HEAD, PUT");
+        assert!(!said.takes("POST"));
+    }
+
+    #[test]
+    fn methods_and_applications_that_are_none_are_refused() {
+        for bad in [
+            "[]",
+            "[\"get\"]",
+            "[\"GET\", \"GET\"]",
+            "[\"BREW\"]",
+            "[\"\"]",
+        ] {
+            let error = parse(&format!("name = \"a\"\nmethods = {bad}")).unwrap_err();
+            assert!(
+                matches!(error, ManifestError::Method { .. }),
+                "{bad}: {error}"
+            );
+        }
+        for bad in ["", "1a", "a.b", "a:b", "ä", &"a".repeat(64)] {
+            let error = parse(&format!("name = \"a\"\napp = \"{bad}\"")).unwrap_err();
+            assert!(matches!(error, ManifestError::App { .. }), "{bad}: {error}");
+        }
+        assert!(parse("name = \"a\"\ninterface = \"cgi\"").is_err());
     }
 
     #[test]

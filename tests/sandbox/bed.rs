@@ -138,6 +138,7 @@ impl Bed {
             request_id: self.requests.fetch_add(1, Ordering::Relaxed),
             session: None,
             payload: Bytes::from(event.to_string()),
+            http: None,
             arrived: Instant::now(),
             caller_deadline: None,
             wake: None,

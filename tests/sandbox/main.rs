@@ -10,6 +10,7 @@
 mod bed;
 mod cache;
 mod contained;
+mod http;
 mod isolation;
 mod layers;
 mod leftovers;

@@ -26,7 +26,7 @@ pub mod flags {
     pub const RETRANSMIT: u16 = 1 << 7;
     /// Asks for fragments of a reply that are missing; the payload is an 8-byte bitmap of those held.
     pub const RESUME: u16 = 1 << 8;
-    /// The payload begins with a description in HTTP's terms: see `docs/wire-format.md`.
+    /// The message ends with the head of an HTTP request or response: see `docs/wire-format.md`.
     pub const HTTP: u16 = 1 << 9;
     /// The message goes on over TCP, from the address and with the ticket in the payload.
     pub const STREAM: u16 = 1 << 10;
@@ -385,6 +385,8 @@ mod tests {
         assert_eq!(parse(&|b| b[2] = 2), Some(HeaderError::Version));
         assert_eq!(parse(&|b| b[3] = 0), Some(HeaderError::Kind));
         assert_eq!(parse(&|b| b[4] = 0x80), Some(HeaderError::Flags));
+        assert_eq!(parse(&|b| b[4] = 0x04), Some(HeaderError::Flags));
+        assert_eq!(parse(&|b| b[4] = 0x02), None, "HTTP");
         assert_eq!(parse(&|b| b[7] = 72), Some(HeaderError::HeaderLen));
         assert_eq!(parse(&|b| b[35] = 1), Some(HeaderError::Fragment));
         assert_eq!(parse(&|b| b[37] = 0), Some(HeaderError::Fragment));

@@ -84,6 +84,7 @@ statuses! {
     UnknownRequest = 105, "unknown_request", Caller, true, "a RESUME for a request that this worker has not got: send it again, whole";
 
     RateLimited = 106, "rate_limited", Caller, true, "the function is called more than its rate allows; `budget_ms` says when to try again";
+    MethodNotAllowed = 107, "method_not_allowed", Caller, false, "the function does not take the HTTP method; payload: those it takes, as in the header Allow";
 
     Exception = 200, "exception", Function, false, "the handler raised an exception";
     Timeout = 201, "timeout", Function, false, "the handler ran longer than its manifest's timeout and was killed";

@@ -9,13 +9,15 @@ A handler is a file with a function `f(event)` or `f(event, context)`. What it r
         warmpath.db.put("visits", str(visits))
         return {"visits": visits, "session": warmpath.context.session}
 
-A handler that waits for something returns `warmpath.wait(…)`, and holds no instance until it runs again.
+A handler that waits for something returns `warmpath.wait(…)`, and holds no instance until it runs again. With
+`interface = "http"` it is `f(request)`, with a `Request`, and may return a `Response`.
 
-Only `db`, `context` and `wait` are for handlers; the modules with an underscore are how an instance runs.
+Only what `__all__` names is for handlers; the modules with an underscore are how an instance runs.
 """
 
 from warmpath import _db as db
 from warmpath._context import Context, context
+from warmpath._http import Request, Response
 from warmpath._wait import wait
 
-__all__ = ["Context", "context", "db", "wait"]
+__all__ = ["Context", "Request", "Response", "context", "db", "wait"]

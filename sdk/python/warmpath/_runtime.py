@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from warmpath import _db, _wire
+from warmpath import _db, _http, _wire
 from warmpath._context import context
 from warmpath._wait import Wait
 
@@ -44,7 +44,7 @@ def serve(connection):
 
 
 def _load(meta):
-    """The function, as `bytes -> bytes`."""
+    """The function, as the event and the head of its HTTP request, if any, to the reply and what stands before it."""
     context.worker = meta["worker"]
     context.instance = meta["instance"]
     context.function = meta["function"]
@@ -61,13 +61,36 @@ def _load(meta):
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    return _adapter(module, meta)
+
+
+def _adapter(module, meta):
+    """What the module's function or application is to the loop, as its interface says."""
+    interface, entry, app = meta["interface"], meta["entry"], meta["app"]
+    if interface == "auto":
+        if hasattr(module, HANDLER_NAME) or not hasattr(module, app):
+            interface = "event"
+        else:
+            from warmpath import _asgi
+
+            interface = "asgi" if _asgi.is_asgi(getattr(module, app)) else "wsgi"
+    if interface in ("wsgi", "asgi"):
+        application = getattr(module, app, None)
+        if not callable(application):
+            raise BadFunction(f"{entry} defines no application {app}")
+        from warmpath import _asgi, _wsgi
+
+        return (_wsgi if interface == "wsgi" else _asgi).adapter(application)
     function = getattr(module, HANDLER_NAME, None)
     if not callable(function):
-        raise BadFunction(f"{entry} defines no function {HANDLER_NAME}(event)")
+        what = "request" if interface == "http" else "event"
+        raise BadFunction(f"{entry} defines no function {HANDLER_NAME}({what})")
     if _takes_context(function):
         handler = lambda event: function(event, context)  # noqa: E731
     else:
         handler = function
+    if interface == "http":
+        return _http.adapter(handler)
     return _bytes_handler(handler) if meta["payload"] == "bytes" else _json_handler(handler)
 
 
@@ -85,22 +108,22 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _json_handler(handler):
-    def run(event):
+    def run(event, _head):
         reply = handler(json.loads(event) if event else None)
-        return reply if isinstance(reply, Wait) else _encode(reply).encode()
+        return (reply if isinstance(reply, Wait) else _encode(reply).encode()), None
 
     return run
 
 
 def _bytes_handler(handler):
-    def run(event):
+    def run(event, _head):
         reply = handler(event)
         if isinstance(reply, Wait):
-            return reply
+            return reply, None
         if not isinstance(reply, (bytes, bytearray)):
             kind = type(reply).__name__
             raise TypeError(f"payload is bytes, so the handler must return bytes, not {kind}")
-        return bytes(reply)
+        return bytes(reply), None
 
     return run
 
@@ -109,7 +132,7 @@ def _invoke(connection, run, meta, event):
     context._begin(meta)
     _db._connection = connection
     try:
-        reply = run(event)
+        reply, said = run(event, meta.get("http"))
     except BaseException as error:  # sys.exit() in a handler is an error of that request
         _fail(connection, error)
         return
@@ -119,7 +142,7 @@ def _invoke(connection, run, meta, event):
     if isinstance(reply, Wait):
         connection.send(_wire.WAIT, reply.meta)
     else:
-        connection.send(_wire.RESULT, data=reply)
+        connection.send(_wire.RESULT, said, reply)
 
 
 def _fail(connection, error):

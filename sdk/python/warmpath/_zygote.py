@@ -6,6 +6,7 @@ descriptors that the instance needs; the answer carries a pidfd of the new proce
 
 # Imported for the instances' sake: forked memory is shared, and importing takes far longer than forking.
 # ruff: noqa: F401
+import asyncio
 import base64
 import collections
 import contextlib

@@ -8,6 +8,8 @@ use ebpf_common::{
     ids::{FunctionId, SlotId, WorkerId},
 };
 
+use crate::http::{self, HeadError, RequestHead};
+
 /// How long a call may take when nothing else is said.
 const DEFAULT_BUDGET: Duration = Duration::from_secs(5);
 
@@ -27,6 +29,8 @@ pub struct Call {
     /// Whether the handler may run more than once for this call. If so, it is tried again even when
     /// a worker has vanished with it.
     pub idempotent: bool,
+    /// Whether the payload ends with the head of an HTTP request, see [`crate::http`].
+    pub http: bool,
     /// Carried in the header of every packet, for whoever reads traces; 0 is none.
     pub trace_id: u64,
 }
@@ -49,6 +53,7 @@ impl Call {
             slot: None,
             budget: DEFAULT_BUDGET,
             idempotent: false,
+            http: false,
             trace_id: 0,
         }
     }
@@ -58,6 +63,16 @@ impl Call {
     pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
         self.payload = payload.into();
         self
+    }
+
+    /// Makes it the HTTP request of `head` and `body`.
+    ///
+    /// # Errors
+    /// When the head breaks a rule of HTTP.
+    pub fn http(mut self, head: &RequestHead, body: &[u8]) -> Result<Self, HeadError> {
+        self.payload = http::join(head, body)?;
+        self.http = true;
+        Ok(self)
     }
 
     /// Sets the session.
@@ -94,6 +109,8 @@ impl Call {
 pub struct Response {
     /// What the handler returned.
     pub payload: Bytes,
+    /// Whether that ends with the head of an HTTP response, see [`crate::http`].
+    pub http: bool,
     /// The route cookie of the worker that answered, if it gave one.
     pub cookie: Option<u64>,
     /// How often the request was begun: 1, and one more for each retryable error and each lost worker.

@@ -183,6 +183,7 @@ impl Link {
             End::Answered {
                 status: Status::Ok,
                 payload,
+                http,
                 ..
             } => {
                 self.counters.answered.add(1);
@@ -193,6 +194,7 @@ impl Link {
                 }
                 Ok(Response {
                     payload,
+                    http,
                     cookie: exchange.cookie(),
                     attempts,
                     retransmits,
@@ -202,6 +204,7 @@ impl Link {
             End::Answered {
                 status,
                 payload,
+                http,
                 retry_after,
             } => {
                 self.counters.failed.add(1);
@@ -210,6 +213,7 @@ impl Link {
                     message: String::from_utf8_lossy(&payload).into_owned(),
                     retry_after,
                     attempts,
+                    http,
                 })
             }
             End::TimedOut => {

@@ -60,6 +60,8 @@ pub enum CallError {
         retry_after: Option<Duration>,
         /// As [`crate::Response::attempts`].
         attempts: u32,
+        /// Whether it comes from a handler that speaks HTTP.
+        http: bool,
     },
     /// The payload does not fit a message.
     #[error(

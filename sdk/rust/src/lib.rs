@@ -16,6 +16,7 @@
 //! - [`Client`] owns the socket, its receive task and the table of requests in flight.
 //! - `exchange` is the life of one request as a state machine without I/O: packets and timers in,
 //!   packets out. Everything the wire rules say about a client is decided there.
+//! - [`http`] puts HTTP requests and responses into messages; gateway and worker use it.
 //! - [`fragment`] cuts messages into packets and puts them together again; the worker uses it too.
 //!
 //! # Invariants
@@ -35,6 +36,7 @@ mod flights;
 pub mod fragment;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod http;
 mod link;
 mod rtt;
 mod session;

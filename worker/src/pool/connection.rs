@@ -9,12 +9,13 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
 };
+use warmpath_sdk::http::ResponseHead;
 
 use crate::{
     park::Wait,
     runtime::protocol::{
-        DbErrorMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta, WaitMeta, decode,
-        encode,
+        DbErrorMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta, ResultMeta,
+        WaitMeta, decode, encode,
     },
 };
 
@@ -40,8 +41,8 @@ pub(super) enum Broken {
 /// How a handler answered.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// With a reply.
-    Result(Bytes),
+    /// With a reply, and what a handler that speaks HTTP says before it.
+    Result(Bytes, Option<ResponseHead>),
     /// With an exception.
     Exception(ErrorMeta),
     /// Not yet: it waits for something.
@@ -104,7 +105,9 @@ impl Connection {
         loop {
             let frame = self.receive().await?;
             match frame.kind {
-                Kind::Result => return Ok(Answer::Result(frame.data)),
+                Kind::Result => {
+                    return Ok(Answer::Result(frame.data, ResultMeta::parse(&frame.meta)?));
+                }
                 Kind::Error => return Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
                 Kind::Wait => return Ok(Answer::Wait(WaitMeta::parse(&frame.meta)?)),
                 Kind::DbRequest => self.serve_db(&frame.data, db).await?,

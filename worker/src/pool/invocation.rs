@@ -6,6 +6,7 @@ use bytes::Bytes;
 use ebpf_common::wire::Status;
 use store::CatalogEntry;
 use tokio::time::Instant;
+use warmpath_sdk::http::{RequestHead, ResponseHead};
 
 use crate::park::{Wait, Wake};
 
@@ -20,6 +21,8 @@ pub struct Invocation {
     pub session: Option<u64>,
     /// The event: JSON, or bytes as they are, as the manifest says.
     pub payload: Bytes,
+    /// The head of the HTTP request, if the handler speaks HTTP.
+    pub http: Option<Box<RequestHead>>,
     /// When it came.
     pub arrived: Instant,
     /// When the caller stops waiting, if he said so.
@@ -69,6 +72,8 @@ pub struct Outcome {
     pub status: Status,
     /// The reply, or an error message in UTF-8.
     pub payload: Bytes,
+    /// What a handler that speaks HTTP said before its reply; of an exception, that it would have.
+    pub http: Option<ResponseHead>,
     /// What it used.
     pub usage: Usage,
     /// With [`Status::Continue`]: the handler waits for this, and is to run again then.
@@ -82,6 +87,7 @@ impl Outcome {
         Self {
             status,
             payload: Bytes::from(message.into()),
+            http: None,
             usage: Usage::default(),
             wait: None,
         }
@@ -93,6 +99,7 @@ impl Outcome {
         Self {
             status: Status::Ok,
             payload,
+            http: None,
             usage,
             wait: None,
         }
@@ -104,6 +111,7 @@ impl Outcome {
         Self {
             status: Status::Continue,
             payload: Bytes::new(),
+            http: None,
             usage,
             wait: Some(Box::new(wait)),
         }
@@ -177,6 +185,7 @@ mod tests {
             request_id: 1,
             session: None,
             payload: Bytes::new(),
+            http: None,
             arrived,
             caller_deadline: budget.map(|budget| arrived + budget),
             wake: None,

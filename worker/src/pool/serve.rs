@@ -8,6 +8,7 @@ use std::{
 use ebpf_common::wire::Status;
 use store::AffinityKind;
 use tokio::{sync::oneshot, time::Instant};
+use warmpath_sdk::http::ResponseHead;
 
 use super::{
     Deadline, Invocation, Outcome, Pool, Usage,
@@ -20,6 +21,8 @@ use crate::runtime::protocol::InvokeMeta;
 
 /// The exception that means what a kill for want of memory means.
 const MEMORY_ERROR: &str = "MemoryError";
+/// What an HTTP server answers when the application raises.
+const EXCEPTION_STATUS: u16 = 500;
 
 impl Pool {
     /// Runs one request to its end. Dropping the future ends the instance that serves it.
@@ -126,6 +129,7 @@ impl Pool {
             deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
             function: &invocation.function.qualified,
             wake: invocation.wake.as_ref(),
+            http: invocation.http.as_deref(),
         };
         let answered = {
             let invoked = instance
@@ -140,9 +144,12 @@ impl Pool {
             instance: instance.number(),
         };
         let (status, message) = match answered {
-            Ok(Ok(Answer::Result(payload))) => {
+            Ok(Ok(Answer::Result(payload, http))) => {
                 function.release(instance);
-                return Outcome::replied(payload, usage);
+                return Outcome {
+                    http,
+                    ..Outcome::replied(payload, usage)
+                };
             }
             Ok(Ok(Answer::Wait(wait))) => {
                 function.release(instance);
@@ -151,8 +158,13 @@ impl Pool {
             Ok(Ok(Answer::Exception(error))) if error.kind != MEMORY_ERROR => {
                 let message = format!("{}: {}", error.kind, error.message);
                 function.release(instance);
+                let http = invocation.http.as_ref().map(|_| ResponseHead {
+                    status: EXCEPTION_STATUS,
+                    headers: Vec::new(),
+                });
                 return Outcome {
                     usage,
+                    http,
                     ..Outcome::failed(Status::Exception, message)
                 };
             }

@@ -114,6 +114,8 @@ async fn load(
         entry: &entry.manifest.entry,
         payload: entry.manifest.payload,
         layers,
+        interface: entry.manifest.interface,
+        app: &entry.manifest.app,
         function: &entry.qualified,
         worker: &pool.config.worker,
         instance: super::roster::Numbered::number(instance),

@@ -54,6 +54,14 @@ impl Reply {
         self
     }
 
+    /// Says that it comes from a handler that speaks HTTP, with its head at the end if it is a reply.
+    pub(crate) fn with_http(mut self, is_http: bool) -> Self {
+        if is_http {
+            self.header.flags |= flags::HTTP;
+        }
+        self
+    }
+
     /// The number of packets it takes.
     pub(crate) fn count(&self) -> u16 {
         count_of(self.payload.len())

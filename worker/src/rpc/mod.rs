@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - `socket` binds and reads; `intake` decides what a packet means; `table` remembers requests;
-//!   `serve` runs one request, `parked` has it wait; `answer` writes packets; `limits` bounds it all.
+//!   `serve` runs one request, `parked` has it wait; `http` takes heads off and puts them on; `answer` writes packets;
+//!   `limits` bounds it all.
 //!
 //! # Invariants
 //! - A packet costs at most one task, and memory only within [`RpcLimits`].
@@ -13,6 +14,7 @@
 mod answer;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod http;
 mod intake;
 mod limits;
 mod parked;

@@ -17,6 +17,7 @@ use warmpath_sdk::fragment::Held;
 use super::{
     Server,
     answer::{Reply, has_run},
+    http,
     intake::{UNKNOWN_FUNCTION, Way},
     socket::send,
     table::{RequestKey, Table},
@@ -92,6 +93,7 @@ impl<I: Invoker> Server<I> {
         };
         let mut outcome = self.outcome(&mut job).await;
         let took = begun.elapsed();
+        let is_http = http::put(&job.header, &mut outcome);
         let outcome = match outcome.wait.take() {
             Some(wait) => {
                 self.parts.load.took(took);
@@ -112,7 +114,8 @@ impl<I: Invoker> Server<I> {
             usage,
             ..
         } = outcome;
-        let reply = Reply::new(&job.header, status, payload, job.cookie);
+        let is_http = is_http && status != Status::BadReply;
+        let reply = Reply::new(&job.header, status, payload, job.cookie).with_http(is_http);
         let reply = Arc::new(match status {
             Status::Overloaded => reply.with_retry_after(self.parts.load.retry_after_ms()),
             _ => reply,
@@ -173,12 +176,14 @@ impl<I: Invoker> Server<I> {
         let Some(function) = function else {
             return Err(Outcome::failed(Status::UnknownFunction, UNKNOWN_FUNCTION));
         };
+        let (http, payload) = http::take(header, &job.payload, &function.manifest)?;
         job.function = Some(Arc::clone(&function));
         Ok(Invocation {
             function,
             request_id: header.request_id,
             session: header.has(flags::HAS_SESSION).then_some(header.session_id),
-            payload: job.payload.clone(),
+            payload,
+            http,
             arrived: job.arrived,
             caller_deadline: job.deadline,
             wake: job.wake.clone(),

@@ -11,6 +11,7 @@ use ebpf_common::{
     limits::{MAX_MESSAGE, SLOTS},
 };
 use serde::{Deserialize, Serialize};
+use warmpath_sdk::http::{Header, RequestHead, ResponseHead};
 
 use crate::park::{Wait, Wake};
 
@@ -153,6 +154,10 @@ pub struct LoadMeta<'a> {
     /// Directories below `/layers` that packages are searched in, in this order.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub layers: &'a [String],
+    /// How the handler is called.
+    pub interface: store::Interface,
+    /// The application's name in the entry.
+    pub app: &'a str,
     /// The qualified name under which the function was called first.
     pub function: &'a str,
     /// This worker.
@@ -176,6 +181,32 @@ pub struct InvokeMeta<'a> {
     /// What woke it, if it was parked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wake: Option<&'a Wake>,
+    /// What stood before the body, if the handler speaks HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<&'a RequestHead>,
+}
+
+/// Meta of [`Kind::Result`]; a handler that does not speak HTTP sends none.
+#[derive(Debug, Deserialize)]
+pub struct ResultMeta {
+    status: Option<u16>,
+    #[serde(default)]
+    headers: Vec<Header>,
+}
+
+impl ResultMeta {
+    /// What a handler that speaks HTTP says before its reply.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn parse(meta: &[u8]) -> Result<Option<ResponseHead>, FrameError> {
+        if meta.is_empty() {
+            return Ok(None);
+        }
+        let meta: Self = serde_json::from_slice(meta).or(Err(FrameError::Meta))?;
+        let headers = meta.headers;
+        Ok(meta.status.map(|status| ResponseHead { status, headers }))
+    }
 }
 
 /// Meta of [`Kind::Error`].
@@ -347,12 +378,30 @@ mod tests {
             deadline_ms: 100,
             function: "f@1",
             wake: None,
+            http: None,
         };
         encode(&mut out, Kind::Invoke, Some(&meta), b"[1]");
         let json = br#"{"request_id":7,"deadline_ms":100,"function":"f@1"}"#;
         assert_eq!(out[..9], [3, 0, 0, 0, json.len() as u8, 0, 0, 0, 3]);
         assert_eq!(&out[9..9 + json.len()], json);
         assert_eq!(&out[9 + json.len()..], b"[1]");
+    }
+
+    #[test]
+    fn a_result_says_status_and_headers_or_nothing() {
+        assert_eq!(ResultMeta::parse(b""), Ok(None));
+        assert_eq!(ResultMeta::parse(b"{}"), Ok(None));
+        let head = ResultMeta::parse(br#"{"status":201,"headers":[["a","b"]]}"#).unwrap();
+        let head = head.unwrap();
+        assert_eq!((head.status, head.headers.len()), (201, 1));
+        for bad in [
+            &br#"{"status":"x"}"#[..],
+            br#"{"status":99999}"#,
+            br#"{"headers":1}"#,
+            b"[",
+        ] {
+            assert_eq!(ResultMeta::parse(bad), Err(FrameError::Meta));
+        }
     }
 
     proptest! {

@@ -7,10 +7,14 @@ use std::{
 };
 
 /// Every file of `sdk/python/warmpath`.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 11] = [
     (
         "__init__.py",
         include_str!("../../../sdk/python/warmpath/__init__.py"),
+    ),
+    (
+        "_asgi.py",
+        include_str!("../../../sdk/python/warmpath/_asgi.py"),
     ),
     (
         "_context.py",
@@ -19,6 +23,10 @@ const FILES: [(&str, &str); 8] = [
     (
         "_db.py",
         include_str!("../../../sdk/python/warmpath/_db.py"),
+    ),
+    (
+        "_http.py",
+        include_str!("../../../sdk/python/warmpath/_http.py"),
     ),
     (
         "_lockdown.py",
@@ -35,6 +43,10 @@ const FILES: [(&str, &str); 8] = [
     (
         "_wire.py",
         include_str!("../../../sdk/python/warmpath/_wire.py"),
+    ),
+    (
+        "_wsgi.py",
+        include_str!("../../../sdk/python/warmpath/_wsgi.py"),
     ),
     (
         "_zygote.py",

@@ -74,6 +74,8 @@ pub(crate) enum End {
     Answered {
         status: Status,
         payload: Bytes,
+        /// Whether the answer had the flag HTTP.
+        http: bool,
         retry_after: Option<Duration>,
     },
     /// The budget ran out.
@@ -129,6 +131,7 @@ pub(crate) struct Exchange {
 struct Reply {
     status: Status,
     cookie: Option<u64>,
+    http: bool,
     parts: Reassembly,
 }
 
@@ -239,7 +242,18 @@ impl Exchange {
         self.end_with(End::Answered {
             status,
             payload,
+            http: false,
             retry_after,
+        });
+    }
+
+    /// As [`Self::finish`], of a reply.
+    fn replied(&mut self, status: Status, payload: Bytes, http: bool) {
+        self.end_with(End::Answered {
+            status,
+            payload,
+            http,
+            retry_after: None,
         });
     }
 

@@ -127,17 +127,20 @@ impl Exchange {
     ) -> Result<(), Rejected> {
         if header.fragment_count == 1 {
             self.cookie = cookie_of(header).or(self.cookie);
-            self.finish(status, Bytes::copy_from_slice(payload), None);
+            let http = header.has(flags::HTTP);
+            self.replied(status, Bytes::copy_from_slice(payload), http);
             return Ok(());
         }
         let cookie = cookie_of(header);
+        let http = header.has(flags::HTTP);
         let reply = self.reply.get_or_insert_with(|| Reply {
             status,
             cookie,
+            http,
             parts: Reassembly::new(header.fragment_count),
         });
         // Fragments of two workers' replies do not mix.
-        if reply.status != status || reply.cookie != cookie {
+        if reply.status != status || reply.cookie != cookie || reply.http != http {
             return Err(Rejected);
         }
         let added = reply
@@ -157,7 +160,7 @@ impl Exchange {
             Ok(Added::Complete) => {
                 self.cookie = cookie.or(self.cookie);
                 let message = self.reply.take().map(|reply| reply.parts.into_message());
-                self.finish(status, message.unwrap_or_default(), None);
+                self.replied(status, message.unwrap_or_default(), http);
             }
         }
         Ok(())

@@ -141,6 +141,7 @@ impl Exchange {
             (self.cookie.is_some(), flags::HAS_COOKIE),
             (self.token.is_some(), flags::HAS_TOKEN),
             (call.idempotent, flags::IDEMPOTENT),
+            (call.http, flags::HTTP),
         ]
         .into_iter()
         .filter(|(is_set, _)| *is_set)

@@ -38,6 +38,11 @@ fn answers_malformed_headers() {
         malformed("an unknown flag", Counter::ErrorFlags, &|b| {
             b[RPC_OFFSET + 4] = 0x80
         }),
+        malformed(
+            "the first flag without a meaning",
+            Counter::ErrorFlags,
+            &|b| b[RPC_OFFSET + 4] = 0x04,
+        ),
         malformed("header length 72", Counter::ErrorHeaderLen, &|b| {
             b[RPC_OFFSET + 7] = 72
         }),

@@ -1,0 +1,131 @@
+//! HTTP in requests and replies: taken off a request's payload, and put into a reply's.
+//!
+//! Whether a function takes a method is decided here, before anything runs: the worker is the first that
+//! knows the manifest.
+
+use bytes::Bytes;
+use ebpf_common::wire::{RpcHeader, Status, flags};
+use store::{Interface, Manifest};
+use warmpath_sdk::http::{self, RequestHead};
+
+use crate::pool::Outcome;
+
+/// What of a request is for the handler: its head, if the handler speaks HTTP, and the event or body.
+pub(super) fn take(
+    header: &RpcHeader,
+    payload: &Bytes,
+    manifest: &Manifest,
+) -> Result<(Option<Box<RequestHead>>, Bytes), Outcome> {
+    let speaks_http = manifest.interface != Interface::Event;
+    if !header.has(flags::HTTP) {
+        let head = speaks_http.then(|| Box::new(RequestHead::of_call(payload.len())));
+        return Ok((head, payload.clone()));
+    }
+    let (head, body) = http::split::<RequestHead>(payload)
+        .map_err(|error| Outcome::failed(Status::BadPayload, error.to_string()))?;
+    if !manifest.takes(&head.method) {
+        return Err(Outcome::failed(Status::MethodNotAllowed, manifest.allow()));
+    }
+    Ok((speaks_http.then(|| Box::new(head)), body))
+}
+
+/// The payload of the reply, and whether it has the flag HTTP.
+pub(super) fn put(header: &RpcHeader, outcome: &mut Outcome) -> bool {
+    let Some(head) = outcome.http.take().filter(|_| header.has(flags::HTTP)) else {
+        return false;
+    };
+    if outcome.status != Status::Ok {
+        return true;
+    }
+    match http::join(&head, &outcome.payload) {
+        Ok(message) => outcome.payload = message,
+        Err(error) => {
+            let usage = outcome.usage;
+            *outcome = Outcome {
+                usage,
+                ..Outcome::failed(Status::BadReply, error.to_string())
+            };
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use ebpf_common::ids::FunctionId;
+    use warmpath_sdk::http::ResponseHead;
+
+    use super::*;
+
+    fn manifest(more: &str) -> Manifest {
+        Manifest::parse(format!("name = 'f'\n{more}").as_bytes()).unwrap()
+    }
+
+    fn header(flags: u16) -> RpcHeader {
+        let header = RpcHeader::request(FunctionId(1), 2);
+        RpcHeader {
+            flags: header.flags | flags,
+            ..header
+        }
+    }
+
+    fn request(method: &str) -> Bytes {
+        let head = RequestHead {
+            method: method.to_owned(),
+            ..RequestHead::of_call(0)
+        };
+        http::join(&head, b"event").unwrap()
+    }
+
+    #[test]
+    fn an_event_is_the_body_and_comes_by_post() {
+        let (head, body) = take(&header(flags::HTTP), &request("POST"), &manifest("")).unwrap();
+        assert_eq!((head, &body[..]), (None, &b"event"[..]));
+        let refused = take(&header(flags::HTTP), &request("GET"), &manifest("")).unwrap_err();
+        assert_eq!(refused.status, Status::MethodNotAllowed);
+        assert_eq!(refused.payload, "POST");
+    }
+
+    #[test]
+    fn a_handler_that_speaks_http_always_gets_a_head() {
+        let manifest = manifest("interface = 'wsgi'");
+        let (head, body) = take(&header(flags::HTTP), &request("PUT"), &manifest).unwrap();
+        assert_eq!(
+            (head.unwrap().method.as_str(), &body[..]),
+            ("PUT", &b"event"[..])
+        );
+        let plain = Bytes::from_static(b"hi");
+        let (head, body) = take(&header(0), &plain, &manifest).unwrap();
+        assert_eq!((head.unwrap().method.as_str(), body), ("POST", plain));
+    }
+
+    #[test]
+    fn a_payload_without_a_head_is_the_callers_fault() {
+        let plain = Bytes::from_static(b"[1, 2, 3]");
+        let refused = take(&header(flags::HTTP), &plain, &manifest("")).unwrap_err();
+        assert_eq!(refused.status, Status::BadPayload);
+    }
+
+    #[test]
+    fn only_who_asked_by_http_is_answered_in_http() {
+        let answered = |value: &str| Outcome {
+            payload: Bytes::from_static(b"body"),
+            http: Some(ResponseHead {
+                status: 201,
+                headers: vec![("x".to_owned(), value.to_owned())],
+            }),
+            ..Outcome::failed(Status::Ok, "")
+        };
+        let mut outcome = answered("1");
+        assert!(!put(&header(0), &mut outcome));
+        assert_eq!(outcome.payload, "body");
+        let mut outcome = answered("1");
+        assert!(put(&header(flags::HTTP), &mut outcome));
+        let (head, body) = http::split::<ResponseHead>(&outcome.payload).unwrap();
+        assert_eq!((head.status, &body[..]), (201, &b"body"[..]));
+        let mut outcome = answered("1\r\nset-cookie: a=b");
+        assert!(!put(&header(flags::HTTP), &mut outcome));
+        assert_eq!(outcome.status, Status::BadReply);
+    }
+}
