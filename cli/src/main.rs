@@ -3,6 +3,7 @@
 
 mod args;
 mod bundle;
+mod openlambda;
 mod output;
 mod verb;
 

@@ -52,7 +52,7 @@ async fn deploy(
     store: &StoreArgs,
     output: &OutputArgs,
 ) -> Result<()> {
-    let bundle = bundle::pack(dir)?;
+    let bundle = bundle::pack(dir, name)?;
     let published = client(store)?
         .publish(name, bundle.into())
         .await
