@@ -79,6 +79,10 @@ pub enum Runtime {
     /// CPython 3: `entry` defines `f(event)` or `f(event, context)`.
     #[default]
     Python3,
+    /// Node.js: `entry` exports `f(event, context)`.
+    Node,
+    /// `entry` is executed, and speaks the runtime protocol itself.
+    Native,
 }
 
 /// How the handler is called.
@@ -204,6 +208,19 @@ pub enum ManifestError {
         /// Which.
         digest: Digest,
     },
+    /// An entry that its runtime cannot load.
+    #[error(
+        "`entry = \"{given}\"`: `runtime = \"node\"` loads files that end in .js, .cjs or .mjs"
+    )]
+    EntryKind {
+        /// The refused path.
+        given: String,
+    },
+    /// An interface that its runtime does not have.
+    #[error(
+        "`interface`: only `runtime = \"python3\"` has wsgi, asgi and auto; the others have event and http"
+    )]
+    Interface,
     /// An application that is no name.
     #[error("`app = \"{given}\"` must be the name of a variable of the entry, such as `app`")]
     App {
@@ -318,6 +335,21 @@ impl Manifest {
         if !is_name {
             return Err(ManifestError::App {
                 given: self.app.chars().take(NAME_LEN_MAX + 1).collect(),
+            });
+        }
+        let is_of_python = matches!(
+            self.interface,
+            Interface::Wsgi | Interface::Asgi | Interface::Auto
+        );
+        if is_of_python && self.runtime != Runtime::Python3 {
+            return Err(ManifestError::Interface);
+        }
+        let is_script = [".js", ".cjs", ".mjs"]
+            .iter()
+            .any(|end| self.entry.ends_with(end));
+        if self.runtime == Runtime::Node && !is_script {
+            return Err(ManifestError::EntryKind {
+                given: self.entry.clone(),
             });
         }
         let methods = self.methods.as_deref().unwrap_or(&[]);
@@ -503,6 +535,24 @@ mod tests {
             assert!(matches!(error, ManifestError::App { .. }), "{bad}: {error}");
         }
         assert!(parse("name = \"a\"\ninterface = \"cgi\"").is_err());
+    }
+
+    #[test]
+    fn what_a_runtime_cannot_load_is_refused() {
+        let of = |more: &str| parse(&format!("name = \"a\"\n{more}"));
+        for good in [
+            "runtime = \"node\"\nentry = \"f.mjs\"",
+            "runtime = \"native\"\nentry = \"bin/f\"\ninterface = \"http\"",
+        ] {
+            assert!(of(good).is_ok(), "{good}");
+        }
+        assert!(matches!(
+            of("runtime = \"node\""),
+            Err(ManifestError::EntryKind { .. })
+        ));
+        let wsgi = "runtime = \"native\"\nentry = \"f\"\ninterface = \"wsgi\"";
+        assert_eq!(of(wsgi), Err(ManifestError::Interface));
+        assert!(of("runtime = \"ruby\"").is_err());
     }
 
     #[test]

@@ -119,9 +119,20 @@ impl Bed {
 
     /// Publishes `code` as the function `name`, with `extra` lines in its manifest.
     pub(crate) async fn deploy(&self, name: &str, code: &str, extra: &str) -> Arc<CatalogEntry> {
+        self.deploy_files(name, &[("f.py", code)], extra).await
+    }
+
+    /// Publishes `files` as the function `name`, with `extra` lines in its manifest.
+    pub(crate) async fn deploy_files(
+        &self,
+        name: &str,
+        files: &[(&str, &str)],
+        extra: &str,
+    ) -> Arc<CatalogEntry> {
         let manifest = format!("name = {name:?}\n{extra}\n");
-        let bundle = bundle(&[("warmpath.toml", &manifest), ("f.py", code)]);
-        self.store.publish(None, bundle).await.unwrap();
+        let mut all = vec![("warmpath.toml", manifest.as_str())];
+        all.extend(files);
+        self.store.publish(None, bundle(&all)).await.unwrap();
         let qualified = format!("{name}@latest");
         let catalog = self.store.catalog().await.unwrap();
         let entry = catalog

@@ -16,5 +16,6 @@ mod layers;
 mod leftovers;
 mod limits;
 mod measure;
+mod runtimes;
 mod serving;
 mod waiting;

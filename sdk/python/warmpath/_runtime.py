@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from warmpath import _db, _http, _wire
+from warmpath import _db, _exec, _http, _wire
 from warmpath._context import context
 from warmpath._wait import Wait
 
@@ -30,7 +30,7 @@ def serve(connection):
         if kind != _wire.LOAD:
             raise _wire.Closed
         try:
-            run = _load(meta)
+            run = _exec.become(meta) if "exec" in meta else _load(meta)
         except BaseException as error:  # the module's top level may raise anything
             _fail(connection, error)
             return

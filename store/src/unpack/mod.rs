@@ -7,7 +7,7 @@
 //! nothing is held in memory but one buffer, the set of paths, and the manifest.
 //!
 //! Deliberately absent: owners, times, permissions and extended attributes of members. Every file is
-//! 0644 and every folder 0755, so a bundle can carry no set-user-id program.
+//! 0644, but for the entry of a native function, and every folder 0755, so a bundle can carry no set-user-id program.
 
 mod members;
 
@@ -18,10 +18,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::manifest::{MANIFEST_BYTES_MAX, MANIFEST_PATH, Manifest, ManifestError};
+use crate::manifest::{MANIFEST_BYTES_MAX, MANIFEST_PATH, Manifest, ManifestError, Runtime};
 
 /// Mode of every unpacked file.
 const FILE_MODE: u32 = 0o644;
+/// Of what is executed.
+const EXECUTABLE_MODE: u32 = 0o755;
 /// Mode of every unpacked folder.
 const FOLDER_MODE: u32 = 0o755;
 
@@ -271,6 +273,15 @@ pub fn check(bundle: &[u8], limits: &Limits) -> Result<Unpacked, UnpackError> {
 pub fn unpack(bundle: &[u8], dir: &Path, limits: &Limits) -> Result<Unpacked, UnpackError> {
     let unpacked = check(bundle, limits)?;
     write_members(bundle, dir, limits)?;
+    if unpacked.manifest.runtime == Runtime::Native {
+        let entry = dir.join(&unpacked.manifest.entry);
+        fs::set_permissions(&entry, fs::Permissions::from_mode(EXECUTABLE_MODE)).map_err(
+            |source| UnpackError::Write {
+                path: entry.clone(),
+                source,
+            },
+        )?;
+    }
     Ok(unpacked)
 }
 

@@ -86,6 +86,21 @@ fn refusal(bundle: &[u8]) -> UnpackError {
 }
 
 #[test]
+fn the_entry_of_a_native_function_can_be_executed_and_nothing_else() {
+    let manifest = b"name = 'f'\nruntime = 'native'\nentry = 'bin/f'";
+    let bundle = Archive::empty()
+        .file("warmpath.toml", manifest)
+        .file("bin/f", b"#!/bin/sh")
+        .file("bin/other", b"#!/bin/sh")
+        .bytes();
+    let dir = TempDir::new().unwrap();
+    let place = dir.path().join("new");
+    unpack(&bundle, &place, &Limits::default()).unwrap();
+    let mode = |path: &str| fs::metadata(place.join(path)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("bin/f"), mode("bin/other")), (0o755, 0o644));
+}
+
+#[test]
 fn a_bundle_is_unpacked_with_plain_modes() {
     let bundle = Archive::whole()
         .folder("lib")

@@ -53,7 +53,7 @@ pub use self::{
 };
 use crate::{
     code::CodeCache,
-    runtime::{python, zygote::Zygote},
+    runtime::{self, zygote::Zygote},
     sandbox::{CgroupError, CheckError, Sandbox, SandboxMaker, Uids, WorkerCgroup, seccomp},
 };
 
@@ -66,9 +66,9 @@ pub enum PoolError {
     /// The worker's cgroup could not be had.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// The Python library could not be written.
+    /// The libraries of the runtimes could not be written.
     #[error(transparent)]
-    Library(#[from] python::InstallError),
+    Library(#[from] runtime::InstallError),
     /// No system call filter.
     #[error(transparent)]
     Seccomp(#[from] seccomp::SeccompError),
@@ -292,7 +292,7 @@ fn set_up(
     )?);
     let (root, library) = (state_dir.join("root"), state_dir.join("python"));
     std::fs::create_dir_all(&root).map_err(state(&root))?;
-    python::install(&library)?;
+    runtime::install(&library)?;
     let timeout = Duration::from_millis(config.sandbox.prepare_timeout_ms);
     let zygote = Zygote::new(
         config.sandbox.python.clone(),

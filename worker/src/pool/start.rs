@@ -15,7 +15,7 @@ use super::{
     stock::Prepared,
 };
 use crate::{
-    runtime::protocol::LoadMeta,
+    runtime::{self, protocol::LoadMeta},
     sandbox::{Assignment, CgroupLimits},
 };
 
@@ -116,6 +116,7 @@ async fn load(
         layers,
         interface: entry.manifest.interface,
         app: &entry.manifest.app,
+        exec: runtime::of(entry.manifest.runtime).exec(&entry.manifest),
         function: &entry.qualified,
         worker: &pool.config.worker,
         instance: super::roster::Numbered::number(instance),

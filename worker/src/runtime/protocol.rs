@@ -4,6 +4,7 @@
 //! all. Lengths are checked before a byte is reserved for them; every surprise is a [`FrameError`], and the
 //! instance that caused it is ended.
 
+use super::Exec;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ebpf_common::{
     hash::slot_of_key,
@@ -158,6 +159,9 @@ pub struct LoadMeta<'a> {
     pub interface: store::Interface,
     /// The application's name in the entry.
     pub app: &'a str,
+    /// The program that loads it, if the runtime has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Exec>,
     /// The qualified name under which the function was called first.
     pub function: &'a str,
     /// This worker.

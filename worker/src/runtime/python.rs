@@ -1,13 +1,11 @@
-//! The Python library of the sandboxes. It is part of this binary, so that the binary is all a worker
-//! needs; a worker writes it to its state directory when it starts.
+//! CPython 3: the runtime whose instances are what the zygote forks. They load the entry themselves.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use store::Manifest;
+
+use super::{Exec, File, Runtime};
 
 /// Every file of `sdk/python/warmpath`.
-const FILES: [(&str, &str); 11] = [
+const FILES: [File; 12] = [
     (
         "__init__.py",
         include_str!("../../../sdk/python/warmpath/__init__.py"),
@@ -23,6 +21,10 @@ const FILES: [(&str, &str); 11] = [
     (
         "_db.py",
         include_str!("../../../sdk/python/warmpath/_db.py"),
+    ),
+    (
+        "_exec.py",
+        include_str!("../../../sdk/python/warmpath/_exec.py"),
     ),
     (
         "_http.py",
@@ -54,41 +56,24 @@ const FILES: [(&str, &str); 11] = [
     ),
 ];
 
-/// The library could not be written.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot write the Python library to {path}")]
-pub struct InstallError {
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
+/// `runtime = "python3"`.
+#[derive(Debug)]
+pub struct Python;
 
-/// Writes the package `warmpath` into the directory `library`, replacing what is there.
-///
-/// # Errors
-/// When the directory cannot be written.
-pub fn install(library: &Path) -> Result<(), InstallError> {
-    let package = library.join("warmpath");
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| InstallError { path, source }
-    };
-    match std::fs::remove_dir_all(library) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed(library)(error));
-        }
-        _ => {}
+impl Runtime for Python {
+    fn package(&self) -> Option<(&'static str, &'static [File])> {
+        Some(("warmpath", &FILES))
     }
-    std::fs::create_dir_all(&package).map_err(failed(&package))?;
-    for (name, text) in FILES {
-        let path = package.join(name);
-        std::fs::write(&path, text).map_err(failed(&path))?;
+
+    fn exec(&self, _manifest: &Manifest) -> Option<Exec> {
+        None
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -103,16 +88,5 @@ mod tests {
         let mut carried = FILES.map(|(name, _)| name.to_owned());
         carried.sort();
         assert_eq!(carried.to_vec(), on_disk);
-    }
-
-    #[test]
-    fn installs_over_an_older_library() {
-        let dir = tempfile::tempdir().unwrap();
-        let library = dir.path().join("python");
-        install(&library).unwrap();
-        std::fs::write(library.join("warmpath/gone.py"), "").unwrap();
-        install(&library).unwrap();
-        assert!(library.join("warmpath/_zygote.py").exists());
-        assert!(!library.join("warmpath/gone.py").exists());
     }
 }

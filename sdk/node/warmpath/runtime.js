@@ -1,0 +1,121 @@
+'use strict';
+// The loop of an instance: load the function once, then serve what comes. Started by the worker inside a sandbox
+// that is already locked in (docs/runtime-protocol.md, "Runtimes that are executed").
+
+const path = require('node:path');
+const { pathToFileURL } = require('node:url');
+
+const http = require('./http');
+const warmpath = require('./index');
+const wire = require('./wire');
+const { Db } = require('./db');
+
+const HANDLER_DIR = '/handler';
+const HANDLER_NAME = 'f';
+// Bounded, as every reply is.
+const KIND_CHARS_MAX = 128;
+const MESSAGE_CHARS_MAX = 4096;
+
+let run = null;
+
+const connection = new wire.Connection((kind, meta, data) => {
+  if (kind === wire.LOAD) {
+    load(meta);
+  } else if (kind === wire.INVOKE) {
+    invoke(meta, data);
+  } else if (kind === wire.DB_REPLY) {
+    warmpath.db.answered(meta, data);
+  }
+});
+warmpath.db = new Db((kind, meta, data) => connection.send(kind, meta, data));
+
+async function load(meta) {
+  const { context } = warmpath;
+  context.worker = meta.worker;
+  context.instance = meta.instance;
+  context.function = meta.function;
+  try {
+    process.chdir(HANDLER_DIR);
+    const handler = await handlerOf(meta.entry);
+    run = adapter(handler, meta);
+  } catch (error) {
+    fail(error);
+    connection.socket.end();
+    return;
+  }
+  connection.send(wire.READY);
+}
+
+async function handlerOf(entry) {
+  const file = path.join(HANDLER_DIR, entry);
+  const module = entry.endsWith('.mjs') ? await import(pathToFileURL(file)) : require(file);
+  const handler = module[HANDLER_NAME] ?? module.default?.[HANDLER_NAME];
+  if (typeof handler !== 'function') {
+    throw new Error(`${entry} exports no function ${HANDLER_NAME}`);
+  }
+  return handler;
+}
+
+/** The handler, as the body and the request's head, if any, to the reply and what stands before it. */
+function adapter(handler, meta) {
+  const { context } = warmpath;
+  if (meta.interface === 'http') {
+    return async (body, head) => http.answer(await handler(new http.Request(head, body), context));
+  }
+  if (meta.payload === 'bytes') {
+    return async (body) => {
+      const reply = await handler(body, context);
+      if (!(reply instanceof Uint8Array)) {
+        throw new TypeError('payload is bytes, so the handler must return a Buffer');
+      }
+      return [Buffer.from(reply), undefined];
+    };
+  }
+  return async (body) => {
+    const event = body.length > 0 ? JSON.parse(body) : null;
+    const reply = await handler(event, context);
+    return [Buffer.from(JSON.stringify(reply === undefined ? null : reply)), undefined];
+  };
+}
+
+async function invoke(meta, data) {
+  const { context, db } = warmpath;
+  context.requestId = meta.request_id;
+  context.session = meta.session ?? null;
+  context.deadlineMs = meta.deadline_ms;
+  context.function = meta.function;
+  context.started = performance.now();
+  db.isOpen = true;
+  try {
+    const [reply, said] = await run(data, meta.http);
+    db.isOpen = false;
+    connection.send(wire.RESULT, said, reply);
+  } catch (error) {
+    db.isOpen = false;
+    fail(error);
+  }
+}
+
+/** Tells the worker what the handler threw; the stack goes to the log. */
+function fail(error) {
+  const isError = error instanceof Error;
+  console.error(isError ? error.stack : error);
+  connection.send(wire.ERROR, {
+    kind: String(isError ? error.name : typeof error).slice(0, KIND_CHARS_MAX),
+    message: String(isError ? error.message : error).slice(0, MESSAGE_CHARS_MAX),
+  });
+}
+
+// A promise that nobody waits for has failed: that is the handler's end, as it is Node's own default.
+process.on('uncaughtException', (error) => {
+  console.error(error);
+  process.exit(1);
+});
+
+if (process.env.WARMPATH_LOAD) {
+  const meta = JSON.parse(process.env.WARMPATH_LOAD);
+  delete process.env.WARMPATH_LOAD;
+  load(meta);
+} else {
+  connection.send(wire.READY);
+}
