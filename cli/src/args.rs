@@ -469,6 +469,9 @@ pub(crate) struct ExplainArgs {
     /// The request's shard key
     #[arg(long)]
     pub(crate) shard_key: Option<String>,
+    /// The request's payload, in which the function's schema looks for session or slot; `@FILE` reads it from a file
+    #[arg(long, value_name = "TEXT|@FILE")]
+    pub(crate) payload: Option<String>,
     /// The request's route cookie, 16 hexadecimal digits
     #[arg(long)]
     pub(crate) cookie: Option<String>,

@@ -5,16 +5,18 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use balancer_userspace::maps;
 use ebpf_common::{
+    hash::slot_of_key,
     maps::name,
     wire::{RpcHeader, flags},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::topology::{Host, Layout, VIP, VIP_PORT, VIP6};
 use tokio::net::TcpSocket;
 
 use crate::{
     bed::{Bed, Hosts},
     client::request,
+    schema::{FUNCTIONS, json_payload, key, protobuf_payload},
     witness::{Seen, Witness},
 };
 
@@ -91,7 +93,7 @@ impl Scene {
             "{context}"
         );
         assert_eq!(outer["source"], source.to_string(), "{context}");
-        assert_eq!(outer["source_port"], serde_json::json!(port), "{context}");
+        assert_eq!(outer["source_port"], json!(port), "{context}");
         assert_eq!(outer["destination"], destination.to_string(), "{context}");
     }
 }
@@ -129,7 +131,7 @@ fn in_slot(function: &str, key: &str) -> Vec<u8> {
     let plain = request(function);
     let header = RpcHeader {
         flags: plain.flags | flags::HAS_SLOT,
-        slot: ebpf_common::hash::slot_of_key(key.as_bytes()),
+        slot: slot_of_key(key.as_bytes()),
         ..plain
     };
     header.emit().to_vec()
@@ -143,6 +145,14 @@ fn in_session(function: &str, session: &str) -> Vec<u8> {
         ..plain
     };
     header.emit().to_vec()
+}
+
+fn with_payload(function: &str, payload: &[u8]) -> Vec<u8> {
+    let header = RpcHeader {
+        payload_len: u32::try_from(payload.len()).unwrap(),
+        ..request(function)
+    };
+    [&header.emit(), payload].concat()
 }
 
 fn vips(port: u16) -> [SocketAddr; 2] {
@@ -162,7 +172,7 @@ fn flows_agree(scene: &Scene, port: u16) {
             let asker = scene.asker(vip, "");
             let before = places(&scene.bed);
             let details = asker.agrees(b"first", "maglev");
-            assert_eq!(details, serde_json::json!(["flow_created"]));
+            assert_eq!(details, json!(["flow_created"]));
             asker.agrees(b"second", "flow");
             let after = places(&scene.bed);
             assert_eq!(after[0].as_u64(), before[0].as_u64().map(|flows| flows + 1));
@@ -188,10 +198,7 @@ fn requests_agree(scene: &Scene) {
         let session = format!("s{number}");
         let asker = scene.asker(vip, &format!("talk --session {session}"));
         let before = places(&scene.bed);
-        assert_eq!(
-            asker.explain()["details"],
-            serde_json::json!(["session_created"])
-        );
+        assert_eq!(asker.explain()["details"], json!(["session_created"]));
         assert_eq!(
             places(&scene.bed),
             before,
@@ -309,14 +316,14 @@ fn quic_packets_go_where_their_connection_ids_say() {
             let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
             let asker = scene.asker(vip, &format!("--connection-id {digits}"));
             let datagram = [&[0x40], id.as_slice(), &[0; 24]].concat();
-            assert_eq!(asker.agrees(&datagram, "quic"), serde_json::json!([]));
+            assert_eq!(asker.agrees(&datagram, "quic"), json!([]));
             assert_eq!(asker.send(&datagram).host, worker);
         }
         // A client's first packet has an id of its own choice, and goes by flow.
         let asker = scene.asker(vip, "");
         let mut initial = vec![0xc0, 0, 0, 0, 1, 8, 0xe1, 2, 3, 4, 5, 6, 7, 8];
         initial.resize(1_200, 0);
-        let noticed = serde_json::json!(["flow_created", "quic_unknown_id"]);
+        let noticed = json!(["flow_created", "quic_unknown_id"]);
         assert_eq!(asker.agrees(&initial, "maglev"), noticed);
         asker.agrees(&initial, "flow");
     }
@@ -413,4 +420,113 @@ fn packets_in_an_ipv6_tunnel_go_where_it_says() {
     let scene = Scene::new(hosts.start());
     scene.bed.wait_settled(3);
     tunnels_agree(&scene);
+}
+
+/// Asks about `payload` by the file that holds it. What was found in it, the packet having gone where it was said to go.
+fn payload_agrees(
+    scene: &Scene,
+    vip: SocketAddr,
+    (function, payload): (&str, &[u8]),
+    rule: &str,
+) -> Value {
+    let file = scene.bed.topology.run.dir().join("payload");
+    std::fs::write(&file, payload).unwrap();
+    let words = format!("{function} --payload @{}", file.display());
+    let asker = scene.asker(vip, &words);
+    let key = asker.explain()["key"].clone();
+    asker.agrees(&with_payload(function, payload), rule);
+    key
+}
+
+#[test]
+fn requests_with_a_key_in_their_payload_go_where_it_says() {
+    let hosts = Hosts::new(Layout::OneArm, 3);
+    hosts.write_config(&hosts.all_interfaces("native"), FUNCTIONS);
+    let bed = hosts.start();
+    let _echoes = bed.echoes();
+    let scene = Scene::new(bed);
+    scene.add("fd99::1 9000");
+    for (vip, numbers) in vips(VIP_PORT).into_iter().zip([0..4, 4..8]) {
+        for key in numbers.map(key) {
+            let slot = json!(slot_of_key(key.as_bytes()).0);
+            for (function, payload, schema) in [
+                ("by-json", json_payload(&key), json!({ "json": "user" })),
+                (
+                    "by-protobuf",
+                    protobuf_payload(&key),
+                    json!({ "protobuf": [3, 1] }),
+                ),
+                (
+                    "by-offset",
+                    format!("....{key}....").into_bytes(),
+                    json!({ "fixed": { "offset": 4, "size": 7 } }),
+                ),
+            ] {
+                let found = payload_agrees(&scene, vip, (function, &payload), "shard");
+                let expected =
+                    json!({ "schema": schema, "target": "slot", "session": null, "slot": slot });
+                assert_eq!(found, expected, "{function} {key}");
+            }
+            let session = ("session-by-json", json_payload(&key));
+            let session = (session.0, session.1.as_slice());
+            let before = places(&scene.bed);
+            let words = format!("{} --payload {{\"user\":\"{key}\"}}", session.0);
+            let noticed = scene.asker(vip, &words).explain()["details"].clone();
+            assert_eq!(noticed, json!(["session_created"]));
+            assert_eq!(
+                places(&scene.bed),
+                before,
+                "asking leaves no session behind"
+            );
+            scene
+                .asker(vip, "")
+                .send(&with_payload(session.0, session.1));
+            let found = payload_agrees(&scene, vip, session, "session");
+            assert_eq!(found["session"].as_str().unwrap().len(), 16, "{found}");
+        }
+    }
+    assert_none_found(&scene);
+}
+
+/// Payloads without a key, those that are not looked at, and those that cannot be sent.
+fn assert_none_found(scene: &Scene) {
+    let vip = (VIP, VIP_PORT).into();
+    let missed = payload_agrees(scene, vip, ("by-json", b"{}"), "home");
+    assert_eq!(
+        (&missed["slot"], &missed["session"]),
+        (&Value::Null, &Value::Null)
+    );
+    let noticed = scene.asker(vip, "by-json --payload {}").explain();
+    assert_eq!(noticed["details"], json!(["schema_missed"]));
+    // The header goes before; a function without a schema is not asked.
+    for words in ["by-json --shard-key foo", "store"] {
+        let words = format!("{words} --payload {{\"user\":\"ada\"}}");
+        assert_eq!(
+            scene.asker(vip, &words).explain()["key"],
+            Value::Null,
+            "{words}"
+        );
+    }
+    let text = scene
+        .bed
+        .says("route explain by-json --payload {\"user\":\"ada\"}");
+    let slot = slot_of_key(b"ada").0;
+    let line = format!("key      slot {slot} by {{\"json\":\"user\"}}");
+    assert!(text.contains(&line), "{text}");
+    let long = scene.bed.topology.run.dir().join("long");
+    std::fs::write(&long, [b' '; 65_537]).unwrap();
+    for (words, problem) in [
+        (
+            format!("by-json --payload @{}", long.display()),
+            "at most 65536",
+        ),
+        ("by-json --payload @/nowhere".to_owned(), "/nowhere"),
+        (
+            "--payload {} --vip 10.99.0.1:1".to_owned(),
+            "takes no requests",
+        ),
+    ] {
+        let refusal = scene.bed.refused(&format!("route explain {words}"));
+        assert!(refusal.contains(problem), "{words}: {refusal}");
+    }
 }

@@ -7,8 +7,9 @@ use tests::topology::Layout;
 use crate::bed::{Hosts, warmpath};
 
 /// The sections whose commands are run, in their order there.
-const SECTIONS: [&str; 4] = [
+const SECTIONS: [&str; 5] = [
     "## Where would this packet go?",
+    "## Keys out of payloads",
     "## Draining a worker",
     "## Changing VIPs, pools, weights and police",
     "## Who may send how much",
@@ -21,6 +22,10 @@ v4 = "10.77.0.0"
 [[function]]
 name = "hello"
 affinity = "session"
+[[function]]
+name = "cart"
+affinity = "shard"
+schema = { json = "user" }
 [[vip]]
 address = "fd99::1"
 port = 9000
@@ -95,5 +100,5 @@ fn every_command_of_the_manual_does_what_it_says_there() {
         bed.wait_written();
         ran += 1;
     }
-    assert!(ran >= 25, "only {ran} commands were found");
+    assert!(ran >= 31, "only {ran} commands were found");
 }

@@ -15,7 +15,7 @@ use crate::{
 const KEYS: u64 = 24;
 
 /// One function for each extractor, and one whose key is a session.
-const FUNCTIONS: &str = r#"
+pub(crate) const FUNCTIONS: &str = r#"
     [[function]]
     name = "by-json"
     affinity = "shard"
@@ -41,18 +41,18 @@ fn bed() -> Bed {
 }
 
 /// Seven bytes.
-fn key(number: u64) -> String {
+pub(crate) fn key(number: u64) -> String {
     format!("user-{number:02}")
 }
 
-fn json_payload(key: &str) -> Vec<u8> {
+pub(crate) fn json_payload(key: &str) -> Vec<u8> {
     json!({ "cart": [1, { "user": "not this one" }], "user": key })
         .to_string()
         .into_bytes()
 }
 
 /// Field 1 of the message in field 3, behind a number in field 2.
-fn protobuf_payload(key: &str) -> Vec<u8> {
+pub(crate) fn protobuf_payload(key: &str) -> Vec<u8> {
     let len = u8::try_from(key.len()).unwrap();
     let outer = [2 << 3, 99, 3 << 3 | 2, len + 2, 1 << 3 | 2, len];
     [&outer, key.as_bytes()].concat()

@@ -316,6 +316,10 @@ pub struct ExplainRequest {
     /// With it, the request has the slot of this shard key.
     #[serde(default)]
     pub shard_key: Option<String>,
+    /// For a VIP of kind `rpc`: what the request carries, in hexadecimal digits. If the function has a schema, session or slot
+    /// are found in it. Of one that needs several fragments, the first is sent.
+    #[serde(default)]
+    pub payload_hex: Option<String>,
     /// With it, the request carries this route cookie.
     #[serde(default)]
     pub cookie: Option<u64>,
@@ -344,6 +348,7 @@ impl ExplainRequest {
             function: None,
             session: None,
             shard_key: None,
+            payload_hex: None,
             cookie: None,
             token: None,
             connection_id: None,
@@ -379,12 +384,28 @@ pub struct Explanation {
     pub worker: Option<ExplainedWorker>,
     /// Kind of the VIP that the packet is for; none if there is no such VIP.
     pub kind: Option<String>,
+    /// What the function's schema made of the payload; none if it was not asked, because the function has no schema, the request
+    /// no payload, or its header a session or slot of its own.
+    pub key: Option<ExplainedKey>,
     /// Details noticed on the way, such as `cookie_forged`.
     pub details: Vec<String>,
     /// Headers of the packet that would leave; none for pass and drop.
     pub packet_out: Option<PacketOut>,
     /// The packet that went in, in hexadecimal digits.
     pub packet_in_hex: String,
+}
+
+/// What a schema makes of a payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedKey {
+    /// The schema, as a manifest writes it.
+    pub schema: serde_json::Value,
+    /// What the key is for: `session` or `slot`.
+    pub target: String,
+    /// The session that was found, in hexadecimal digits.
+    pub session: Option<String>,
+    /// The slot that was found.
+    pub slot: Option<u16>,
 }
 
 /// A worker as [`Explanation`] names it.

@@ -467,20 +467,27 @@ fn worker_row(id: u16, info: &WorkerInfo) -> Value {
 
 /// As a manifest says it, and what the key is used for.
 fn schema_row(row: u32, schema: &SchemaEntry) -> Value {
-    let len = usize::from(schema.len);
-    let target = match schema.target {
+    json!({ "row": row, "target": schema_target(schema), "schema": schema_shown(schema) })
+}
+
+/// What a schema's key is for.
+pub(super) const fn schema_target(schema: &SchemaEntry) -> &'static str {
+    match schema.target {
         1 => "session",
         2 => "slot",
         _ => "unknown",
-    };
-    let mut shown = json!({ "row": row, "target": target });
-    shown["schema"] = match schema.kind {
+    }
+}
+
+/// A schema as a manifest writes it.
+pub(super) fn schema_shown(schema: &SchemaEntry) -> Value {
+    let len = usize::from(schema.len);
+    match schema.kind {
         1 => json!({ "fixed": { "offset": schema.offset, "size": schema.size } }),
         2 => json!({ "protobuf": schema.path[..len.min(PATH_MAX)] }),
         3 => json!({ "json": String::from_utf8_lossy(&schema.name[..len.min(NAME_MAX)]) }),
         kind => json!({ "unknown": kind }),
-    };
-    shown
+    }
 }
 
 fn function_row(id: u64, entry: &FunctionEntry) -> Value {

@@ -1,8 +1,10 @@
 //! `warmpath route explain`: what the loaded program does with a packet, and why.
 
+use std::fs;
+
 use anyhow::{Context, Result};
 use balancer_userspace::{
-    api::types::{ExplainRequest, ExplainTransport, Explanation},
+    api::types::{ExplainRequest, ExplainTransport, ExplainedKey, Explanation},
     maps,
 };
 use warmpath_sdk::session_id;
@@ -40,12 +42,34 @@ fn request(args: &ExplainArgs) -> Result<ExplainRequest> {
         function: args.name.clone(),
         session: args.session.as_deref().map(session_id),
         shard_key: args.shard_key.clone(),
+        payload_hex: args.payload.as_deref().map(payload_hex).transpose()?,
         cookie: word(&args.cookie, "--cookie")?,
         token: word(&args.token, "--token")?,
         connection_id: args.connection_id.clone(),
         sequence: args.sequence,
         source: args.from,
     })
+}
+
+/// Hexadecimal digits of the argument itself, or of what the file behind an `@` holds.
+fn payload_hex(argument: &str) -> Result<String> {
+    let bytes = match argument.strip_prefix('@') {
+        Some(path) => {
+            fs::read(path).with_context(|| format!("read the payload from the file {path}"))?
+        }
+        None => argument.as_bytes().to_vec(),
+    };
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What the schema found, as in `slot 12182 by {"json":"user"}`.
+fn key(key: &ExplainedKey) -> String {
+    let found = match (&key.session, key.slot) {
+        (Some(session), _) => session.clone(),
+        (None, Some(slot)) => slot.to_string(),
+        (None, None) => "not found".to_owned(),
+    };
+    format!("{} {found} by {}", key.target, key.schema)
 }
 
 fn print(explanation: &Explanation) -> Result<()> {
@@ -56,6 +80,9 @@ fn print(explanation: &Explanation) -> Result<()> {
     output::line(format_args!("verdict  {}", explanation.verdict))?;
     let kind = explanation.kind.as_deref().unwrap_or("none");
     output::line(format_args!("vip      {kind}"))?;
+    if let Some(found) = &explanation.key {
+        output::line(format_args!("key      {}", key(found)))?;
+    }
     if let Some(worker) = &explanation.worker {
         let name = worker.name.as_deref().unwrap_or("");
         output::line(format_args!("worker   {} {name} {}", worker.id, worker.mac))?;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ebpf_common::{
     hash::slot_of_key,
     ids::FunctionId,
+    limits::{MAX_FRAGMENT_PAYLOAD, MAX_MESSAGE},
     maps::VipKind,
     wire::{RpcHeader, flags},
 };
@@ -48,6 +49,21 @@ pub enum PacketError {
         /// Destination.
         vip: SocketAddr,
     },
+    /// Only requests have one that somebody chooses.
+    #[error("{vip} takes no requests, and only those have a payload: leave it out")]
+    NoRequest {
+        /// Destination.
+        vip: SocketAddr,
+    },
+    /// Not bytes.
+    #[error("the payload is not in hexadecimal digits, two for a byte")]
+    Payload,
+    /// No request carries that much.
+    #[error("a payload of {len} bytes is too long: a request carries at most {MAX_MESSAGE}")]
+    PayloadLen {
+        /// Bytes.
+        len: usize,
+    },
     /// Not a connection id.
     #[error("`{text}` is no connection id: 1 to 20 bytes in hexadecimal digits")]
     ConnectionId {
@@ -63,6 +79,8 @@ pub(super) struct Question {
     pub(super) vip: SocketAddr,
     /// Session and function of a request that has one.
     pub(super) session: Option<(u64, u64)>,
+    /// The header of a request, and what lies behind it in this packet.
+    pub(super) request: Option<(RpcHeader, Vec<u8>)>,
     /// Number of a packet of pktgen.
     pub(super) sequence: u32,
     /// What the VIP's kind makes of its payload: an RPC header or not.
@@ -81,21 +99,27 @@ impl Question {
             SocketAddr::V4(_) => (DEFAULT_V4, DEFAULT_PORT).into(),
             SocketAddr::V6(_) => (DEFAULT_V6, DEFAULT_PORT).into(),
         });
-        let header = request.function.as_ref().map(|name| header(request, name));
+        let call = request.function.as_ref();
+        let call = call.map(|name| first_fragment(request, name)).transpose()?;
         let sequence = request.sequence.unwrap_or(0);
-        let payload = match (kind, &header) {
+        let takes_requests = matches!(kind, Some(VipKind::Rpc) | None) && call.is_some();
+        let datagram = match (kind, &call) {
             (Some(VipKind::Rpc), None) => return Err(PacketError::NoFunction { vip }),
+            _ if request.payload_hex.is_some() && !takes_requests => {
+                return Err(PacketError::NoRequest { vip });
+            }
             (Some(VipKind::Quic), _) => quic(request)?,
             (Some(VipKind::Pktgen), _) => pktgen(sequence),
             (Some(VipKind::L4), _) | (_, None) => Vec::new(),
-            (_, Some(header)) => header.emit().to_vec(),
+            (_, Some((header, payload))) => [&header.emit(), payload.as_slice()].concat(),
         };
-        let session = header.and_then(|header| Some((request.session?, header.function.0)));
+        let function = call.as_ref().map(|(header, _)| header.function.0);
         Ok(Self {
-            frame: frame(source, vip, request.transport, &payload)?,
+            frame: frame(source, vip, request.transport, &datagram)?,
             source,
             vip,
-            session,
+            session: request.session.zip(function),
+            request: call,
             sequence,
             is_rpc: kind == Some(VipKind::Rpc),
         })
@@ -118,6 +142,25 @@ pub(super) const fn protocol(transport: ExplainTransport) -> u8 {
         ExplainTransport::Udp => UDP,
         ExplainTransport::Tcp | ExplainTransport::TcpSyn => TCP,
     }
+}
+
+/// The packet that a client sends first: all of the request, or the first fragment of a long one.
+fn first_fragment(
+    request: &ExplainRequest,
+    function: &str,
+) -> Result<(RpcHeader, Vec<u8>), PacketError> {
+    let digits = request.payload_hex.as_deref().unwrap_or("");
+    let mut payload = unhex(digits).ok_or(PacketError::Payload)?;
+    if payload.len() > MAX_MESSAGE {
+        return Err(PacketError::PayloadLen { len: payload.len() });
+    }
+    let fragments = payload.len().div_ceil(MAX_FRAGMENT_PAYLOAD).max(1);
+    payload.truncate(MAX_FRAGMENT_PAYLOAD);
+    let header = RpcHeader {
+        payload_len: payload.len() as u32,
+        ..header(request, function)
+    };
+    Ok((header.with_fragment(0, fragments as u16), payload))
 }
 
 fn header(request: &ExplainRequest, function: &str) -> RpcHeader {
@@ -364,6 +407,51 @@ mod tests {
                 "{id}"
             );
         }
+    }
+
+    #[test]
+    fn a_payload_lies_behind_the_header_of_a_request() {
+        let request = |len: usize| ExplainRequest {
+            function: Some("hello".to_owned()),
+            payload_hex: Some("61".repeat(len)),
+            ..to("10.99.0.1:9000")
+        };
+        for (len, held, fragments) in [
+            (0, 0, 1),
+            (3, 3, 1),
+            (MAX_FRAGMENT_PAYLOAD, MAX_FRAGMENT_PAYLOAD, 1),
+            (MAX_FRAGMENT_PAYLOAD + 1, MAX_FRAGMENT_PAYLOAD, 2),
+            (MAX_MESSAGE, MAX_FRAGMENT_PAYLOAD, 50),
+        ] {
+            let question = Question::new(&request(len), Some(VipKind::Rpc)).unwrap();
+            let (header, payload) = RpcHeader::parse(&question.frame[42..]).unwrap().unwrap();
+            assert_eq!(payload, b"a".repeat(held), "{len}");
+            let fragment = (header.fragment_index, header.fragment_count);
+            assert_eq!(fragment, (0, fragments), "{len}");
+            assert_eq!(question.request.unwrap(), (header, payload.to_vec()));
+        }
+        let refused = |request: &ExplainRequest, kind| Question::new(request, kind).unwrap_err();
+        let len = MAX_MESSAGE + 1;
+        let too_long = refused(&request(len), Some(VipKind::Rpc));
+        assert_eq!(too_long, PacketError::PayloadLen { len });
+        let digits = ExplainRequest {
+            payload_hex: Some("abc".to_owned()),
+            ..request(0)
+        };
+        assert_eq!(refused(&digits, Some(VipKind::Rpc)), PacketError::Payload);
+        let vip = digits.vip;
+        for kind in [VipKind::L4, VipKind::Quic, VipKind::Pktgen] {
+            let error = refused(&request(3), Some(kind));
+            assert_eq!(error, PacketError::NoRequest { vip }, "{kind:?}");
+        }
+        let nothing_called = ExplainRequest {
+            function: None,
+            ..request(3)
+        };
+        assert_eq!(
+            refused(&nothing_called, None),
+            PacketError::NoRequest { vip }
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! counters of the CPU it ran on; where live traffic moves them at the same time, it is asked again.
 //! Each run counts as a packet. An entry of a session or a flow that it made is removed, one that it moved is put back.
 
+mod extracted;
 mod frame;
 mod leaving;
 mod remembered;
@@ -18,6 +19,7 @@ use aya_obj::programs::XdpAttachType;
 use ebpf_common::maps::{
     Class, Config, Counter, Vip6Row, VipInfo, VipKind, VipRow, WorkerInfo, name,
 };
+use extracted::Extracted;
 pub use frame::PacketError;
 use frame::Question;
 use leaving::packet_out;
@@ -97,6 +99,8 @@ struct Asker {
     counters: Counters,
     workers: Vec<WorkerInfo>,
     vip: Option<VipInfo>,
+    /// What the function's schema finds in the payload.
+    extracted: Option<Extracted>,
     /// What the packet may change.
     remembered: Vec<Remembered>,
     /// The interface that the packet pretends to come in by: the first port.
@@ -121,7 +125,9 @@ impl Asker {
             .get(&0, 0)
             .map_err(map_error(name::CONFIG))?;
         let vip = vip_of(pin_path, request)?;
-        let question = Question::new(request, vip.and_then(|vip| vip.kind()))?;
+        let mut question = Question::new(request, vip.and_then(|vip| vip.kind()))?;
+        let extracted = extracted::of(pin_path, &question)?;
+        question.session = question.session.or_else(|| extracted.as_ref()?.session());
         let ports = open::ports(pin_path)?;
         let program = Xdp::from_pin(program_pin(pin_path), XdpAttachType::Interface)
             .map_err(|source| ExplainError::Run(Box::new(source)))?;
@@ -131,6 +137,7 @@ impl Asker {
             workers,
             remembered: remembered::of(pin_path, &question, vip.as_ref(), &config)?,
             vip,
+            extracted,
             ingress: ports.keys().flatten().min(),
             cpu: stay_on_one_cpu()?,
             question,
@@ -163,6 +170,7 @@ impl Asker {
             verdict: verdict_name(run.verdict),
             worker: packet_out.as_ref().and_then(|out| self.worker(out)),
             kind: kind.map(str::to_owned),
+            key: self.extracted.as_ref().map(Extracted::shown),
             details: details
                 .map(|(counter, _)| counter.label().to_owned())
                 .collect(),
