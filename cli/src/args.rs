@@ -512,6 +512,9 @@ pub(crate) struct DoctorArgs {
     /// The balancer's configuration: its interfaces, and the sizes of its tables
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// A worker's configuration: what it takes encapsulations off
+    #[arg(long, value_name = "FILE")]
+    pub(crate) worker_config: Option<PathBuf>,
     /// What the machine shall be good for
     #[arg(long, value_enum, default_value_t = DoctorRole::All)]
     pub(crate) role: DoctorRole,

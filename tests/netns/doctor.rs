@@ -14,6 +14,7 @@ fn examined() -> Report {
         role: Role::Balancer,
         vip_mtu: 1_500,
         trial: true,
+        decap: None,
         sandbox: Ok(()),
     };
     examine(&options).unwrap()

@@ -10,6 +10,7 @@ use balancer_userspace::{
     api::types::DecapStatus,
     config::AttachMode,
     decap::DecapConfig,
+    doctor::{Check, Options, Role, Verdict, examine},
     maps::{Decap, decap_status},
 };
 use ebpf_common::{
@@ -107,15 +108,20 @@ fn pin_path(bed: &Bed, role: &str) -> PathBuf {
     bed.topology.run.dir().join(format!("decap-{role}"))
 }
 
-/// Takes the encapsulation off on `host`, as its worker would.
-fn decapsulate(bed: &Bed, host: &Host, sources: &[&str]) -> Decap {
-    let config = DecapConfig {
+/// `[decap]` of the worker on `host`.
+fn decap_config(bed: &Bed, host: &Host, sources: &[&str]) -> DecapConfig {
+    DecapConfig {
         interface: "eth0".to_owned(),
         sources: sources.iter().map(ToString::to_string).collect(),
         addresses: Vec::new(),
         mode: AttachMode::Native,
         pin_path: pin_path(bed, &host.role),
-    };
+    }
+}
+
+/// Takes the encapsulation off on `host`, as its worker would.
+fn decapsulate(bed: &Bed, host: &Host, sources: &[&str]) -> Decap {
+    let config = decap_config(bed, host, sources);
     host.netns.enter(|| Decap::start(&config)).unwrap().unwrap()
 }
 
@@ -339,4 +345,70 @@ fn a_tunnels_end_lasts_as_long_as_it_is_held() {
     let vip = SocketAddr::from((VIP, VIP_PORT));
     let client = Client::to(&tunnels.bed.topology.client, vip);
     assert!(client.call("echo").is_some(), "mode l2 needs none");
+}
+
+/// What the doctor says, on `host`, of the worker's side.
+fn diagnosed(host: &Host, decap: Option<DecapConfig>) -> Vec<Check> {
+    let options = Options {
+        interface: None,
+        config: None,
+        pin_path: PathBuf::from("/sys/fs/bpf/warmpath"),
+        role: Role::Worker,
+        vip_mtu: 1_500,
+        trial: false,
+        decap,
+        sandbox: Ok(()),
+    };
+    let report = host.netns.enter(|| examine(&options)).unwrap().unwrap();
+    report.checks
+}
+
+#[test]
+fn the_doctor_says_what_a_tunnels_end_lacks() {
+    let bed = Bed::new(Layout::OneArm, 1);
+    let host = &bed.topology.workers[0];
+    let config = decap_config(&bed, host, &[SOURCES4]);
+    let checks = || diagnosed(host, Some(config.clone()));
+    let expect = |checks: &[Check], name: &str, verdict: Verdict, says: &str| {
+        let mut of_decap = checks.iter().filter(|check| check.subject == "decap");
+        let check = of_decap.find(|check| check.check == name).unwrap();
+        assert_eq!(check.verdict, verdict, "{check:?}");
+        let text = format!("{} {}", check.finding, check.mend.as_deref().unwrap_or(""));
+        assert!(text.contains(says), "{check:?}");
+    };
+    let start = "warmpath worker --config";
+    expect(&checks(), "program", Verdict::Warning, start);
+
+    let decap = decapsulate(&bed, host, &[SOURCES4]);
+    let running = checks();
+    expect(&running, "program", Verdict::Ok, "driver of eth0");
+    expect(&running, "configuration", Verdict::Ok, "eth0");
+    expect(&running, "sources", Verdict::Ok, SOURCES4);
+    let own = host.address().to_string();
+    expect(&running, "addresses", Verdict::Ok, &own);
+    expect(&running, "outer headers", Verdict::Warning, "mtu 1528");
+    expect(&running, "dropped", Verdict::Ok, "nothing");
+    // The interface is examined with it, though nobody named it.
+    let is_looked_at = |check: &Check| check.subject == "eth0" && check.check == "rp_filter";
+    assert!(running.iter().any(is_looked_at), "{running:?}");
+    let other = decap_config(&bed, host, &["172.18.0.0/16"]);
+    let other = diagnosed(host, Some(other));
+    expect(&other, "configuration", Verdict::Warning, "172.18.0.0/16");
+
+    // Somebody who is no balancer.
+    let client = &bed.topology.client;
+    let socket = client
+        .netns
+        .enter(|| UdpSocket::bind((client.address(), 0)));
+    let gue = (host.address(), GUE_PORT);
+    let inner = inner(client.address(), 17, b"");
+    socket.unwrap().unwrap().send_to(&inner, gue).unwrap();
+    wait::until("the foreign packet to be dropped", PATIENCE, || {
+        Ok((counted(&status(&bed, host), "decap_source") == 1).then_some(()))
+    })
+    .unwrap();
+    expect(&checks(), "dropped", Verdict::Warning, "decap.sources");
+
+    drop(decap);
+    expect(&checks(), "program", Verdict::Warning, start);
 }

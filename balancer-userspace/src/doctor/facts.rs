@@ -2,10 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::PathBuf,
 };
 
-use crate::maps::{BpfProbes, MapShape};
+use crate::{
+    api::types::DecapStatus,
+    decap::DecapConfig,
+    maps::{BpfProbes, MapShape},
+};
 
 /// Everything that verdicts are made from.
 #[derive(Debug, Clone)]
@@ -17,6 +22,7 @@ pub struct Facts {
     pub(super) sysctls: BTreeMap<String, String>,
     pub(super) memory: Memory,
     pub(super) sandbox: Sandbox,
+    pub(super) decap: Decap,
     /// CPUs that are online.
     pub(super) cpus: u32,
 }
@@ -139,4 +145,26 @@ pub(super) struct Cgroups {
     pub(super) v2: BTreeSet<String>,
     /// Whether version 2 is mounted at all.
     pub(super) has_v2: bool,
+}
+
+/// The worker's XDP program, which takes encapsulations off.
+#[derive(Debug, Clone)]
+pub(super) struct Decap {
+    /// `[decap]` of the worker's configuration, if one was named that has it.
+    pub(super) configured: Option<DecapConfig>,
+    /// Where its maps are looked for.
+    pub(super) pin_path: PathBuf,
+    /// What is there: none if no worker has been, an error if it cannot be told.
+    pub(super) running: Result<Option<DecapStatus>, String>,
+    /// Addresses of this host, by interface.
+    pub(super) addresses: Option<BTreeMap<String, Vec<IpAddr>>>,
+}
+
+impl Decap {
+    /// The interface that encapsulated packets arrive on.
+    pub(super) fn interface(&self) -> Option<&str> {
+        let configured = self.configured.as_ref();
+        let configured = configured.map(|config| config.interface.as_str());
+        configured.or_else(|| self.running.as_ref().ok()?.as_ref()?.interface.as_deref())
+    }
 }

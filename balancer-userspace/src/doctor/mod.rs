@@ -23,6 +23,7 @@ pub use self::{
 };
 use crate::{
     config::{Config, ConfigError},
+    decap::DecapConfig,
     object::{ObjectError, object},
 };
 
@@ -62,6 +63,8 @@ pub struct Options {
     pub vip_mtu: u32,
     /// Attach a program for a moment to find out whether the driver takes one.
     pub trial: bool,
+    /// `[decap]` of the worker's configuration, if it has one.
+    pub decap: Option<DecapConfig>,
     /// What the worker's own check says, which this crate does not know.
     pub sandbox: Result<(), String>,
 }

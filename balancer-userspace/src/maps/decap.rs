@@ -4,6 +4,7 @@
 //! the program off. Pins that a killed process left are removed by the next start.
 
 use std::{
+    collections::BTreeMap,
     fmt, fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
@@ -184,14 +185,24 @@ fn port(interface: &str) -> Result<Port, DecapError> {
 }
 
 fn addresses(interface: &str) -> Result<Vec<IpAddr>, DecapError> {
-    let entries = getifaddrs().map_err(DecapError::Addresses)?;
-    let of_interface = entries.filter(|entry| entry.interface_name == interface);
-    let addresses = of_interface.filter_map(|entry| {
-        let address = entry.address?;
+    let mut addresses = host_addresses().map_err(DecapError::Addresses)?;
+    Ok(addresses.remove(interface).unwrap_or_default())
+}
+
+/// The addresses of this host, by interface.
+pub(crate) fn host_addresses() -> Result<BTreeMap<String, Vec<IpAddr>>, nix::Error> {
+    let mut addresses = BTreeMap::<_, Vec<_>>::new();
+    for entry in getifaddrs()? {
+        let Some(address) = entry.address else {
+            continue;
+        };
         let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
-    });
-    Ok(addresses.collect())
+        if let Some(address) = v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into())) {
+            let of_interface = addresses.entry(entry.interface_name).or_default();
+            of_interface.push(address);
+        }
+    }
+    Ok(addresses)
 }
 
 /// The object's maps, those of the balancer as small as they get: the program does not use them, and they go with `Ebpf`.
@@ -346,7 +357,8 @@ fn is_attached(pin: &Path) -> bool {
         .any(|link| link.program_id() == program.id())
 }
 
-fn row_addresses(row: &DecapRow) -> Vec<String> {
+/// The addresses in a row, for people.
+pub(crate) fn row_addresses(row: &DecapRow) -> Vec<String> {
     let v4 = row.local4.iter().filter(|addr| **addr != 0);
     let v6 = row.local6.iter().filter(|addr| **addr != [0; 2]);
     v4.map(|addr| text4(*addr))
@@ -354,7 +366,8 @@ fn row_addresses(row: &DecapRow) -> Vec<String> {
         .collect()
 }
 
-fn row_sources(row: &DecapRow) -> Vec<String> {
+/// The prefixes in a row, for people.
+pub(crate) fn row_sources(row: &DecapRow) -> Vec<String> {
     let v4 = row.sources4.iter().filter(|prefix| prefix.mask != 0);
     let v6 = row.sources6.iter().filter(|prefix| prefix.mask != [0; 2]);
     v4.map(|prefix| format!("{}/{}", text4(prefix.addr), prefix.mask.count_ones()))

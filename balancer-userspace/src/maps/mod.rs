@@ -30,6 +30,7 @@ pub use apply::{KernelMaps, MapStore, TableRows, WriteError};
 pub use attach::{AttachError, Attachment, XdpMode};
 pub use bpffs::{BpffsError, has_bpffs};
 pub use decap::{Decap, DecapError, decap_status};
+pub(crate) use decap::{host_addresses, row_addresses, row_sources};
 pub use explain::{ExplainError, PacketError, explain};
 pub use footprint::{MapSize, map_size};
 pub use load::LoadError;

@@ -9,6 +9,8 @@ use crate::{
 };
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<Exit> {
+    let worker = args.worker_config.as_deref();
+    let worker = worker.map(::worker::Config::load).transpose()?;
     let report = examine(&Options {
         interface: args.interface.clone(),
         config: args.config.clone(),
@@ -20,6 +22,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<Exit> {
         },
         vip_mtu: args.vip_mtu,
         trial: args.trial,
+        decap: worker.and_then(|config| config.decap),
         sandbox: ::worker::sandbox::check().map_err(|error| error.to_string()),
     })?;
     if args.output.json {

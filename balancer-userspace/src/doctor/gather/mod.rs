@@ -1,6 +1,7 @@
 //! Asking the machine. A question that cannot be put leaves its fact unknown; it never ends the examination.
 
 mod cgroups;
+mod decap;
 mod ethtool;
 mod interface;
 mod irq;
@@ -47,7 +48,8 @@ pub(super) fn facts(
     object: &[u8],
 ) -> Result<Facts, DoctorError> {
     let shapes = maps::map_shapes(object).map_err(|problem| DoctorError::Damaged { problem })?;
-    let names = interface_names(options, config);
+    let decap = decap::decap(options.decap.as_ref());
+    let names = interface_names(options, config, decap.interface());
     Ok(Facts {
         kernel: kernel(&options.pin_path),
         bpf: maps::probe_bpf(object, &shapes),
@@ -62,12 +64,14 @@ pub(super) fn facts(
             possible_cpus: cpu_count("/sys/devices/system/cpu/possible"),
         },
         sandbox: sandbox(options),
+        decap,
         cpus: cpu_count("/sys/devices/system/cpu/online"),
     })
 }
 
-fn interface_names(options: &Options, config: Option<&Config>) -> Vec<String> {
-    match (&options.interface, config) {
+/// Those asked about, and the one that a worker takes encapsulated packets from.
+fn interface_names(options: &Options, config: Option<&Config>, decap: Option<&str>) -> Vec<String> {
+    let mut names = match (&options.interface, config) {
         (Some(name), _) => vec![name.clone()],
         (None, Some(config)) => config
             .interfaces
@@ -75,7 +79,12 @@ fn interface_names(options: &Options, config: Option<&Config>) -> Vec<String> {
             .map(|interface| interface.name.clone())
             .collect(),
         (None, None) => Vec::new(),
+    };
+    let decap = decap.filter(|_| options.role.has_worker());
+    if let Some(name) = decap.filter(|decap| names.iter().all(|name| name != decap)) {
+        names.push(name.to_owned());
     }
+    names
 }
 
 /// The maps with the sizes that the configuration asks for.

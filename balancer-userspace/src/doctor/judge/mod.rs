@@ -1,6 +1,7 @@
 //! From facts to verdicts. Pure: everything here can be tested on machines that we have not.
 
 mod bpf;
+mod decap;
 mod interface;
 mod kernel;
 mod memory;
@@ -34,6 +35,7 @@ pub(super) fn judge(facts: &Facts, options: &Options) -> Report {
         memory::judge(&facts.memory, &mut report);
     }
     if role.has_worker() {
+        decap::judge(facts, options.vip_mtu, &mut report);
         sandbox::judge(&facts.sandbox, &mut report);
     }
     report

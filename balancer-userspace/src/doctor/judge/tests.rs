@@ -7,10 +7,12 @@ use std::{
 
 use super::*;
 use crate::{
+    api::types::DecapStatus,
     doctor::{
         Check, Role, Verdict,
         facts::{
-            AttachedXdp, Cgroups, Channels, Interface, Irq, Kernel, Link, Memory, Offload, Sandbox,
+            AttachedXdp, Cgroups, Channels, Decap, Interface, Irq, Kernel, Link, Memory, Offload,
+            Sandbox,
         },
     },
     maps::{BpfProbes, Loaded},
@@ -29,12 +31,13 @@ fn options(role: Role) -> Options {
         role,
         vip_mtu: 1_500,
         trial: false,
+        decap: None,
         sandbox: Ok(()),
     }
 }
 
 /// A server with eight CPUs and a good network card, all as it should be.
-fn good() -> Facts {
+pub(super) fn good() -> Facts {
     let names = |names: &[&str]| -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
     };
@@ -80,7 +83,29 @@ fn good() -> Facts {
             seccomp_actions: Some("kill_process trap errno allow".to_owned()),
             security_modules: Some("capability,landlock,bpf".to_owned()),
         },
+        decap: good_decap(),
         cpus: 8,
+    }
+}
+
+fn good_decap() -> Decap {
+    let config = "interface = \"eth0\"\nsources = [\"10.77.0.0/24\"]";
+    Decap {
+        configured: Some(toml::from_str(config).unwrap()),
+        pin_path: PathBuf::from("/sys/fs/bpf/warmpath-decap"),
+        running: Ok(Some(DecapStatus {
+            interface: Some("eth0".to_owned()),
+            ifindex: 2,
+            mode: "native".to_owned(),
+            attached: true,
+            addresses: vec!["10.80.0.11".to_owned()],
+            sources: vec!["10.77.0.0/24".to_owned()],
+            counters: Vec::new(),
+        })),
+        addresses: Some(BTreeMap::from([(
+            "eth0".to_owned(),
+            vec!["10.80.0.11".parse().unwrap(), "fe80::b".parse().unwrap()],
+        )])),
     }
 }
 
@@ -133,11 +158,11 @@ fn sysctls(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn judged(facts: &Facts) -> Report {
+pub(super) fn judged(facts: &Facts) -> Report {
     judge(facts, &options(Role::All))
 }
 
-fn check<'r>(report: &'r Report, name: &str) -> &'r Check {
+pub(super) fn check<'r>(report: &'r Report, name: &str) -> &'r Check {
     let found = report.checks.iter().find(|check| check.check == name);
     found.unwrap_or_else(|| panic!("no check {name} in {report:#?}"))
 }
