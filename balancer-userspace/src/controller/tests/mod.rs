@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use ebpf_common::maps::{FunctionEntry, WorkerInfo, WorkerLoad};
+use ebpf_common::maps::{FunctionEntry, WorkerInfo, WorkerLoad, WorkerState};
 use proptest::prelude::*;
 use tokio::sync::{mpsc, oneshot};
 
@@ -13,7 +13,11 @@ use super::*;
 use crate::{
     mac::MacAddress,
     maps::fake::FakeMaps,
-    membership::protocol::SlotRange,
+    membership::{
+        protocol::{Heartbeat, SlotRange},
+        server::{ConnectionId, Welcome},
+    },
+    policy,
     ports::{Port, Subnet},
     reconcile::{self, tables::MapWrite},
 };
