@@ -126,6 +126,9 @@ fn table(reports: &[Report]) -> String {
     row("CPU with 10,000 heartbeats/s, ms/s", &|report| {
         format!("{:.0}", report.heartbeats_cpu_ms_per_s)
     });
+    row("the same, ten of a worker at once, ms/s", &|report| {
+        format!("{:.1}", report.heartbeat_bursts_cpu_ms_per_s)
+    });
     row("memory of the process, MiB", &|report| {
         format!("{:.0}", report.process_mib)
     });

@@ -59,6 +59,9 @@ pub enum BenchError {
     Start(String),
 }
 
+/// Heartbeats that come at once, where some do.
+const BURST: u32 = 10;
+
 /// How much there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Size {
@@ -92,6 +95,8 @@ pub struct Report {
     pub load_packets_cpu_ms_per_s: f64,
     /// The same for heartbeats that say something new, 10,000 a second of them.
     pub heartbeats_cpu_ms_per_s: f64,
+    /// The same when ten of a worker come at once.
+    pub heartbeat_bursts_cpu_ms_per_s: f64,
     /// Memory of this process beyond what it had before, in MiB.
     pub process_mib: f64,
     /// Memory of the maps, by the kernel's own word, in MiB.
@@ -181,7 +186,8 @@ impl Bed {
             load_s,
             changes: self.changes(&warm, rounds),
             load_packets_cpu_ms_per_s: self.loads_cpu(),
-            heartbeats_cpu_ms_per_s: self.heartbeats_cpu(&warm),
+            heartbeats_cpu_ms_per_s: self.heartbeats_cpu(&warm, 1),
+            heartbeat_bursts_cpu_ms_per_s: self.heartbeats_cpu(&warm, BURST),
             process_mib,
             maps_mib: maps_mib(&self.pin_path),
         })
@@ -252,15 +258,15 @@ impl Bed {
         cpu_ms() - since
     }
 
-    fn heartbeats_cpu(&mut self, warm: &[Vec<FunctionId>]) -> f64 {
+    /// 10,000 heartbeats, the workers taking turns, each with `burst` of them.
+    fn heartbeats_cpu(&mut self, warm: &[Vec<FunctionId>], burst: u32) -> f64 {
         let since = cpu_ms();
-        for beat in 0..10_000u32 {
-            let number = (beat % u32::from(self.size.workers)) as u16;
-            self.beat(
-                number,
-                beat / u32::from(self.size.workers) % 8,
-                &warm[usize::from(number)],
-            );
+        for turn in 0..10_000 / burst {
+            let number = (turn % u32::from(self.size.workers)) as u16;
+            let round = turn / u32::from(self.size.workers);
+            for beat in 0..burst {
+                self.beat(number, (round + beat) % 8, &warm[usize::from(number)]);
+            }
             self.bench.settle();
         }
         cpu_ms() - since
@@ -303,7 +309,7 @@ impl Bed {
             draining: false,
         };
         if let Some(connection) = self.connections.get(&number) {
-            self.bench.beat(*connection, &heartbeat);
+            self.bench.beat(*connection, heartbeat);
         }
     }
 

@@ -28,12 +28,13 @@ pub(crate) struct Metrics {
     pub(crate) slot_conflicts: IntGauge,
     pub(crate) in_flight: IntGaugeVec,
     pub(crate) heartbeats: IntCounter,
+    pub(crate) heartbeats_overtaken: IntCounter,
     pub(crate) joins: IntCounter,
     pub(crate) losses: IntCounter,
     pub(crate) write_errors: IntCounter,
     pub(crate) plan_seconds: Histogram,
     adopted: IntGauge,
-    map_writes: IntCounterVec,
+    pub(crate) map_writes: IntCounterVec,
     xdp_mode: IntGaugeVec,
     program: ProgramCounters,
 }
@@ -81,7 +82,12 @@ impl Metrics {
                 "balancer_adopted",
                 "1 if pinned maps and links of an earlier control plane were taken over.",
             )?,
-            heartbeats: counter(r, "balancer_heartbeats_total", "Heartbeats taken in.")?,
+            heartbeats: counter(r, "balancer_heartbeats_total", "Heartbeats received.")?,
+            heartbeats_overtaken: counter(
+                r,
+                "balancer_heartbeats_overtaken_total",
+                "Heartbeats that a later one of the same worker made needless before they were looked at.",
+            )?,
             joins: counter(r, "balancer_worker_joins_total", "Workers that connected.")?,
             losses: counter(r, "balancer_worker_losses_total", "Workers that went down.")?,
             write_errors: counter(

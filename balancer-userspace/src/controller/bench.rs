@@ -26,6 +26,7 @@ impl<S: MapStore> Bench<S> {
 
     /// Carries out all that there is to do.
     pub(crate) fn settle(&mut self) {
+        self.0.take_beats();
         if !self.0.dirty.is_clean() {
             self.0.replan();
         }
@@ -34,8 +35,9 @@ impl<S: MapStore> Bench<S> {
         }
     }
 
-    /// What is done a while after a change, when nothing else is to be done.
+    /// Carries out all that there is to do, and what is done a while after it.
     pub(crate) fn rest(&mut self) {
+        self.settle();
         self.0.applier.prepare_standby();
         self.settle();
     }
@@ -59,12 +61,17 @@ impl<S: MapStore> Bench<S> {
         self.0.handle(Event::Connection(hello));
     }
 
-    pub(crate) fn beat(&mut self, connection: ConnectionId, heartbeat: &Heartbeat) {
-        self.0.heartbeat(connection, heartbeat);
+    pub(crate) fn beat(&mut self, connection: ConnectionId, heartbeat: Heartbeat) {
+        let beat = ConnectionEvent::Heartbeat {
+            connection,
+            heartbeat,
+        };
+        self.0.handle(Event::Connection(beat));
     }
 
     pub(crate) fn close(&mut self, connection: ConnectionId) {
-        self.0.closed(connection);
+        let closed = ConnectionEvent::Closed { connection };
+        self.0.handle(Event::Connection(closed));
     }
 
     pub(crate) fn drain(&mut self, id: WorkerId, is_drained: bool) {

@@ -5,6 +5,7 @@
 //! at in between; a plan that an event overtakes is dropped and made anew from what was written.
 
 mod applier;
+mod beats;
 mod bench;
 mod commands;
 mod connections;
@@ -25,6 +26,7 @@ use std::{
 };
 
 use applier::Applier;
+use beats::Beats;
 use connections::Connections;
 use dirty::{Dirty, DirtyFunctions};
 use ebpf_common::ids::{FunctionId, WorkerId};
@@ -130,6 +132,7 @@ pub(crate) struct Controller<S> {
     slots: Slots,
     shared: watch::Sender<Arc<Shared>>,
     connections: Connections,
+    beats: Beats,
     /// Workers of an earlier run that have not connected again, and until when they count as alive.
     grace: Option<(Instant, Vec<WorkerId>)>,
 
@@ -232,6 +235,7 @@ impl<S: MapStore> Controller<S> {
                 ..Shared::default()
             })),
             connections: Connections::default(),
+            beats: Beats::default(),
             grace,
             policy: PolicyFile::default(),
             revision: 0,
@@ -266,6 +270,7 @@ impl<S: MapStore> Controller<S> {
             while let Some(event) = events.ready() {
                 self.handle(event);
             }
+            self.take_beats();
             if !self.dirty.is_clean() {
                 self.replan();
             }
@@ -295,7 +300,16 @@ impl<S: MapStore> Controller<S> {
     }
 
     fn handle(&mut self, event: Event) {
+        let is_beat = matches!(event, Event::Connection(ConnectionEvent::Heartbeat { .. }));
+        if !is_beat {
+            // They came before it.
+            self.take_beats();
+        }
         match event {
+            Event::Connection(ConnectionEvent::Heartbeat {
+                connection,
+                heartbeat,
+            }) => self.note_beat(connection, heartbeat),
             Event::Connection(ConnectionEvent::Hello {
                 connection,
                 identity,
@@ -305,10 +319,6 @@ impl<S: MapStore> Controller<S> {
                 // The connection was closed in the meantime; its Closed event follows.
                 drop(reply.send(answer));
             }
-            Event::Connection(ConnectionEvent::Heartbeat {
-                connection,
-                heartbeat,
-            }) => self.heartbeat(connection, &heartbeat),
             Event::Connection(ConnectionEvent::Closed { connection }) => self.closed(connection),
             Event::Catalog(catalog) => self.follow_catalog(catalog),
             Event::Ports(event) => {

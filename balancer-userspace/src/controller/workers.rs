@@ -68,12 +68,26 @@ impl<S: MapStore> Controller<S> {
         })
     }
 
-    pub(super) fn heartbeat(&mut self, connection: ConnectionId, heartbeat: &Heartbeat) {
+    /// Keeps a heartbeat until [`Self::take_beats`].
+    pub(super) fn note_beat(&mut self, connection: ConnectionId, heartbeat: Heartbeat) {
+        self.metrics.heartbeats.inc();
+        if self.beats.push(connection, heartbeat) {
+            self.metrics.heartbeats_overtaken.inc();
+        }
+    }
+
+    /// Takes in what workers have said last.
+    pub(super) fn take_beats(&mut self) {
+        for (connection, heartbeat) in self.beats.take() {
+            self.heartbeat(connection, &heartbeat);
+        }
+    }
+
+    fn heartbeat(&mut self, connection: ConnectionId, heartbeat: &Heartbeat) {
         // A connection that was superseded may have one more in the queue.
         let Some(id) = self.connections.worker(connection) else {
             return;
         };
-        self.metrics.heartbeats.inc();
         let step_before = policy::load_step(&self.loads, id);
         let change = self.loads.record(id, heartbeat);
         if step_before != policy::load_step(&self.loads, id) {
