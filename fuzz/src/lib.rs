@@ -6,14 +6,14 @@ use ebpf_common::{
     ids::{FunctionId, WorkerId},
     load::LoadReport,
     maps::{
-        Affinity, ForwardMode, FunctionEntry, PktgenInfo, Rate, VipInfo, VipKind, features,
-        home_index, worker_flags,
+        Affinity, Counter, DecapRow, ForwardMode, FunctionEntry, PktgenInfo, Prefix4, Prefix6,
+        Rate, VipInfo, VipKind, features, home_index, words, worker_flags,
     },
     schema::{SchemaEntry, SchemaTarget},
     wire::{RpcHeader, flags},
 };
 use xdp_balancer::{
-    Verdict, balance,
+    Verdict, balance, decapsulate,
     testing::{
         FakeTables, HostPacket,
         frame::{Frame, Transport, VIP, VIP_PORT, VIP6},
@@ -195,6 +195,65 @@ pub fn balanced(tables: &FakeTables, frame: Vec<u8>) -> Verdict {
         _ => assert_eq!(packet.bytes, before),
     }
     verdict
+}
+
+/// What the balancer makes of [`good_frames`] where it encapsulates them, and `DECAP` for the workers that it sends them to.
+#[must_use]
+pub fn encapsulated_frames(tables: &mut FakeTables) -> Vec<Vec<u8>> {
+    let mut row = DecapRow::ZERO;
+    for (place, worker) in tables.workers.values().enumerate().take(row.local4.len()) {
+        row.local4[place] = u32::from_ne_bytes(worker.addr4);
+        row.local6[place] = words(worker.addr6);
+    }
+    let config = tables.config.expect("configured");
+    row.sources4[0] = Prefix4::new(config.tunnel_v4, 16);
+    row.sources6[0] = Prefix6::new(config.tunnel_v6, 96);
+    tables.decap = Some(row);
+    let sent = |frame: Vec<u8>| {
+        let plain_len = frame.len();
+        let mut packet = HostPacket::new(frame);
+        let verdict = balance(&mut packet, tables);
+        let is_sent = matches!(verdict, Verdict::Tx | Verdict::Redirect { .. });
+        // An answer may have grown as well, and is nobody's tunnel.
+        (is_sent && packet.bytes.len() >= plain_len + 20).then_some(packet.bytes)
+    };
+    let frames = good_frames(tables).into_iter().filter_map(sent).collect();
+    let _counters = tables.take_counters();
+    frames
+}
+
+/// Takes the encapsulation off `frame`, and checks what holds of every frame: one outcome; it is not touched unless
+/// something comes off; what comes off is one outer header, all behind it stays where it was, and nothing comes off twice.
+/// Returns whether something came off.
+pub fn decapsulated(tables: &FakeTables, frame: Vec<u8>) -> bool {
+    let before = frame.clone();
+    let mut packet = HostPacket::new(frame);
+    let came_off = came_off(&mut packet, tables);
+    if !came_off {
+        assert_eq!(packet.bytes, before);
+        return false;
+    }
+    let after = packet.bytes.clone();
+    let headers = before.len() - after.len();
+    // The shortest is IPv4's; the longest IPv4's with all its options, and UDP's.
+    assert!((20..=68).contains(&headers), "{headers} bytes came off");
+    assert_eq!(after[..12], before[..12]);
+    // The inner header may be told of congestion: two bits, and a checksum.
+    let payload = (14 + 8 + 40).min(after.len());
+    assert!(before.ends_with(&after[payload..]));
+    assert!(!self::came_off(&mut packet, tables), "encapsulated twice");
+    assert_eq!(packet.bytes, after);
+    true
+}
+
+fn came_off(packet: &mut HostPacket, tables: &FakeTables) -> bool {
+    let verdict = decapsulate(packet, tables);
+    let counters = tables.take_counters();
+    let outcomes = counters.keys().filter(|it| it.class().is_outcome()).count();
+    assert_eq!(outcomes, 1, "{counters:?}");
+    let is_one = matches!(verdict, Verdict::Pass | Verdict::Drop(_));
+    assert!(is_one, "{verdict:?}");
+    counters.contains_key(&Counter::PassDecapsulated)
 }
 
 /// `bytes` with the faults that `edits` says: each offset (two bytes), value (one). Returns whether any byte is another.
