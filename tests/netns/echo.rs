@@ -104,6 +104,12 @@ impl Echo {
         self.threads.push(answerer);
     }
 
+    /// What the control plane has told it.
+    pub(crate) fn assignment(&self) -> Assignment {
+        let assignment = self.assignment.borrow().clone();
+        assignment.expect("a bed's echoes have joined before a test goes on")
+    }
+
     /// What SIGKILL does: no more answers, and the connection is closed.
     pub(crate) fn die(&mut self) {
         self.stop.store(true, Ordering::Relaxed);

@@ -22,6 +22,7 @@ mod end;
 mod explain;
 mod failover;
 mod fib;
+mod load;
 mod manual;
 mod police;
 mod policy;

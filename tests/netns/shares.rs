@@ -5,9 +5,16 @@ use std::{collections::BTreeMap, net::UdpSocket, time::Duration};
 use balancer_userspace::maps;
 use ebpf_common::maps::{WorkerState, name};
 use serde_json::Value;
-use tests::topology::{Layout, VIP, VIP6};
+use tests::{
+    topology::{Layout, VIP, VIP6},
+    wait,
+};
 
-use crate::{bed::Bed, client::Client, echo::Echo};
+use crate::{
+    bed::{Bed, PATIENCE},
+    client::Client,
+    echo::Echo,
+};
 
 /// Flows that are placed anew by a table of 65,537 entries: enough for shares to show.
 const FLOWS: u64 = 400;
@@ -180,6 +187,40 @@ fn a_worker_gets_the_share_that_its_weight_says() {
         "{even} of {FLOWS} after the rollback"
     );
     assert!(bed.refused("worker weight w0 0").contains("at least 1"));
+}
+
+#[test]
+fn a_worker_gets_no_more_than_its_cap_allows() {
+    let bed = Bed::new(Layout::OneArm, 2);
+    let echoes = bed.echoes();
+    let client = bed.client();
+    let at_w0 = || {
+        let answers = (0..100).map(|_| client.call("echo").unwrap().worker);
+        answers.filter(|worker| worker == "w0").count()
+    };
+    // Three of sixteen, and the other is idle.
+    echoes[0].heartbeat.send_modify(|beat| beat.in_flight = 3);
+    echoes[1].heartbeat.send_modify(|beat| beat.in_flight = 15);
+    wait::until("the loads to be known", PATIENCE, || {
+        let loads = bed.worker_statuses();
+        let sum: u32 = loads.iter().map(|worker| worker.in_flight).sum();
+        Ok((sum == 18).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(at_w0(), 100, "the less loaded of two");
+    bed.json("worker weight w0 256 --cap 3");
+    bed.wait_written();
+    assert_eq!(at_w0(), 0, "as many in flight as the cap allows");
+    bed.json("worker weight w0 256 --cap 200");
+    bed.wait_written();
+    assert!(at_w0() > 0);
+    bed.json("map rollback");
+    bed.wait_written();
+    assert_eq!(at_w0(), 0, "the cap of before");
+    assert!(
+        bed.refused("worker weight w0 256 --cap 0")
+            .contains("at least 1")
+    );
 }
 
 #[test]
