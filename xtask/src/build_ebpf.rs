@@ -70,6 +70,8 @@ fn cargo_build(toolchain: &EbpfToolchain, root: &Path) -> Result<Command> {
         // aya-ebpf asks for features of the target that are not stable yet.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", root.join(TARGET_DIR))
+        // Incremental builds cut the crate into other units: LLVM then makes a program that the verifier refuses.
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
         // Cargo splits this one at the unit separator; it overrules RUSTFLAGS and any configuration file.
         .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
