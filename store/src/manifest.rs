@@ -61,6 +61,9 @@ pub struct Manifest {
     /// Size of the private `/tmp` of one instance.
     #[serde(default = "default_tmp_mb")]
     pub tmp_mb: u32,
+    /// Requests that one instance serves at a time.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u32,
     /// How the handler takes its event and gives its reply.
     #[serde(default)]
     pub payload: PayloadKind,
@@ -155,6 +158,10 @@ const fn default_cpu_percent() -> u32 {
 
 const fn default_tmp_mb() -> u32 {
     16
+}
+
+const fn default_concurrency() -> u32 {
+    1
 }
 
 /// Why a manifest is refused.
@@ -308,6 +315,7 @@ impl Manifest {
             ("pids", self.pids, 1, 4_096),
             ("cpu_percent", self.cpu_percent, 1, 6_400),
             ("tmp_mb", self.tmp_mb, 1, 4_096),
+            ("concurrency", self.concurrency, 1, 256),
         ] {
             if !(min..=max).contains(&given) {
                 return Err(ManifestError::OutOfRange {
@@ -413,7 +421,7 @@ mod tests {
         assert_eq!(manifest.payload, PayloadKind::Json);
         assert_eq!((manifest.timeout_ms, manifest.memory_mb), (3_000, 128));
         assert_eq!((manifest.pids, manifest.cpu_percent), (32, 100));
-        assert_eq!(manifest.tmp_mb, 16);
+        assert_eq!((manifest.tmp_mb, manifest.concurrency), (16, 1));
     }
 
     #[test]
@@ -421,12 +429,13 @@ mod tests {
         let manifest = parse(
             "name = \"k\"\nruntime = \"python3\"\nentry = \"src/app.py\"\naffinity = \"shard\"\n\
              timeout_ms = 10\nmemory_mb = 64\npids = 8\ncpu_percent = 50\ntmp_mb = 1\n\
-             payload = \"bytes\"\n",
+             payload = \"bytes\"\nconcurrency = 8\n",
         )
         .unwrap();
         assert_eq!(manifest.affinity, AffinityKind::Shard);
         assert_eq!(manifest.payload, PayloadKind::Bytes);
         assert_eq!(manifest.entry, "src/app.py");
+        assert_eq!(manifest.concurrency, 8);
     }
 
     #[test]
@@ -443,6 +452,7 @@ mod tests {
             ("pids", "4096"),
             ("cpu_percent", "6400"),
             ("tmp_mb", "4096"),
+            ("concurrency", "256"),
         ] {
             for value in ["0", "999999999"] {
                 let error = parse(&format!("name = \"a\"\n{key} = {value}")).unwrap_err();

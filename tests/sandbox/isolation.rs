@@ -129,7 +129,7 @@ def f(event):
     for name in found["root"].as_array().unwrap() {
         let expected = [
             "bin", "dev", "etc", "handler", "lib", "lib32", "lib64", "proc", "sbin", "tmp", "usr",
-            "warmpath",
+            "layers", "warmpath",
         ];
         assert!(expected.contains(&name.as_str().unwrap()), "/{name}");
     }

@@ -9,6 +9,7 @@
 
 mod bed;
 mod cache;
+mod concurrency;
 mod contained;
 mod http;
 mod isolation;

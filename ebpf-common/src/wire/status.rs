@@ -91,6 +91,7 @@ statuses! {
     OutOfMemory = 202, "out_of_memory", Function, false, "the handler exceeded its memory limit and was killed";
     Crashed = 203, "crashed", Function, false, "the handler's process ended, or closed its socket, without a reply";
     BadReply = 204, "bad_reply", Function, false, "the handler's reply breaks the runtime protocol or is too long";
+    InstanceLost = 205, "instance_lost", Function, true, "another request in the same instance (`concurrency` in the manifest) ended it before this one was answered";
 
     NoWorker = 300, "no_worker", Platform, true, "no worker takes new work for this function";
     NoShardOwner = 301, "no_shard_owner", Platform, true, "no live worker owns the slot";

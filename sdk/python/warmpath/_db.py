@@ -6,19 +6,14 @@ request's shard key is stored, and its reads and writes are local then. Only usa
 
 import binascii
 import struct
-import threading
 
-from warmpath import _wire
+from warmpath import _context, _wire
 
 _U32 = struct.Struct(">I")
 _GET, _PUT, _DELETE, _COMPARE_AND_SET, _SCAN = range(1, 6)
 _HEAD = 7
 _VALUE, _WRITTEN, _CONFLICT, _ROWS, _FEED = range(1, 6)
 _SLOTS = 16384
-
-# Threads of one handler take turns: a request and its reply belong together.
-_turn = threading.Lock()
-_connection = None
 
 
 class DbError(Exception):
@@ -101,11 +96,12 @@ def _field(value):
 
 
 def _ask(op):
-    with _turn:
-        if _connection is None:
-            raise RuntimeError("warmpath.db can be used only while a request is served")
-        _connection.send(_wire.DB_REQUEST, data=op)
-        kind, meta, data = _connection.receive()
+    request = _context.current()
+    with request.turn:
+        exchange = request.exchange
+        if exchange is None:
+            raise RuntimeError("warmpath.db can be used only while a request is served, and by its own threads")
+        kind, meta, data = exchange(op)
     if kind != _wire.DB_REPLY:
         raise RuntimeError("the worker answered a database request with something else")
     if "error" in meta:

@@ -61,23 +61,31 @@ class Response:
 
 def adapter(function):
     """The handler `function` for the runtime's loop."""
+    return lambda body, head: _answer(function(Request(head, body)))
 
-    def run(body, head):
-        answer = function(Request(head, body))
-        if isinstance(answer, Wait):
-            return answer, None
-        if isinstance(answer, tuple) and len(answer) == 3:
-            status, headers, content = answer
-            answer = Response(content, status, headers)
-        elif not isinstance(answer, Response):
-            answer = Response(answer)
-        content, kind = _encoded(answer.body)
-        headers = [[str(name).lower(), str(value)] for name, value in answer.headers]
-        if kind and all(name != "content-type" for name, _ in headers):
-            headers.append(["content-type", kind])
-        return content, {"status": int(answer.status), "headers": headers}
+
+def async_adapter(function):
+    """The same for an `async def`."""
+
+    async def run(body, head):
+        return _answer(await function(Request(head, body)))
 
     return run
+
+
+def _answer(answer):
+    if isinstance(answer, Wait):
+        return answer, None
+    if isinstance(answer, tuple) and len(answer) == 3:
+        status, headers, content = answer
+        answer = Response(content, status, headers)
+    elif not isinstance(answer, Response):
+        answer = Response(answer)
+    content, kind = _encoded(answer.body)
+    headers = [[str(name).lower(), str(value)] for name, value in answer.headers]
+    if kind and all(name != "content-type" for name, _ in headers):
+        headers.append(["content-type", kind])
+    return content, {"status": int(answer.status), "headers": headers}
 
 
 def _encoded(body):

@@ -48,7 +48,7 @@ import uuid
 import zlib
 
 import warmpath
-from warmpath import _lockdown, _runtime, _wire
+from warmpath import _failure, _lockdown, _runtime, _wire
 
 _COMMAND_BYTES_MAX = 65536
 _FDS_MAX = 16
@@ -115,5 +115,5 @@ def _become_instance(command, init, user, connection, log, doors):
     except BaseException:  # whatever it is, the zygote's loop must not go on in this process
         traceback.print_exc()
     finally:
-        _runtime._flush()
+        _failure.flush()
         os._exit(status)

@@ -1,21 +1,22 @@
 //! The socket to one instance, and one request's conversation over it. The caller's own task does the
-//! reading and writing: no task, lock or channel lies between a request and its handler.
+//! reading and writing: no task, lock or channel lies between a request and its handler. An instance that
+//! serves several requests at a time has a [`shared`](super::shared) connection instead, once it is loaded.
 
 use std::io;
 
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{UnixStream, unix},
 };
 use warmpath_sdk::http::ResponseHead;
 
 use crate::{
     park::Wait,
     runtime::protocol::{
-        DbErrorMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta, ResultMeta,
-        WaitMeta, decode, encode,
+        DbErrorMeta, DbReplyMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta,
+        ResultMeta, WaitMeta, decode, encode,
     },
 };
 
@@ -25,7 +26,7 @@ const READ_BYTES: usize = 8 * 1024;
 const KEEP_BYTES_MAX: usize = 128 * 1024;
 
 /// Why an instance is of no use any more.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, thiserror::Error)]
 pub(super) enum Broken {
     /// Its end of the socket is closed: it ended, or closed it.
     #[error("the handler's process ended, or closed its socket")]
@@ -36,6 +37,12 @@ pub(super) enum Broken {
     /// It sent a frame that is not due.
     #[error("the handler's process sent a frame out of turn: {0:?}")]
     OutOfTurn(Kind),
+    /// It sent a frame for a request that it does not serve, or has answered.
+    #[error("the handler's process sent a frame for a call that does not run: {0}")]
+    UnknownCall(u32),
+    /// Another request ended it.
+    #[error("another request in the same instance ended it")]
+    Neighbour,
 }
 
 /// How a handler answered.
@@ -117,26 +124,8 @@ impl Connection {
     }
 
     async fn serve_db(&mut self, request: &[u8], db: &db::Router) -> Result<(), Broken> {
-        let done = match db::codec::decode_op(request) {
-            // Feeds are how the platform triggers functions, not for handlers.
-            Ok(db::Op::Feed { .. }) => Err(malformed("handlers cannot read feeds")),
-            Ok(op) => db.execute(op).await,
-            Err(error) => Err(malformed(&error.to_string())),
-        };
-        match done {
-            Ok((reply, _)) => {
-                let reply = db::codec::encode_reply(&reply);
-                self.send(Kind::DbReply, None::<&()>, &reply).await
-            }
-            Err(error) => {
-                let meta = DbErrorMeta {
-                    error: error.to_string(),
-                    kind: error.kind(),
-                    retryable: error.is_retryable(),
-                };
-                self.send(Kind::DbReply, Some(&meta), &[]).await
-            }
-        }
+        let (meta, reply) = answer_db(None, request, db).await;
+        self.send(Kind::DbReply, meta.as_ref(), &reply).await
     }
 
     async fn send<M: Serialize>(
@@ -145,28 +134,84 @@ impl Connection {
         meta: Option<&M>,
         data: &[u8],
     ) -> Result<(), Broken> {
-        self.output.clear();
-        encode(&mut self.output, kind, meta, data);
-        let sent = self.stream.write_all(&self.output).await;
-        if self.output.capacity() > KEEP_BYTES_MAX {
-            self.output = BytesMut::new();
-        }
-        sent.or(Err(Broken::Closed))
+        send(&mut self.stream, &mut self.output, kind, meta, data).await
     }
 
     async fn receive(&mut self) -> Result<Frame, Broken> {
-        loop {
-            if let Some(frame) = decode(&mut self.input)? {
-                if self.input.is_empty() && self.input.capacity() > KEEP_BYTES_MAX {
-                    self.input = BytesMut::new();
-                }
-                return Ok(frame);
+        receive(&mut self.stream, &mut self.input).await
+    }
+
+    /// Its two directions, and what was read ahead.
+    pub(super) fn into_halves(self) -> (unix::OwnedReadHalf, unix::OwnedWriteHalf, BytesMut) {
+        let (reader, writer) = self.stream.into_split();
+        (reader, writer, self.input)
+    }
+}
+
+/// The next frame of `stream`, of which `input` was read ahead.
+pub(super) async fn receive(
+    stream: &mut (impl AsyncRead + Unpin),
+    input: &mut BytesMut,
+) -> Result<Frame, Broken> {
+    loop {
+        if let Some(frame) = decode(input)? {
+            if input.is_empty() && input.capacity() > KEEP_BYTES_MAX {
+                *input = BytesMut::new();
             }
-            self.input.reserve(READ_BYTES);
-            match self.stream.read_buf(&mut self.input).await {
-                Ok(0) | Err(_) => return Err(Broken::Closed),
-                Ok(_) => {}
-            }
+            return Ok(frame);
+        }
+        input.reserve(READ_BYTES);
+        match stream.read_buf(input).await {
+            Ok(0) | Err(_) => return Err(Broken::Closed),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Writes a frame, by way of `output`.
+pub(super) async fn send<M: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    output: &mut BytesMut,
+    kind: Kind,
+    meta: Option<&M>,
+    data: &[u8],
+) -> Result<(), Broken> {
+    output.clear();
+    encode(output, kind, meta, data);
+    let sent = stream.write_all(output).await;
+    if output.capacity() > KEEP_BYTES_MAX {
+        *output = BytesMut::new();
+    }
+    sent.or(Err(Broken::Closed))
+}
+
+/// Does what a handler asks of the database: meta and data of the reply.
+pub(super) async fn answer_db(
+    call: Option<u32>,
+    request: &[u8],
+    db: &db::Router,
+) -> (Option<DbReplyMeta>, Bytes) {
+    let done = match db::codec::decode_op(request) {
+        // Feeds are how the platform triggers functions, not for handlers.
+        Ok(db::Op::Feed { .. }) => Err(malformed("handlers cannot read feeds")),
+        Ok(op) => db.execute(op).await,
+        Err(error) => Err(malformed(&error.to_string())),
+    };
+    match done {
+        Ok((reply, _)) => {
+            let meta = call.map(DbReplyMeta::good);
+            (meta, db::codec::encode_reply(&reply).into())
+        }
+        Err(error) => {
+            let meta = DbReplyMeta {
+                call,
+                error: Some(DbErrorMeta {
+                    error: error.to_string(),
+                    kind: error.kind(),
+                    retryable: error.is_retryable(),
+                }),
+            };
+            (Some(meta), Bytes::new())
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{
     instance::Instance,
     policy::{Demand, is_cold, wants_instance},
-    roster::{Numbered, Roster, Seat},
+    roster::{Places, Roster, Seat},
 };
 
 /// Why a request gets no instance, as it is told to the caller.
@@ -41,9 +41,10 @@ impl FunctionPool {
         instances_max: usize,
         sessions_max: usize,
     ) -> Arc<Self> {
+        let places = entry.manifest.concurrency as usize;
         Arc::new(Self {
             entry,
-            roster: Mutex::new(Roster::new(sessions_max)),
+            roster: Mutex::new(Roster::new(sessions_max, places)),
             ids: Mutex::default(),
             instances_max,
             live: AtomicU64::new(0),
@@ -72,19 +73,32 @@ impl FunctionPool {
         starts
     }
 
-    /// An instance has served its request and can serve another.
+    /// An instance has served a request and can serve another.
     pub(super) fn release(&self, mut instance: Instance) {
-        instance.served += 1;
         instance.idle_since = Instant::now();
-        self.roster().release(instance);
+        let mut roster = self.roster();
+        if instance.is_over() {
+            // Another of its requests ended it: whoever did took its free places out before this one came.
+            drop(roster);
+            drop(instance);
+        } else {
+            roster.release(instance);
+        }
+    }
+
+    /// Ends an instance that served a request, with all its places.
+    pub(super) fn discard(&self, instance: Instance) {
+        let number = instance.number();
+        // In this order: what is released from now on sees that it is over.
+        drop(instance);
+        drop(self.take_free(number));
     }
 
     /// An instance was started, or could not be. True when it is the first of this function.
     pub(super) fn started(&self, instance: Result<Instance, Refusal>) -> bool {
-        let instance = instance.map(|mut instance| {
-            instance.counted = true;
-            instance
-        });
+        if let Ok(instance) = &instance {
+            instance.set_counted();
+        }
         let first = instance.is_ok() && self.live.fetch_add(1, Ordering::Relaxed) == 0;
         self.roster().started(instance);
         first
@@ -112,6 +126,11 @@ impl FunctionPool {
     /// Takes an idle instance out, to be dropped.
     pub(super) fn take_idle(&self, number: u64) -> Option<Instance> {
         self.roster().take_idle(number)
+    }
+
+    /// Takes all free places of an instance out, to be dropped.
+    pub(super) fn take_free(&self, number: u64) -> Option<Instance> {
+        self.roster().take_free(number)
     }
 
     /// Takes out all instances that have been idle since before `since`; `None`: all idle ones.

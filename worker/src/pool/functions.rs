@@ -77,7 +77,7 @@ impl Functions {
         let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
         maps.by_bundle.retain(|_, pool| {
             let (demand, _) = pool.demand();
-            !pool.ids().is_empty() || demand.live + demand.starting + demand.waiting > 0
+            !pool.ids().is_empty() || demand.live + demand.starting + demand.wanted > 0
         });
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use nix::{
@@ -14,12 +17,13 @@ use tokio::{io::unix::AsyncFd, sync::mpsc, time::Instant};
 use super::{
     Counters,
     budget::Share,
-    connection::Connection,
+    connection::{Answer, Broken, Connection},
     function::FunctionPool,
     log::{Tail, drain},
-    roster::Numbered,
+    roster::Places,
+    shared::SharedConnection,
 };
-use crate::sandbox::Sandbox;
+use crate::{runtime::protocol::InvokeMeta, sandbox::Sandbox};
 
 /// What is left of an instance when it is over: to be removed from the host.
 #[derive(Debug)]
@@ -34,29 +38,50 @@ pub(super) struct Remains {
     pub(super) counted: bool,
 }
 
-/// A function loaded in a sandbox. Whoever holds it may use it; dropped, it is ended.
+/// A function loaded in a sandbox, or some of its places for requests. Whoever holds it may use it; dropped,
+/// the instance is ended, whoever has its other places.
 #[derive(Debug)]
 pub(super) struct Instance {
-    pub(super) connection: Connection,
-    /// Requests served.
-    pub(super) served: u64,
-    /// When it became idle.
+    pub(super) line: Line,
+    /// When the last of these places became free.
     pub(super) idle_since: Instant,
-    pub(super) tail: Tail,
-    /// Whether its function counts it as one of its own.
-    pub(super) counted: bool,
+    /// How many places this is; 0 when they were added to others.
+    places: u32,
+    body: Arc<Body>,
+}
+
+/// How requests reach the handler.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// One at a time.
+    Alone(Connection),
+    /// Several at a time.
+    Shared(Arc<SharedConnection>),
+}
+
+/// What all places of an instance have in common. Dropped, it ends the sandbox.
+#[derive(Debug)]
+pub(super) struct Body {
     sandbox: Arc<Sandbox>,
+    /// How many requests it serves at a time.
+    places: u32,
+    tail: Tail,
+    /// Whether it has served no request yet.
+    is_fresh: AtomicBool,
+    /// Whether it is ended, or being ended: its places are of no use.
+    is_over: AtomicBool,
+    /// Whether its function counts it as one of its own.
+    counted: AtomicBool,
     cpu: Option<ClockId>,
-    cpu_ns: u64,
+    cpu_ns: AtomicU64,
     /// Present until the drop.
     remains: Option<(Share, Arc<FunctionPool>)>,
     undertaker: mpsc::UnboundedSender<Remains>,
 }
 
-/// What an [`Instance`] is made of.
+/// What a [`Body`] is made of.
 #[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) connection: Connection,
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) pid: i32,
     pub(super) tail: Tail,
@@ -65,49 +90,51 @@ pub(super) struct Parts {
     pub(super) undertaker: mpsc::UnboundedSender<Remains>,
 }
 
-impl Instance {
+impl Body {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
-            connection: parts.connection,
-            served: 0,
-            idle_since: Instant::now(),
-            tail: parts.tail,
-            counted: false,
             sandbox: parts.sandbox,
+            places: parts.function.entry.manifest.concurrency,
+            tail: parts.tail,
+            is_fresh: AtomicBool::new(true),
+            is_over: AtomicBool::new(false),
+            counted: AtomicBool::new(false),
             cpu: clock_getcpuclockid(Pid::from_raw(parts.pid)).ok(),
-            cpu_ns: 0,
+            cpu_ns: AtomicU64::new(0),
             remains: Some((parts.share, parts.function)),
             undertaker: parts.undertaker,
         }
     }
 
-    /// CPU time that the instance's main process has used since this was asked last.
-    pub(super) fn cpu_us(&mut self) -> u64 {
-        let now =
-            self.cpu
-                .and_then(|clock| clock_gettime(clock).ok())
-                .map_or(self.cpu_ns, |time| {
-                    let (seconds, nanoseconds) = (time.tv_sec(), time.tv_nsec());
-                    seconds.unsigned_abs() * 1_000_000_000 + nanoseconds.unsigned_abs()
-                });
-        let used = now.saturating_sub(self.cpu_ns);
-        self.cpu_ns = now;
-        used / 1_000
+    /// The instance's number.
+    pub(super) fn number(&self) -> u64 {
+        self.sandbox.id()
+    }
+
+    /// The end of what it printed.
+    pub(super) fn printed(&self) -> String {
+        self.tail.text()
     }
 
     /// Whether the kernel killed something in it for want of memory.
     pub(super) fn is_out_of_memory(&self) -> bool {
         self.sandbox.cgroup().oom_kills() > 0
     }
-}
 
-impl Numbered for Instance {
-    fn number(&self) -> u64 {
-        self.sandbox.id()
+    /// CPU time that the instance's main process has used since this was asked last, for whichever place.
+    pub(super) fn cpu_us(&self) -> u64 {
+        let time = self.cpu.and_then(|clock| clock_gettime(clock).ok());
+        let Some(time) = time else {
+            return 0;
+        };
+        let (seconds, nanoseconds) = (time.tv_sec(), time.tv_nsec());
+        let now = seconds.unsigned_abs() * 1_000_000_000 + nanoseconds.unsigned_abs();
+        let before = self.cpu_ns.fetch_max(now, Ordering::Relaxed);
+        now.saturating_sub(before) / 1_000
     }
 }
 
-impl Drop for Instance {
+impl Drop for Body {
     fn drop(&mut self) {
         self.sandbox.kill();
         if let Some((share, function)) = self.remains.take() {
@@ -117,9 +144,117 @@ impl Drop for Instance {
                 sandbox,
                 share,
                 function,
-                counted: self.counted,
+                counted: self.counted.load(Ordering::Acquire),
             }));
         }
+    }
+}
+
+impl Instance {
+    /// An instance whose function is loaded, with all its places.
+    pub(super) fn new(body: Body, connection: Connection) -> Self {
+        let line = if body.places > 1 {
+            let sandbox = Arc::downgrade(&body.sandbox);
+            Line::Shared(SharedConnection::over(connection, sandbox))
+        } else {
+            Line::Alone(connection)
+        };
+        Self {
+            line,
+            idle_since: Instant::now(),
+            places: body.places,
+            body: Arc::new(body),
+        }
+    }
+
+    /// Whether it can serve a request, as far as anyone can know.
+    pub(super) fn is_sound(&self) -> bool {
+        !self.is_over()
+            && match &self.line {
+                Line::Alone(connection) => connection.is_quiet(),
+                Line::Shared(_) => true,
+            }
+    }
+
+    /// Whether it is ended, or being ended.
+    pub(super) fn is_over(&self) -> bool {
+        let is_broken = match &self.line {
+            Line::Alone(_) => false,
+            Line::Shared(shared) => shared.is_broken(),
+        };
+        is_broken || self.body.is_over.load(Ordering::Acquire)
+    }
+
+    /// Has it run its function on `event`.
+    pub(super) async fn invoke(
+        &mut self,
+        meta: InvokeMeta<'_>,
+        event: &[u8],
+        db: &db::Router,
+    ) -> Result<Answer, Broken> {
+        match &mut self.line {
+            Line::Alone(connection) => connection.invoke(&meta, event, db).await,
+            Line::Shared(shared) => shared.invoke(meta, event, db).await,
+        }
+    }
+
+    /// Whether no request was served by it before; false from then on.
+    pub(super) fn take_fresh(&self) -> bool {
+        self.body.is_fresh.load(Ordering::Relaxed)
+            && self.body.is_fresh.swap(false, Ordering::Relaxed)
+    }
+
+    /// Its function counts it as one of its own from now on.
+    pub(super) fn set_counted(&self) {
+        self.body.counted.store(true, Ordering::Release);
+    }
+
+    /// What it has in common with the other places of the instance.
+    pub(super) fn body(&self) -> &Body {
+        &self.body
+    }
+}
+
+impl Places for Instance {
+    fn number(&self) -> u64 {
+        self.body.sandbox.id()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.places == self.body.places
+    }
+
+    fn split(&mut self) -> Option<Self> {
+        let Line::Shared(shared) = &self.line else {
+            return None;
+        };
+        let line = Line::Shared(Arc::clone(shared));
+        self.places = self.places.checked_sub(1).filter(|rest| *rest > 0)?;
+        Some(Self {
+            line,
+            idle_since: self.idle_since,
+            places: 1,
+            body: Arc::clone(&self.body),
+        })
+    }
+
+    fn merge(&mut self, mut other: Self) {
+        self.places += std::mem::take(&mut other.places);
+        self.idle_since = self.idle_since.max(other.idle_since);
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if self.places == 0 {
+            return;
+        }
+        self.body.is_over.store(true, Ordering::Release);
+        if let Line::Shared(shared) = &self.line {
+            // Before the kill, so that the other requests here learn why they end.
+            shared.abandon();
+        }
+        self.body.sandbox.kill();
     }
 }
 
@@ -145,7 +280,7 @@ pub(super) async fn watch(
         if let Some(function) = function.upgrade() {
             // Idle: it leaves the pool. Busy: whoever it serves sees its socket close, even if another
             // process in the sandbox holds that open.
-            drop(function.take_idle(number));
+            drop(function.take_free(number));
         }
         if let Some(sandbox) = sandbox.upgrade() {
             sandbox.kill();

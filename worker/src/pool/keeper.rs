@@ -59,7 +59,7 @@ async fn reserve(pool: &Weak<Pool>, function: &Arc<FunctionPool>) -> Option<Shar
     loop {
         let pool = pool.upgrade()?;
         let (demand, _) = function.demand();
-        if demand.waiting == 0 || pool.is_stopping() {
+        if demand.wanted == 0 || pool.is_stopping() {
             function.cancelled();
             return None;
         }

@@ -12,8 +12,8 @@
 //! A warm request touches two short locks and one socket; everything slow (sandboxes, code, ends of
 //! instances) happens in tasks of its own (`keeper`).
 //!
-//! Invariants: an instance serves one request at a time; after a timeout, a crash, a bad reply or a lack of
-//! memory it serves no other; the memory limits of all instances together stay within the budget; whoever
+//! Invariants: an instance serves no more requests at a time than its manifest allows, as a rule one; after a
+//! timeout, a crash, a bad reply or a lack of memory it serves no other; the memory limits of all instances together stay within the budget; whoever
 //! drops an [`Instance`](instance::Instance) ends it, so that nothing leaks by forgetting.
 
 mod budget;
@@ -29,6 +29,7 @@ mod policy;
 mod roster;
 mod serve;
 mod sessions;
+mod shared;
 mod start;
 mod stock;
 

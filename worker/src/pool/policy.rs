@@ -5,8 +5,8 @@ use tokio::time::Instant;
 /// How things stand with one function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Demand {
-    /// Requests that any instance could serve and none does.
-    pub(super) waiting: usize,
+    /// Instances that the requests would fill that any instance could serve and none does.
+    pub(super) wanted: usize,
     /// Instances being started.
     pub(super) starting: usize,
     /// Instances that live, idle or busy.
@@ -16,7 +16,7 @@ pub(super) struct Demand {
 /// Whether to start one more instance for a function with at most `instances_max` of them: never more
 /// than there are requests for.
 pub(super) const fn wants_instance(demand: Demand, instances_max: usize) -> bool {
-    demand.starting < demand.waiting && demand.live + demand.starting < instances_max
+    demand.starting < demand.wanted && demand.live + demand.starting < instances_max
 }
 
 /// Whether a request should ask for an instance at once, instead of waiting for a busy one for a while.
@@ -64,9 +64,9 @@ mod tests {
 
     use super::*;
 
-    const fn demand(waiting: usize, starting: usize, live: usize) -> Demand {
+    const fn demand(wanted: usize, starting: usize, live: usize) -> Demand {
         Demand {
-            waiting,
+            wanted,
             starting,
             live,
         }

@@ -15,7 +15,7 @@ use super::{
     connection::{Answer, Broken},
     function::{FunctionPool, Refusal},
     instance::Instance,
-    roster::{Granted, Numbered, Seat},
+    roster::{Granted, Places, Seat},
 };
 use crate::runtime::protocol::InvokeMeta;
 
@@ -58,7 +58,7 @@ impl Pool {
                 Seat::Waits(grant) => self.wait(function, grant, invocation, true).await?,
                 Seat::WaitsForOne(grant) => self.wait(function, grant, invocation, false).await?,
             };
-            if instance.connection.is_quiet() {
+            if instance.is_sound() {
                 return Ok(instance);
             }
             // It ended while idle, or broke the protocol: no request of ours saw it, so another one serves.
@@ -67,6 +67,7 @@ impl Pool {
                 "an idle instance broke"
             );
             self.counters.destroyed.fetch_add(1, Ordering::Relaxed);
+            function.discard(instance);
         }
     }
 
@@ -124,6 +125,7 @@ impl Pool {
             return Outcome::failed(refusal.status, refusal.message);
         }
         let meta = InvokeMeta {
+            call: None,
             request_id: invocation.request_id,
             session: invocation.session,
             deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
@@ -131,16 +133,15 @@ impl Pool {
             wake: invocation.wake.as_ref(),
             http: invocation.http.as_deref(),
         };
+        let cold = instance.take_fresh();
         let answered = {
-            let invoked = instance
-                .connection
-                .invoke(&meta, &invocation.payload, &self.db);
+            let invoked = instance.invoke(meta, &invocation.payload, &self.db);
             tokio::time::timeout_at(deadline.at, invoked).await
         };
         let usage = Usage {
             wall_us: 0,
-            cpu_us: instance.cpu_us(),
-            cold: instance.served == 0,
+            cpu_us: instance.body().cpu_us(),
+            cold,
             instance: instance.number(),
         };
         let (status, message) = match answered {
@@ -172,14 +173,17 @@ impl Pool {
             Ok(Err(broken)) => self.why_broken(function, &instance, &broken),
             Err(_) => took_too_long(function, deadline),
         };
-        self.counters.destroyed.fetch_add(1, Ordering::Relaxed);
+        if status != Status::InstanceLost {
+            self.counters.destroyed.fetch_add(1, Ordering::Relaxed);
+        }
         tracing::debug!(
             function = invocation.function.qualified,
             instance = usage.instance,
             status = status.name(),
-            output = instance.tail.text(),
+            output = instance.body().printed(),
             "an instance is ended"
         );
+        function.discard(instance);
         Outcome {
             usage,
             ..Outcome::failed(status, message)
@@ -197,9 +201,12 @@ impl Pool {
                 let message = "the worker stopped while the handler ran";
                 (Status::OutcomeUnknown, message.to_owned())
             }
-            Broken::Closed if instance.is_out_of_memory() => out_of_memory(function),
+            Broken::Closed if instance.body().is_out_of_memory() => out_of_memory(function),
             Broken::Closed => (Status::Crashed, broken.to_string()),
-            Broken::Frame(_) | Broken::OutOfTurn(_) => (Status::BadReply, broken.to_string()),
+            Broken::Frame(_) | Broken::OutOfTurn(_) | Broken::UnknownCall(_) => {
+                (Status::BadReply, broken.to_string())
+            }
+            Broken::Neighbour => (Status::InstanceLost, broken.to_string()),
         }
     }
 }

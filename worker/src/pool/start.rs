@@ -10,7 +10,7 @@ use super::{
     chain,
     connection::Connection,
     function::{FunctionPool, Refusal},
-    instance::{Instance, Parts, watch},
+    instance::{Body, Instance, Parts, watch},
     log::Tail,
     stock::Prepared,
 };
@@ -34,8 +34,7 @@ pub(super) async fn instance(
     let manifest = &entry.manifest;
     let limits = CgroupLimits {
         memory_bytes: u64::from(manifest.memory_mb) << 20,
-        // The init of the sandbox is one more.
-        pids: manifest.pids + 1,
+        pids: manifest.pids + own_threads(manifest.concurrency),
         cpu_percent: manifest.cpu_percent,
     };
     let tmp_mb = manifest.tmp_mb;
@@ -58,12 +57,18 @@ pub(super) async fn instance(
         .await
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
-    let mut instance = wrap(pool, function, share, prepared)
+    let (body, mut connection) = wrap(pool, function, share, prepared)
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
-    load(pool, function, &layers, &mut instance).await?;
+    load(pool, function, &layers, &body, &mut connection).await?;
     // What loading cost is not the first request's.
-    instance.cpu_us();
-    Ok(instance)
+    body.cpu_us();
+    Ok(Instance::new(body, connection))
+}
+
+/// What runs in a sandbox beside what the handler starts: the init, and, where several requests are served
+/// at a time, a thread for each and one for the event loop.
+const fn own_threads(concurrency: u32) -> u32 {
+    if concurrency > 1 { concurrency + 2 } else { 1 }
 }
 
 fn refuse(status: Status, error: &dyn std::error::Error) -> Refusal {
@@ -73,13 +78,13 @@ fn refuse(status: Status, error: &dyn std::error::Error) -> Refusal {
     }
 }
 
-/// From here on, whatever fails, the instance is ended by being dropped.
+/// From here on, whatever fails, the sandbox is ended by dropping the body.
 fn wrap(
     pool: &Arc<Pool>,
     function: &Arc<FunctionPool>,
     share: Share,
     prepared: Prepared,
-) -> std::io::Result<Instance> {
+) -> std::io::Result<(Body, Connection)> {
     let tail = Tail::default();
     let sandbox = Arc::new(prepared.sandbox);
     pool.running().push(Arc::downgrade(&sandbox));
@@ -92,22 +97,23 @@ fn wrap(
         Arc::clone(&pool.counters),
     );
     pool.tasks.spawn(watched);
-    Ok(Instance::new(Parts {
-        connection,
+    let body = Body::new(Parts {
         sandbox,
         pid: prepared.pid,
         tail,
         share,
         function: Arc::clone(function),
         undertaker: pool.undertaker.clone(),
-    }))
+    });
+    Ok((body, connection))
 }
 
 async fn load(
     pool: &Pool,
     function: &FunctionPool,
     layers: &[String],
-    instance: &mut Instance,
+    body: &Body,
+    connection: &mut Connection,
 ) -> Result<(), Refusal> {
     let entry = &function.entry;
     let meta = LoadMeta {
@@ -119,10 +125,11 @@ async fn load(
         exec: runtime::of(entry.manifest.runtime).exec(&entry.manifest),
         function: &entry.qualified,
         worker: &pool.config.worker,
-        instance: super::roster::Numbered::number(instance),
+        instance: body.number(),
+        concurrency: entry.manifest.concurrency,
     };
     let timeout = Duration::from_millis(pool.config.limits.start_timeout_ms);
-    let loaded = tokio::time::timeout(timeout, instance.connection.load(&meta)).await;
+    let loaded = tokio::time::timeout(timeout, connection.load(&meta)).await;
     let (status, message) = match loaded {
         Ok(Ok(Ok(()))) => return Ok(()),
         Ok(Ok(Err(error))) => (
@@ -132,7 +139,7 @@ async fn load(
                 error.kind, error.message
             ),
         ),
-        Ok(Err(_)) if instance.is_out_of_memory() => (
+        Ok(Err(_)) if body.is_out_of_memory() => (
             Status::OutOfMemory,
             format!(
                 "loading the function takes more than {} MB",
@@ -147,7 +154,7 @@ async fn load(
     };
     tracing::debug!(
         function = entry.qualified,
-        output = instance.tail.text(),
+        output = body.printed(),
         "not loaded"
     );
     Err(Refusal { status, message })

@@ -84,9 +84,10 @@ impl Reply {
     }
 }
 
-/// Whether the handler ran, or may have: then its outcome is kept for repeated requests.
+/// Whether the handler ran to its end, or may have: then its outcome is kept for repeated requests. Not so
+/// where a neighbour cut it short: a function with `concurrency` takes it on itself to be run again then.
 pub(crate) const fn has_run(status: Status) -> bool {
-    matches!(status.fault(), Fault::Nobody | Fault::Function)
+    matches!(status.fault(), Fault::Nobody | Fault::Function) && !status.is_retryable()
         || matches!(status, Status::BudgetExceeded)
 }
 

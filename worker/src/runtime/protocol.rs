@@ -168,11 +168,25 @@ pub struct LoadMeta<'a> {
     pub worker: &'a str,
     /// This instance.
     pub instance: u64,
+    /// How many requests come at a time; absent: one.
+    #[serde(skip_serializing_if = "is_one")]
+    pub concurrency: u32,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_one(concurrency: &u32) -> bool {
+    *concurrency == 1
 }
 
 /// Meta of [`Kind::Invoke`].
 #[derive(Debug, Serialize)]
 pub struct InvokeMeta<'a> {
+    /// What its other frames are known by, in an instance that serves several requests at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<u32>,
     /// The request.
     pub request_id: u64,
     /// Its session.
@@ -241,6 +255,9 @@ pub struct WaitMeta {
     cursor: Option<u64>,
     until_ms: Option<u64>,
     state: Option<Box<str>>,
+    /// That of any frame; [`CallMeta`] reads it.
+    #[serde(rename = "call")]
+    _call: Option<u32>,
 }
 
 impl WaitMeta {
@@ -269,13 +286,52 @@ impl WaitMeta {
     }
 }
 
-/// Meta of a [`Kind::DbReply`] that says no.
+/// Which call a frame is of, in an instance that serves several requests at a time.
+#[derive(Debug, Deserialize)]
+pub struct CallMeta {
+    /// The number that its invoke frame gave it.
+    pub call: u32,
+}
+
+impl CallMeta {
+    /// Reads it; a frame's own fields may stand beside it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn parse(meta: &[u8]) -> Result<Self, FrameError> {
+        serde_json::from_slice(meta).or(Err(FrameError::Meta))
+    }
+}
+
+/// Meta of [`Kind::DbReply`].
 #[derive(Debug, Serialize)]
-pub struct DbErrorMeta<'a> {
+pub struct DbReplyMeta {
+    /// The call that asked, in an instance that serves several requests at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<u32>,
+    /// Present when the answer is no.
+    #[serde(flatten)]
+    pub error: Option<DbErrorMeta>,
+}
+
+impl DbReplyMeta {
+    /// That of a reply in the data.
+    #[must_use]
+    pub const fn good(call: u32) -> Self {
+        Self {
+            call: Some(call),
+            error: None,
+        }
+    }
+}
+
+/// Why the database says no.
+#[derive(Debug, Serialize)]
+pub struct DbErrorMeta {
     /// For people.
     pub error: String,
     /// For programs.
-    pub kind: &'a str,
+    pub kind: &'static str,
     /// Whether the same operation may succeed later and was not done.
     pub retryable: bool,
 }
@@ -377,6 +433,7 @@ mod tests {
     fn writes_what_the_document_draws() {
         let mut out = BytesMut::new();
         let meta = InvokeMeta {
+            call: None,
             request_id: 7,
             session: None,
             deadline_ms: 100,

@@ -5,7 +5,7 @@ use store::Manifest;
 use super::{Exec, File, Runtime};
 
 /// Every file of `sdk/python/warmpath`.
-const FILES: [File; 12] = [
+const FILES: [File; 15] = [
     (
         "__init__.py",
         include_str!("../../../sdk/python/warmpath/__init__.py"),
@@ -13,6 +13,10 @@ const FILES: [File; 12] = [
     (
         "_asgi.py",
         include_str!("../../../sdk/python/warmpath/_asgi.py"),
+    ),
+    (
+        "_calls.py",
+        include_str!("../../../sdk/python/warmpath/_calls.py"),
     ),
     (
         "_context.py",
@@ -25,6 +29,14 @@ const FILES: [File; 12] = [
     (
         "_exec.py",
         include_str!("../../../sdk/python/warmpath/_exec.py"),
+    ),
+    (
+        "_failure.py",
+        include_str!("../../../sdk/python/warmpath/_failure.py"),
+    ),
+    (
+        "_handler.py",
+        include_str!("../../../sdk/python/warmpath/_handler.py"),
     ),
     (
         "_http.py",

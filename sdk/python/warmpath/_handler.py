@@ -1,0 +1,129 @@
+"""The function of a bundle, from its file to something that takes bytes and gives bytes."""
+
+import importlib.util
+import inspect
+import json
+import os
+import sys
+
+from warmpath import _http
+from warmpath._context import alone, context
+from warmpath._wait import Wait
+
+HANDLER_DIR = "/handler"
+LAYERS_DIR = "/layers"
+HANDLER_NAME = "f"
+
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class BadFunction(Exception):
+    """The bundle does not hold what its manifest says."""
+
+
+class Handler:
+    """A loaded function, for the loop: from the event and the head of its HTTP request, if any, to the reply (or the
+    wait that the handler returned instead) and what stands before it.
+
+    run        does that
+    run_async  does it as a coroutine; None unless the function is an `async def`
+    """
+
+    __slots__ = ("run", "run_async")
+
+    def __init__(self, run=None, run_async=None):
+        self.run = run
+        self.run_async = run_async
+
+
+def load(meta):
+    """Loads what a load frame asks for; the module's top level runs here."""
+    context.worker = meta["worker"]
+    context.instance = meta["instance"]
+    alone.function = meta["function"]
+    os.chdir(HANDLER_DIR)
+    # The standard library comes first of all but the function's own code, as in any Python.
+    sys.path.insert(0, HANDLER_DIR)
+    sys.path.extend(f"{LAYERS_DIR}/{name}" for name in meta.get("layers", ()))
+    entry = meta["entry"]
+    path = os.path.join(HANDLER_DIR, entry)
+    name = os.path.splitext(os.path.basename(entry))[0]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise BadFunction(f"{entry} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return _of(module, meta)
+
+
+def _of(module, meta):
+    """The handler that the module holds, as its interface says."""
+    interface, entry, app = meta["interface"], meta["entry"], meta["app"]
+    if interface == "auto":
+        if hasattr(module, HANDLER_NAME) or not hasattr(module, app):
+            interface = "event"
+        else:
+            from warmpath import _asgi
+
+            interface = "asgi" if _asgi.is_asgi(getattr(module, app)) else "wsgi"
+    if interface in ("wsgi", "asgi"):
+        application = getattr(module, app, None)
+        if not callable(application):
+            raise BadFunction(f"{entry} defines no application {app}")
+        from warmpath import _asgi, _wsgi
+
+        return Handler((_wsgi if interface == "wsgi" else _asgi).adapter(application))
+    function = getattr(module, HANDLER_NAME, None)
+    if not callable(function):
+        what = "request" if interface == "http" else "event"
+        raise BadFunction(f"{entry} defines no function {HANDLER_NAME}({what})")
+    is_async = inspect.iscoroutinefunction(function)
+    handler = _with_context(function) if _takes_context(function) else function
+    if interface == "http":
+        return Handler(run_async=_http.async_adapter(handler)) if is_async else Handler(_http.adapter(handler))
+    decode, encode = _CODECS[meta["payload"]]
+
+    def reply(returned):
+        return (returned if isinstance(returned, Wait) else encode(returned)), None
+
+    async def run_async(event, _head):
+        return reply(await handler(decode(event)))
+
+    return Handler(run_async=run_async) if is_async else Handler(lambda event, _head: reply(handler(decode(event))))
+
+
+def _with_context(function):
+    return lambda event: function(event, context)
+
+
+def _takes_context(function):
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in kinds and p.default is p.empty]
+    return len(needed) >= 2
+
+
+def _from_json(event):
+    return json.loads(event) if event else None
+
+
+def _to_json(reply):
+    return _encode_json(reply).encode()
+
+
+def _as_it_is(event):
+    return event
+
+
+def _to_bytes(reply):
+    if not isinstance(reply, (bytes, bytearray)):
+        kind = type(reply).__name__
+        raise TypeError(f"payload is bytes, so the handler must return bytes, not {kind}")
+    return bytes(reply)
+
+
+_CODECS = {"json": (_from_json, _to_json), "bytes": (_as_it_is, _to_bytes)}
