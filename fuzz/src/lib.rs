@@ -173,11 +173,16 @@ thread_local! {
     static SECONDS: Cell<u64> = const { Cell::new(1) };
 }
 
+/// Moves the clock on, so that no rate is exceeded.
+fn a_second_later(tables: &FakeTables) {
+    let seconds = SECONDS.replace(SECONDS.get() + 1);
+    tables.now_ns.set(seconds * 1_000_000_000);
+}
+
 /// Runs `frame` through the pipeline, a second after the one before, and checks what holds of every frame: one outcome;
 /// what is not sent is not touched; what is sent has grown by no more than the longest headers of a tunnel.
 pub fn balanced(tables: &FakeTables, frame: Vec<u8>) -> Verdict {
-    let seconds = SECONDS.replace(SECONDS.get() + 1);
-    tables.now_ns.set(seconds * 1_000_000_000);
+    a_second_later(tables);
     let before = frame.clone();
     let mut packet = HostPacket::new(frame);
     let verdict = balance(&mut packet, tables);
@@ -210,6 +215,7 @@ pub fn encapsulated_frames(tables: &mut FakeTables) -> Vec<Vec<u8>> {
     row.sources6[0] = Prefix6::new(config.tunnel_v6, 96);
     tables.decap = Some(row);
     let sent = |frame: Vec<u8>| {
+        a_second_later(tables);
         let plain_len = frame.len();
         let mut packet = HostPacket::new(frame);
         let verdict = balance(&mut packet, tables);
@@ -217,7 +223,8 @@ pub fn encapsulated_frames(tables: &mut FakeTables) -> Vec<Vec<u8>> {
         // An answer may have grown as well, and is nobody's tunnel.
         (is_sent && packet.bytes.len() >= plain_len + 20).then_some(packet.bytes)
     };
-    let frames = good_frames(tables).into_iter().filter_map(sent).collect();
+    let frames: Vec<_> = good_frames(tables).into_iter().filter_map(sent).collect();
+    assert!(!frames.is_empty(), "the balancer encapsulates nothing");
     let _counters = tables.take_counters();
     frames
 }
