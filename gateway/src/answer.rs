@@ -175,9 +175,11 @@ const fn code_of_status(status: Status) -> StatusCode {
         | Status::BadPayload
         | Status::UnknownRequest => StatusCode::BAD_REQUEST,
         Status::Timeout => StatusCode::GATEWAY_TIMEOUT,
-        Status::Exception | Status::OutOfMemory | Status::Crashed | Status::BadReply => {
-            StatusCode::BAD_GATEWAY
-        }
+        Status::Exception
+        | Status::OutOfMemory
+        | Status::Crashed
+        | Status::BadReply
+        | Status::InstanceLost => StatusCode::BAD_GATEWAY,
         Status::NoWorker
         | Status::NoShardOwner
         | Status::Overloaded
