@@ -16,6 +16,7 @@ use store::{CatalogEntry, Repository, StoreClient};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 use worker::{
+    bill::Caller,
     code::CodeCache,
     pool::{Invocation, Outcome, Pool, PoolConfig},
 };
@@ -153,6 +154,7 @@ impl Bed {
             arrived: Instant::now(),
             caller_deadline: None,
             wake: None,
+            caller: Caller::Unknown,
         }
     }
 

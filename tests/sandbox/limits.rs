@@ -115,7 +115,7 @@ def f(event):
     let function = bed.deploy("spins", code, "cpu_percent = 20").await;
     bed.call(&function, json!(null)).await;
     let outcome = bed.call(&function, json!(null)).await;
-    let used_ms = outcome.usage.cpu_us / 1_000;
+    let used_ms = outcome.usage.cpu_ns / 1_000_000;
     // A fifth of a second, give or take the scheduler's periods of 100 ms.
     assert!(
         (100..=420).contains(&used_ms),

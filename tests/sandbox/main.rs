@@ -8,6 +8,7 @@
 )]
 
 mod bed;
+mod bill;
 mod cache;
 mod concurrency;
 mod contained;

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 
 use balancer_userspace::maps::DecapError;
 
-use crate::{pool::PoolError, rpc::BindError};
+use crate::{api::SocketError, pool::PoolError, rpc::BindError};
 
 /// Why [`crate::Config::load`] failed.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +101,9 @@ pub enum RunError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The admin socket cannot be made.
+    #[error(transparent)]
+    Admin(#[from] SocketError),
     /// The metrics registry refuses a metric.
     #[error("cannot register the metrics")]
     Metrics(#[from] prometheus::Error),

@@ -4,6 +4,7 @@
 //! - [`rpc`] takes packets in and sends replies; it hands whole requests to an [`invoke::Invoker`].
 //! - [`park`] keeps the requests whose handlers wait for something.
 //! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
+//! - [`bill`] counts what each request used; [`api`] tells it to whoever asks on the admin socket.
 //! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are, and [`report`] tells
 //!   the balancer.
 //! - [`decap`] takes the encapsulation off what the balancer sends, in the kernel.
@@ -14,6 +15,8 @@
 //!
 //! Deliberately absent: routing. What reaches this worker, it serves.
 
+pub mod api;
+pub mod bill;
 pub mod catalog;
 pub mod code;
 mod config;

@@ -1,14 +1,24 @@
 //! What the worker counts, and its `/metrics` endpoint.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use ebpf_common::wire::{HeaderError, Status};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder, core::Collector,
+    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, Opts, Registry, TextEncoder, core::Collector,
 };
 
-use crate::{load::Load, park::WakeReason, pool::PoolSnapshot, rpc::TableSize};
+use crate::{
+    bill::{Line, OTHER},
+    load::Load,
+    park::WakeReason,
+    pool::PoolSnapshot,
+    rpc::TableSize,
+};
 
 /// Upper bounds, in seconds, of the request latency's buckets: from a warm reply to a long timeout.
 const SECONDS: [f64; 16] = [
@@ -258,6 +268,79 @@ impl ReportMetrics {
     }
 }
 
+/// Functions with a label of their own; what others used is under `other`.
+const FUNCTIONS_MAX: usize = 100;
+
+/// What functions used, by function. Read from the ledger whenever somebody scrapes.
+#[derive(Debug)]
+pub struct BillMetrics {
+    requests: IntCounterVec,
+    cpu_seconds: CounterVec,
+    memory_mb_seconds: CounterVec,
+    /// Once a function has a label it keeps it, so that no counter ever shrinks.
+    named: Mutex<BTreeSet<String>>,
+}
+
+impl BillMetrics {
+    /// Makes the counters and registers them.
+    ///
+    /// # Errors
+    /// When `registry` already has counters of these names.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let seconds = |name, help| {
+            registered(
+                registry,
+                CounterVec::new(Opts::new(name, help), &["function"])?,
+            )
+        };
+        Ok(Self {
+            requests: vec_in(
+                registry,
+                "worker_billed_requests_total",
+                "Requests billed, by function.",
+                &["function"],
+            )?,
+            cpu_seconds: seconds(
+                "worker_cpu_seconds_total",
+                "CPU time that requests were charged, by function.",
+            )?,
+            memory_mb_seconds: seconds(
+                "worker_memory_mb_seconds_total",
+                "Memory limit times the time that handlers ran, by function.",
+            )?,
+            named: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn show(&self, functions: BTreeMap<String, Line>) {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut other = Line::default();
+        for (function, line) in functions {
+            if named.contains(&function) || named.len() < FUNCTIONS_MAX {
+                self.set(&function, &line);
+                named.insert(function);
+            } else {
+                other.merge(&line);
+            }
+        }
+        if other.requests > 0 {
+            self.set(OTHER, &other);
+        }
+    }
+
+    fn set(&self, function: &str, line: &Line) {
+        let requests = self.requests.with_label_values(&[function]);
+        requests.inc_by(line.requests.saturating_sub(requests.get()));
+        for (counters, value) in [
+            (&self.cpu_seconds, line.cpu_ns as f64 / 1e9),
+            (&self.memory_mb_seconds, line.memory_mb_ms as f64 / 1e3),
+        ] {
+            let counter = counters.with_label_values(&[function]);
+            counter.inc_by((value - counter.get()).max(0.0));
+        }
+    }
+}
+
 /// What is read from elsewhere whenever somebody scrapes.
 #[derive(Debug)]
 pub struct Gauges {
@@ -281,6 +364,7 @@ pub struct Gauges {
     destroyed: IntCounter,
     log_bytes: IntCounter,
     zygote_restarts: IntCounter,
+    unbilled_cpu_ns: IntCounter,
 }
 
 impl Gauges {
@@ -365,6 +449,10 @@ impl Gauges {
                 "worker_zygote_restarts_total",
                 "Starts of a zygote beyond the first.",
             )?,
+            unbilled_cpu_ns: counter(
+                "worker_unbilled_cpu_nanoseconds_total",
+                "CPU time of ended instances that no request was charged.",
+            )?,
         })
     }
 
@@ -404,6 +492,7 @@ impl Gauges {
             (&self.destroyed, pool.destroyed),
             (&self.log_bytes, pool.log_bytes),
             (&self.zygote_restarts, pool.zygote_restarts),
+            (&self.unbilled_cpu_ns, pool.unbilled_cpu_ns),
         ] {
             counter.inc_by(value.saturating_sub(counter.get()));
         }
@@ -441,4 +530,39 @@ fn registered<C: Collector + Clone + 'static>(
 ) -> Result<C, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_bounded_and_counters_never_shrink() {
+        let registry = Registry::new();
+        let metrics = BillMetrics::register(&registry).unwrap();
+        let line = |requests| Line {
+            requests,
+            cpu_ns: requests * 500_000_000,
+            ..Line::default()
+        };
+        let functions = |requests, count: usize| -> BTreeMap<String, Line> {
+            (0..count)
+                .map(|n| (format!("f{n:04}"), line(requests)))
+                .collect()
+        };
+        metrics.show(functions(2, FUNCTIONS_MAX - 1));
+        let mut more = functions(3, FUNCTIONS_MAX + 50);
+        more.insert("a-new-one".to_owned(), line(1));
+        metrics.show(more);
+        let text = render(&registry).unwrap();
+        assert!(
+            text.contains("worker_cpu_seconds_total{function=\"f0000\"} 1.5\n"),
+            "{text}"
+        );
+        assert!(text.contains("worker_billed_requests_total{function=\"a-new-one\"} 1\n"));
+        assert!(text.contains("worker_billed_requests_total{function=\"other\"} 153\n"));
+        assert!(!text.contains("f0120"));
+        metrics.show(functions(1, 1));
+        assert_eq!(metrics.requests.with_label_values(&["f0000"]).get(), 3);
+    }
 }

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    api,
     catalog::Functions,
     code::CodeCache,
     config::Config,
@@ -32,7 +33,7 @@ use crate::{
     identity::Identity,
     load::Load,
     membership,
-    metrics::{Gauges, ReportMetrics, RpcMetrics, render},
+    metrics::{BillMetrics, Gauges, ReportMetrics, RpcMetrics, render},
     pool::{Pool, PoolConfig},
     report::Reporter,
     rpc::{Parts, Server},
@@ -177,6 +178,7 @@ async fn serve(
     if let Some(address) = config.metrics_listen {
         let metrics = Metrics {
             gauges: Gauges::register(&registry)?,
+            bills: BillMetrics::register(&registry)?,
             registry,
             load: Arc::clone(&load),
             pool: Arc::clone(&pool),
@@ -189,6 +191,10 @@ async fn serve(
             .with_state(Arc::new(metrics));
         serve_http(address, "metrics", routes, &mut tasks).await?;
     }
+
+    let admin = api::bind(&config.state_dir)?;
+    let routes = api::router(Arc::clone(&pool));
+    tasks.spawn(serve_routes(admin, "admin", routes));
 
     // Last: from here on the balancer sends requests.
     let (heartbeats, receiver) =
@@ -257,17 +263,24 @@ async fn serve_http(
         source,
     };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
-    tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
-            tracing::error!(%error, purpose, "an HTTP server of the worker ended");
-            pending::<()>().await;
-        }
-    });
+    tasks.spawn(serve_routes(listener, purpose, routes));
     Ok(())
+}
+
+async fn serve_routes<L>(listener: L, purpose: &'static str, routes: Router)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    if let Err(error) = axum::serve(listener, routes).await {
+        tracing::error!(%error, purpose, "an HTTP server of the worker ended");
+        pending::<()>().await;
+    }
 }
 
 struct Metrics {
     gauges: Gauges,
+    bills: BillMetrics,
     registry: Registry,
     load: Arc<Load>,
     pool: Arc<Pool>,
@@ -285,6 +298,7 @@ async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse 
     metrics
         .gauges
         .show(&metrics.load, size, parked, &metrics.pool.snapshot());
+    metrics.bills.show(metrics.pool.bills_by_function());
     match render(&metrics.registry) {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),

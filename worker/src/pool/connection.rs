@@ -13,6 +13,7 @@ use tokio::{
 use warmpath_sdk::http::ResponseHead;
 
 use crate::{
+    bill::DbOps,
     park::Wait,
     runtime::protocol::{
         DbErrorMeta, DbReplyMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta,
@@ -107,6 +108,7 @@ impl Connection {
         meta: &InvokeMeta<'_>,
         event: &[u8],
         db: &db::Router,
+        ops: &mut DbOps,
     ) -> Result<Answer, Broken> {
         self.send(Kind::Invoke, Some(meta), event).await?;
         loop {
@@ -117,14 +119,19 @@ impl Connection {
                 }
                 Kind::Error => return Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
                 Kind::Wait => return Ok(Answer::Wait(WaitMeta::parse(&frame.meta)?)),
-                Kind::DbRequest => self.serve_db(&frame.data, db).await?,
+                Kind::DbRequest => self.serve_db(&frame.data, db, ops).await?,
                 other => return Err(Broken::OutOfTurn(other)),
             }
         }
     }
 
-    async fn serve_db(&mut self, request: &[u8], db: &db::Router) -> Result<(), Broken> {
-        let (meta, reply) = answer_db(None, request, db).await;
+    async fn serve_db(
+        &mut self,
+        request: &[u8],
+        db: &db::Router,
+        ops: &mut DbOps,
+    ) -> Result<(), Broken> {
+        let (meta, reply) = answer_db(None, request, db, ops).await;
         self.send(Kind::DbReply, meta.as_ref(), &reply).await
     }
 
@@ -190,13 +197,15 @@ pub(super) async fn answer_db(
     call: Option<u32>,
     request: &[u8],
     db: &db::Router,
+    ops: &mut DbOps,
 ) -> (Option<DbReplyMeta>, Bytes) {
-    let done = match db::codec::decode_op(request) {
+    let (kind, done) = match db::codec::decode_op(request) {
         // Feeds are how the platform triggers functions, not for handlers.
-        Ok(db::Op::Feed { .. }) => Err(malformed("handlers cannot read feeds")),
-        Ok(op) => db.execute(op).await,
-        Err(error) => Err(malformed(&error.to_string())),
+        Ok(db::Op::Feed { .. }) => (None, Err(malformed("handlers cannot read feeds"))),
+        Ok(op) => (Some(op.kind()), db.execute(op).await),
+        Err(error) => (None, Err(malformed(&error.to_string()))),
     };
+    ops.count(kind, done.as_ref().ok().map(|(_, locality)| *locality));
     match done {
         Ok((reply, _)) => {
             let meta = call.map(DbReplyMeta::good);

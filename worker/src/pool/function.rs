@@ -1,7 +1,7 @@
 //! One function's share of the pool: its roster behind a lock, and the way from a request to an instance.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -14,6 +14,7 @@ use super::{
     policy::{Demand, is_cold, wants_instance},
     roster::{Places, Roster, Seat},
 };
+use crate::bill::{Account, Ledger, Subject};
 
 /// Why a request gets no instance, as it is told to the caller.
 #[derive(Debug, Clone)]
@@ -31,6 +32,7 @@ pub(super) struct FunctionPool {
     /// The ids that name this bundle now: `hello@latest` and `hello@3`, say.
     ids: Mutex<Vec<FunctionId>>,
     instances_max: usize,
+    account: OnceLock<Arc<Account>>,
     /// Instances that live, for readers that must not wait for the roster.
     live: AtomicU64,
 }
@@ -47,7 +49,19 @@ impl FunctionPool {
             roster: Mutex::new(Roster::new(sessions_max, places)),
             ids: Mutex::default(),
             instances_max,
+            account: OnceLock::new(),
             live: AtomicU64::new(0),
+        })
+    }
+
+    /// Where its bills are added up.
+    pub(super) fn account(&self, ledger: &Ledger) -> &Arc<Account> {
+        self.account.get_or_init(|| {
+            ledger.account(Subject {
+                function: self.entry.name.clone(),
+                version: self.entry.version,
+                memory_mb: self.entry.manifest.memory_mb,
+            })
         })
     }
 

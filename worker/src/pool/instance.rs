@@ -4,14 +4,10 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
-use nix::{
-    time::{ClockId, clock_getcpuclockid, clock_gettime},
-    unistd::Pid,
-};
 use tokio::{io::unix::AsyncFd, sync::mpsc, time::Instant};
 
 use super::{
@@ -23,13 +19,19 @@ use super::{
     roster::Places,
     shared::SharedConnection,
 };
-use crate::{runtime::protocol::InvokeMeta, sandbox::Sandbox};
+use crate::{
+    bill::{Charge, DbOps, Gauge, Ticket},
+    runtime::protocol::InvokeMeta,
+    sandbox::Sandbox,
+};
 
 /// What is left of an instance when it is over: to be removed from the host.
 #[derive(Debug)]
 pub(super) struct Remains {
     /// Dropping it blocks until all is gone.
     pub(super) sandbox: Arc<Sandbox>,
+    /// What it has charged so far.
+    pub(super) gauge: Gauge,
     /// Given back after that.
     pub(super) share: Share,
     /// Whose instance it was.
@@ -72,8 +74,9 @@ pub(super) struct Body {
     is_over: AtomicBool,
     /// Whether its function counts it as one of its own.
     counted: AtomicBool,
-    cpu: Option<ClockId>,
-    cpu_ns: AtomicU64,
+    /// When it was begun to start it.
+    begun: Instant,
+    gauge: Gauge,
     /// Present until the drop.
     remains: Option<(Share, Arc<FunctionPool>)>,
     undertaker: mpsc::UnboundedSender<Remains>,
@@ -83,7 +86,7 @@ pub(super) struct Body {
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) sandbox: Arc<Sandbox>,
-    pub(super) pid: i32,
+    pub(super) begun: Instant,
     pub(super) tail: Tail,
     pub(super) share: Share,
     pub(super) function: Arc<FunctionPool>,
@@ -99,8 +102,8 @@ impl Body {
             is_fresh: AtomicBool::new(true),
             is_over: AtomicBool::new(false),
             counted: AtomicBool::new(false),
-            cpu: clock_getcpuclockid(Pid::from_raw(parts.pid)).ok(),
-            cpu_ns: AtomicU64::new(0),
+            begun: parts.begun,
+            gauge: Gauge::default(),
             remains: Some((parts.share, parts.function)),
             undertaker: parts.undertaker,
         }
@@ -116,21 +119,28 @@ impl Body {
         self.tail.text()
     }
 
+    /// When it was begun to start it.
+    pub(super) const fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// A request begins.
+    pub(super) fn begin(&self) -> Ticket {
+        self.gauge.begin(self.sandbox.consumption())
+    }
+
+    /// A request ends: its charge, and the most memory since the last one ended, in kilobytes.
+    pub(super) fn charge(&self, ticket: Ticket) -> (Charge, u64) {
+        let counters = self.sandbox.consumption();
+        (
+            self.gauge.end(ticket, counters),
+            self.gauge.peak_kb(counters),
+        )
+    }
+
     /// Whether the kernel killed something in it for want of memory.
     pub(super) fn is_out_of_memory(&self) -> bool {
         self.sandbox.cgroup().oom_kills() > 0
-    }
-
-    /// CPU time that the instance's main process has used since this was asked last, for whichever place.
-    pub(super) fn cpu_us(&self) -> u64 {
-        let time = self.cpu.and_then(|clock| clock_gettime(clock).ok());
-        let Some(time) = time else {
-            return 0;
-        };
-        let (seconds, nanoseconds) = (time.tv_sec(), time.tv_nsec());
-        let now = seconds.unsigned_abs() * 1_000_000_000 + nanoseconds.unsigned_abs();
-        let before = self.cpu_ns.fetch_max(now, Ordering::Relaxed);
-        now.saturating_sub(before) / 1_000
     }
 }
 
@@ -142,6 +152,7 @@ impl Drop for Body {
             // The undertaker is gone only when the pool is: then dropping here is as good.
             drop(self.undertaker.send(Remains {
                 sandbox,
+                gauge: std::mem::take(&mut self.gauge),
                 share,
                 function,
                 counted: self.counted.load(Ordering::Acquire),
@@ -191,10 +202,11 @@ impl Instance {
         meta: InvokeMeta<'_>,
         event: &[u8],
         db: &db::Router,
+        ops: &mut DbOps,
     ) -> Result<Answer, Broken> {
         match &mut self.line {
-            Line::Alone(connection) => connection.invoke(&meta, event, db).await,
-            Line::Shared(shared) => shared.invoke(meta, event, db).await,
+            Line::Alone(connection) => connection.invoke(&meta, event, db, ops).await,
+            Line::Shared(shared) => shared.invoke(meta, event, db, ops).await,
         }
     }
 

@@ -8,7 +8,10 @@ use store::CatalogEntry;
 use tokio::time::Instant;
 use warmpath_sdk::http::{RequestHead, ResponseHead};
 
-use crate::park::{Wait, Wake};
+use crate::{
+    bill::{Caller, Usage},
+    park::{Wait, Wake},
+};
 
 /// One request for a handler.
 #[derive(Debug, Clone)]
@@ -29,6 +32,8 @@ pub struct Invocation {
     pub caller_deadline: Option<Instant>,
     /// What woke it, if its handler had it parked before.
     pub wake: Option<Wake>,
+    /// Who is billed.
+    pub caller: Caller,
 }
 
 /// Until when something may go on.
@@ -118,19 +123,6 @@ impl Outcome {
     }
 }
 
-/// What one invocation used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// From entering the pool to leaving it, waiting included.
-    pub wall_us: u64,
-    /// CPU time of the instance since its previous reply.
-    pub cpu_us: u64,
-    /// Whether an instance was started for it.
-    pub cold: bool,
-    /// The instance that served it; 0 if none did.
-    pub instance: u64,
-}
-
 /// The pool at one moment, for metrics and `warmpath status`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolSnapshot {
@@ -158,6 +150,8 @@ pub struct PoolSnapshot {
     pub log_bytes: u64,
     /// Starts of a zygote beyond the first.
     pub zygote_restarts: u64,
+    /// CPU time of ended instances that no request was charged.
+    pub unbilled_cpu_ns: u64,
 }
 
 #[cfg(test)]
@@ -189,6 +183,7 @@ mod tests {
             arrived,
             caller_deadline: budget.map(|budget| arrived + budget),
             wake: None,
+            caller: Caller::Unknown,
         }
     }
 

@@ -109,6 +109,7 @@ pub(super) async fn bury(pool: Weak<Pool>, mut ended: mpsc::UnboundedReceiver<Re
         };
         let Remains {
             sandbox,
+            gauge,
             share,
             function,
             counted,
@@ -124,7 +125,14 @@ pub(super) async fn bury(pool: Weak<Pool>, mut ended: mpsc::UnboundedReceiver<Re
         if starts && pool.starts.send(Arc::clone(&function)).is_err() {
             function.cancelled();
         }
+        let (counters, ledger) = (Arc::clone(&pool.counters), Arc::clone(&pool.ledger));
         pool.tasks.spawn_blocking(move || {
+            sandbox.end();
+            let unbilled = gauge.remainder(sandbox.consumption());
+            counters
+                .unbilled_cpu_ns
+                .fetch_add(unbilled, Ordering::Relaxed);
+            ledger.record_unbilled(function.account(&ledger), unbilled);
             drop(sandbox);
             // Only now is the memory free.
             drop(share);

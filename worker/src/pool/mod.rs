@@ -34,6 +34,7 @@ mod start;
 mod stock;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::{
@@ -50,9 +51,10 @@ use tokio_util::task::TaskTracker;
 use self::{budget::Budget, function::FunctionPool, functions::Functions, stock::Stock};
 pub use self::{
     config::{PoolConfig, PoolLimits, SandboxConfig},
-    invocation::{Deadline, Invocation, Outcome, PoolSnapshot, Usage},
+    invocation::{Deadline, Invocation, Outcome, PoolSnapshot},
 };
 use crate::{
+    bill::{BillReport, Ledger, Line},
     code::CodeCache,
     runtime::{self, zygote::Zygote},
     sandbox::{CgroupError, CheckError, Sandbox, SandboxMaker, Uids, WorkerCgroup, seccomp},
@@ -94,6 +96,7 @@ pub(crate) struct Counters {
     evictions: AtomicU64,
     destroyed: AtomicU64,
     log_bytes: AtomicU64,
+    unbilled_cpu_ns: AtomicU64,
 }
 
 /// All instances of one worker.
@@ -107,6 +110,7 @@ pub struct Pool {
     stock: Arc<Stock>,
     budget: Arc<Budget>,
     counters: Arc<Counters>,
+    ledger: Arc<Ledger>,
     /// Requests in a queue.
     waiting: AtomicUsize,
     /// Everything that runs a handler, to kill it when the worker stops.
@@ -152,6 +156,7 @@ impl Pool {
             cgroup,
             stock,
             counters: Arc::default(),
+            ledger: Arc::default(),
             waiting: AtomicUsize::new(0),
             running: Mutex::default(),
             warm: watch::Sender::new(Vec::new()),
@@ -188,6 +193,7 @@ impl Pool {
             evictions: count(&self.counters.evictions),
             destroyed: count(&self.counters.destroyed),
             log_bytes: count(&self.counters.log_bytes),
+            unbilled_cpu_ns: count(&self.counters.unbilled_cpu_ns),
             zygote_restarts: self.stock.zygote_restarts(),
             ..PoolSnapshot::default()
         };
@@ -199,6 +205,17 @@ impl Pool {
             snapshot.functions += usize::from(demand.live > 0);
         }
         snapshot
+    }
+
+    /// What all requests were billed, or those of the last `within`.
+    #[must_use]
+    pub fn bills(&self, within: Option<Duration>) -> BillReport {
+        self.ledger.report(&self.config.worker, within)
+    }
+
+    /// The sums by function.
+    pub(crate) fn bills_by_function(&self) -> BTreeMap<String, Line> {
+        self.ledger.by_function()
     }
 
     /// Ends all instances and removes everything the pool made on this host. Requests still running are

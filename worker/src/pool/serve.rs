@@ -5,19 +5,19 @@ use std::{
     time::Duration,
 };
 
-use ebpf_common::wire::Status;
+use ebpf_common::wire::{Fault, Status};
 use store::AffinityKind;
 use tokio::{sync::oneshot, time::Instant};
 use warmpath_sdk::http::ResponseHead;
 
 use super::{
-    Deadline, Invocation, Outcome, Pool, Usage,
+    Deadline, Invocation, Outcome, Pool,
     connection::{Answer, Broken},
     function::{FunctionPool, Refusal},
     instance::Instance,
     roster::{Granted, Places, Seat},
 };
-use crate::runtime::protocol::InvokeMeta;
+use crate::{bill::Usage, runtime::protocol::InvokeMeta};
 
 /// The exception that means what a kill for want of memory means.
 const MEMORY_ERROR: &str = "MemoryError";
@@ -30,10 +30,22 @@ impl Pool {
         let entered = Instant::now();
         let function = self.functions.of(&invocation.function);
         let mut outcome = match self.instance_for(&function, &invocation).await {
-            Ok(instance) => self.run(&function, instance, &invocation).await,
-            Err(refusal) => Outcome::failed(refusal.status, refusal.message),
+            Ok(instance) => self.run(&function, instance, &invocation, entered).await,
+            Err(refusal) => Outcome {
+                usage: Usage {
+                    queue_us: micros(entered.elapsed()),
+                    ..Usage::default()
+                },
+                ..Outcome::failed(refusal.status, refusal.message)
+            },
         };
-        outcome.usage.wall_us = u64::try_from(entered.elapsed().as_micros()).unwrap_or(u64::MAX);
+        outcome.usage.wall_us = micros(entered.elapsed());
+        outcome.usage.bytes_in = invocation.payload.len() as u64;
+        outcome.usage.bytes_out = outcome.payload.len() as u64;
+        let account = function.account(&self.ledger);
+        let succeeded = outcome.status.fault() == Fault::Nobody;
+        self.ledger
+            .record(account, invocation.caller, &outcome.usage, succeeded);
         outcome
     }
 
@@ -115,6 +127,7 @@ impl Pool {
         function: &FunctionPool,
         mut instance: Instance,
         invocation: &Invocation,
+        entered: Instant,
     ) -> Outcome {
         let now = Instant::now();
         let deadline = invocation.deadline_from(now);
@@ -133,17 +146,16 @@ impl Pool {
             wake: invocation.wake.as_ref(),
             http: invocation.http.as_deref(),
         };
-        let cold = instance.take_fresh();
+        let mut usage = started(&instance, entered, now);
+        let ticket = instance.body().begin();
         let answered = {
-            let invoked = instance.invoke(meta, &invocation.payload, &self.db);
+            let event = &invocation.payload;
+            let invoked = instance.invoke(meta, event, &self.db, &mut usage.db);
             tokio::time::timeout_at(deadline.at, invoked).await
         };
-        let usage = Usage {
-            wall_us: 0,
-            cpu_us: instance.body().cpu_us(),
-            cold,
-            instance: instance.number(),
-        };
+        let (charge, peak_kb) = instance.body().charge(ticket);
+        usage.add(charge, function.entry.manifest.memory_mb);
+        usage.memory_peak_kb = peak_kb;
         let (status, message) = match answered {
             Ok(Ok(Answer::Result(payload, http))) => {
                 function.release(instance);
@@ -209,6 +221,28 @@ impl Pool {
             Broken::Neighbour => (Status::InstanceLost, broken.to_string()),
         }
     }
+}
+
+/// The part of the bill that is known when the handler begins, at `now`.
+fn started(instance: &Instance, entered: Instant, now: Instant) -> Usage {
+    let cold = instance.take_fresh();
+    // It may have been in the making before the request came, and gone on idle after that.
+    let since = entered.max(instance.body().begun());
+    Usage {
+        queue_us: micros(now.saturating_duration_since(entered)),
+        cold_us: if cold {
+            micros(now.saturating_duration_since(since))
+        } else {
+            0
+        },
+        cold,
+        instance: instance.number(),
+        ..Usage::default()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A place in the queues of all functions together.

@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Answer, Broken, Connection, answer_db, receive, send};
 use crate::{
+    bill::DbOps,
     runtime::protocol::{CallMeta, ErrorMeta, Frame, InvokeMeta, Kind, ResultMeta, WaitMeta},
     sandbox::Sandbox,
 };
@@ -90,6 +91,7 @@ impl SharedConnection {
         mut meta: InvokeMeta<'_>,
         event: &[u8],
         db: &db::Router,
+        ops: &mut DbOps,
     ) -> Result<Answer, Broken> {
         let mut call = self.calls.begin()?;
         meta.call = Some(call.number);
@@ -104,7 +106,7 @@ impl SharedConnection {
                     Kind::Error => return Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
                     Kind::Wait => return Ok(Answer::Wait(WaitMeta::parse(&frame.meta)?)),
                     Kind::DbRequest => {
-                        let (meta, reply) = answer_db(meta.call, &frame.data, db).await;
+                        let (meta, reply) = answer_db(meta.call, &frame.data, db, ops).await;
                         self.send(Kind::DbReply, meta.as_ref(), &reply).await?;
                     }
                     other => return Err(Broken::OutOfTurn(other)),
@@ -250,7 +252,7 @@ mod tests {
                     http: None,
                 };
                 let db = db::Router::new(None, db::Metrics::unregistered());
-                shared.invoke(meta, b"", &db).await
+                shared.invoke(meta, b"", &db, &mut DbOps::default()).await
             })
         });
         while shared.calls.state().running.len() < N {

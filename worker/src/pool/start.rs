@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ebpf_common::wire::Status;
+use tokio::time::Instant;
 
 use super::{
     Pool,
@@ -25,6 +26,7 @@ pub(super) async fn instance(
     function: &Arc<FunctionPool>,
     share: Share,
 ) -> Result<Instance, Refusal> {
+    let begun = Instant::now();
     let entry = &function.entry;
     // The code first: a sandbox is not held while it is fetched, nor lost when that fails.
     let code = pool.code.ensure(entry).await;
@@ -57,11 +59,9 @@ pub(super) async fn instance(
         .await
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
-    let (body, mut connection) = wrap(pool, function, share, prepared)
+    let (body, mut connection) = wrap(pool, function, share, prepared, begun)
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
     load(pool, function, &layers, &body, &mut connection).await?;
-    // What loading cost is not the first request's.
-    body.cpu_us();
     Ok(Instance::new(body, connection))
 }
 
@@ -84,6 +84,7 @@ fn wrap(
     function: &Arc<FunctionPool>,
     share: Share,
     prepared: Prepared,
+    begun: Instant,
 ) -> std::io::Result<(Body, Connection)> {
     let tail = Tail::default();
     let sandbox = Arc::new(prepared.sandbox);
@@ -99,7 +100,7 @@ fn wrap(
     pool.tasks.spawn(watched);
     let body = Body::new(Parts {
         sandbox,
-        pid: prepared.pid,
+        begun,
         tail,
         share,
         function: Arc::clone(function),

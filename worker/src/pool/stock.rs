@@ -43,7 +43,6 @@ pub(super) enum PrepareError {
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) sandbox: Sandbox,
-    pub(super) pid: i32,
     pub(super) stream: UnixStream,
     pub(super) log: OwnedFd,
 }
@@ -161,14 +160,13 @@ impl Stock {
         let sandbox = self.maker.make(number)?;
         let forked = self.zygote.fork(&sandbox)?;
         sandbox.occupy(forked.pidfd);
-        let (pid, mut stream, log) = (forked.pid, forked.stream, forked.log);
+        let (mut stream, log) = (forked.stream, forked.log);
         if !self.is_ready(&mut stream) {
             sandbox.kill();
             return Err(PrepareError::NotReady(last_words(log)));
         }
         Ok(Prepared {
             sandbox,
-            pid,
             stream,
             log,
         })

@@ -23,6 +23,7 @@ use super::{
     table::{RequestKey, Table},
 };
 use crate::{
+    bill::Caller,
     invoke::Invoker,
     load::Permit,
     park::Wake,
@@ -187,6 +188,7 @@ impl<I: Invoker> Server<I> {
             arrived: job.arrived,
             caller_deadline: job.deadline,
             wake: job.wake.clone(),
+            caller: Caller::Address(job.way.peer.ip().to_canonical()),
         })
     }
 }

@@ -27,8 +27,12 @@ use rustix::{
     process::Signal,
 };
 
-/// The controllers that a sandbox needs, by their kernel names.
-const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+use super::consumption::Consumption;
+
+/// The controllers that a sandbox needs, by their kernel names. Version 1 counts CPU time in one of its own.
+const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "cpuacct"];
+/// What version 2 has them in.
+const CONTROLLERS_V2: [&str; 3] = ["memory", "pids", "cpu"];
 /// The scheduler's accounting period for the CPU limit.
 const CPU_PERIOD_US: u64 = 100_000;
 /// Where version 2 is mounted when it is alone.
@@ -104,7 +108,7 @@ impl Layout {
         if is_cgroup2_unified_mode() {
             let root = PathBuf::from(V2_ROOT);
             let available = read(&root.join("cgroup.controllers"))?;
-            let missing = CONTROLLERS
+            let missing = CONTROLLERS_V2
                 .into_iter()
                 .find(|name| !available.split_whitespace().any(|c| c == *name));
             return missing.map_or(Ok(Self::V2 { root }), |name| {
@@ -116,13 +120,17 @@ impl Layout {
             cgroups_rs::fs::Controllers::Mem,
             cgroups_rs::fs::Controllers::Pids,
             cgroups_rs::fs::Controllers::Cpu,
+            cgroups_rs::fs::Controllers::CpuAcct,
         ];
         let mut roots = Vec::with_capacity(kinds.len());
         for (kind, name) in kinds.into_iter().zip(CONTROLLERS) {
             let (point, _) = hierarchy
                 .get_mount_point(kind)
                 .ok_or(CgroupError::Missing(name))?;
-            roots.push(point);
+            // As a rule `cpu` and `cpuacct` are mounted together.
+            if !roots.contains(&point) {
+                roots.push(point);
+            }
         }
         Ok(Self::V1 { hierarchy, roots })
     }
@@ -134,7 +142,8 @@ impl Layout {
         }
     }
 
-    /// The directories that make up the group `path`, the one with the memory controller first.
+    /// The directories that make up the group `path`, the one with the memory controller first, the one that
+    /// counts CPU time last.
     fn directories(&self, path: &str) -> Vec<PathBuf> {
         match self {
             Self::V1 { roots, .. } => roots.iter().map(|root| root.join(path)).collect(),
@@ -325,6 +334,27 @@ impl SandboxCgroup {
             .ok()
     }
 
+    /// What counts its use of CPU and memory.
+    ///
+    /// # Errors
+    /// When the group is gone.
+    pub fn consumption(&self) -> Result<Consumption, CgroupError> {
+        let (first, last) = (
+            &self.directories[0],
+            &self.directories[self.directories.len() - 1],
+        );
+        let opened = if self.is_v2 {
+            Consumption::v2(first)
+        } else {
+            Consumption::v1(last, first)
+        };
+        opened.map_err(|source| CgroupError::File {
+            doing: "open the CPU counter of",
+            path: last.clone(),
+            source,
+        })
+    }
+
     /// Kills every process of the group at once, where the kernel can (version 2).
     pub fn kill(&self) {
         if self.is_v2
@@ -354,7 +384,11 @@ fn oom_kills_in(text: &str) -> u64 {
 }
 
 fn create(layout: &Layout, path: &str) -> Result<Cgroup, CgroupError> {
-    let names = CONTROLLERS.map(str::to_owned).to_vec();
+    let names: &[&str] = match layout {
+        Layout::V1 { .. } => &CONTROLLERS,
+        Layout::V2 { .. } => &CONTROLLERS_V2,
+    };
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
     Cgroup::new_with_specified_controllers(layout.hierarchy(), path, Some(names)).map_err(
         |source| CgroupError::Library {
             doing: "make",

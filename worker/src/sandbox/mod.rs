@@ -16,6 +16,7 @@
 
 mod cgroup;
 mod channel;
+mod consumption;
 mod init;
 mod prepare;
 mod rootfs;
@@ -24,6 +25,7 @@ pub mod seccomp;
 pub use self::{
     cgroup::{CgroupError, CgroupLimits, SandboxCgroup, WorkerCgroup},
     channel::{Channel, ChannelError},
+    consumption::Consumption,
     init::init_main,
     prepare::{Assignment, HANDLER_ID, Sandbox, SandboxError, SandboxMaker, Uids},
 };

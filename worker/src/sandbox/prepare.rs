@@ -20,6 +20,7 @@ use rustix::{
 use super::{
     cgroup::{CgroupError, CgroupLimits, SandboxCgroup, WorkerCgroup},
     channel::{Channel, ChannelError},
+    consumption::Consumption,
     init::{Build, MountHandler, Plan, Report, VERB},
     rootfs,
 };
@@ -97,11 +98,14 @@ impl SandboxMaker {
             .uids
             .take()
             .ok_or_else(|| SandboxError::NoUid(self.uids.count()))?;
+        let cgroup = self.cgroup.sandbox(&id.to_string())?;
+        let consumption = cgroup.consumption();
         let mut made = Unfinished {
             founder: None,
             init: None,
-            cgroup: Some(self.cgroup.sandbox(&id.to_string())?),
+            cgroup: Some(cgroup),
         };
+        let consumption = consumption?;
         let (channel, theirs) = Channel::pair()?;
         let founder = Command::new(&self.executable)
             .arg(VERB)
@@ -134,6 +138,7 @@ impl SandboxMaker {
             user,
             channel,
             cgroup,
+            consumption,
             process: OnceLock::new(),
             _uid: uid,
             timeout: self.timeout,
@@ -225,6 +230,7 @@ pub struct Sandbox {
     user: File,
     channel: Channel,
     cgroup: SandboxCgroup,
+    consumption: Consumption,
     process: OnceLock<OwnedFd>,
     /// Free for another sandbox when this one is gone.
     _uid: Uid,
@@ -267,6 +273,12 @@ impl Sandbox {
     #[must_use]
     pub const fn cgroup(&self) -> &SandboxCgroup {
         &self.cgroup
+    }
+
+    /// What counts its use of CPU and memory.
+    #[must_use]
+    pub const fn consumption(&self) -> &Consumption {
+        &self.consumption
     }
 
     /// Gives it a function: the limits, the size of `/tmp`, the code at `/handler`, the layers below
@@ -318,16 +330,22 @@ impl Sandbox {
     pub fn kill(&self) {
         kill(&self.init);
     }
-}
 
-impl Drop for Sandbox {
-    /// Kills everything in the sandbox and removes what is left of it. Blocks until all is gone.
-    fn drop(&mut self) {
+    /// Kills everything in the sandbox, and blocks until nothing runs in it any more; its cgroup can still be
+    /// read then.
+    pub fn end(&self) {
         self.kill();
         self.cgroup.kill();
         if !end(&self.init, self.process()) {
             tracing::error!(sandbox = self.id, "a killed sandbox does not end");
         }
+    }
+}
+
+impl Drop for Sandbox {
+    /// Kills everything in the sandbox and removes what is left of it. Blocks until all is gone.
+    fn drop(&mut self) {
+        self.end();
         if let Err(error) = self.cgroup.remove() {
             tracing::error!(sandbox = self.id, %error, "a sandbox leaves its cgroup");
         }

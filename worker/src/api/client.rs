@@ -1,0 +1,118 @@
+//! The admin API's client.
+
+use std::path::{Path, PathBuf};
+
+use reqwest::{RequestBuilder, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::bill::BillReport;
+
+/// Why a worker could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The client could not be made.
+    #[error("cannot make an HTTP client for {}", .socket.display())]
+    Client {
+        /// The worker's admin socket.
+        socket: PathBuf,
+        /// The cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Nobody listens on the socket, or we may not connect to it.
+    #[error(
+        "cannot reach the worker at {}: is it running, is this <state_dir>/worker.sock, and are you in the socket's group?", .socket.display()
+    )]
+    Unreachable {
+        /// The worker's admin socket.
+        socket: PathBuf,
+        /// The cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It answered that it could not do what was asked.
+    #[error("the worker answered {status}: {message}")]
+    Refused {
+        /// HTTP status.
+        status: StatusCode,
+        /// Its own words.
+        message: String,
+    },
+    /// It answered something else than its API says.
+    #[error("the worker's answer to {path} is not what this version expects")]
+    Answer {
+        /// The path asked for.
+        path: &'static str,
+        /// The cause.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+/// Speaks to one worker.
+#[derive(Debug, Clone)]
+pub struct WorkerClient {
+    http: reqwest::Client,
+    socket: PathBuf,
+}
+
+impl WorkerClient {
+    /// A client for the admin socket at `socket`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Client`].
+    pub fn new(socket: &Path) -> Result<Self, ClientError> {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .no_proxy()
+            .build()
+            .map_err(|source| ClientError::Client {
+                socket: socket.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            http,
+            socket: socket.to_owned(),
+        })
+    }
+
+    /// What was billed since the worker's start, or in the last `window_s` seconds.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every method here.
+    pub async fn bills(&self, window_s: Option<u64>) -> Result<BillReport, ClientError> {
+        let path = "/v1/bills";
+        let query: Vec<_> = window_s
+            .iter()
+            .map(|seconds| ("window_s", seconds))
+            .collect();
+        self.send(path, self.http.get(url(path)).query(&query))
+            .await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        path: &'static str,
+        request: RequestBuilder,
+    ) -> Result<T, ClientError> {
+        let response = request
+            .send()
+            .await
+            .map_err(|source| ClientError::Unreachable {
+                socket: self.socket.clone(),
+                source,
+            })?;
+        let status = response.status();
+        if !status.is_success() {
+            let message = response.text().await.unwrap_or_default();
+            return Err(ClientError::Refused { status, message });
+        }
+        let answer = response.json().await;
+        answer.map_err(|source| ClientError::Answer { path, source })
+    }
+}
+
+/// The host is of no meaning on a Unix socket, but HTTP wants one.
+fn url(path: &str) -> String {
+    format!("http://worker{path}")
+}

@@ -1,0 +1,30 @@
+//! What can be asked.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    routing::get,
+};
+use serde::Deserialize;
+
+use crate::{bill::BillReport, pool::Pool};
+
+/// All routes.
+pub(crate) fn router(pool: Arc<Pool>) -> Router {
+    Router::new()
+        .route("/v1/bills", get(bills))
+        .with_state(pool)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BillsQuery {
+    /// Only what was billed in the last so many seconds.
+    window_s: Option<u64>,
+}
+
+async fn bills(State(pool): State<Arc<Pool>>, Query(query): Query<BillsQuery>) -> Json<BillReport> {
+    Json(pool.bills(query.window_s.map(Duration::from_secs)))
+}
