@@ -29,6 +29,7 @@ use nix::{
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    process::set_parent_process_death_signal,
     thread::{
         CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
         set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -209,6 +210,10 @@ fn serve(channel: &Channel, plan: &Plan) -> Result<bool, StageError> {
         rootfs::mount_handler(code.as_fd(), message.tmp_mb)?;
         rootfs::mount_layers(message.layers.iter().map(String::as_str).zip(layers))?;
         drop_privileges(plan.init_uid)?;
+        // A paused sandbox cannot see that its worker is gone; the kernel can. Behind the change of user, which
+        // would undo it; the founder, whose end would count as well, has gone before.
+        set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(failed("ask to be killed with the worker"))?;
         channel.send(&Report::Mounted, &[])?;
     }
     Ok(true)

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | namespaces, pid 1 | `init` | its own mounts, pids, IPC, host name, network (empty), users (one) |
 //! | root file system | `rootfs` | `/usr` and its code read-only, a private bounded `/tmp`, nothing else |
-//! | cgroup | `cgroup` | limits for memory, processes and CPU, version 1 or 2 |
+//! | cgroups | `cgroup` | limits for memory, processes and CPU, and pauses; version 1, 2, or both |
 //! | system calls | `seccomp` | an allow-list; the rest fails with EPERM |
 //! | capabilities, `no_new_privs`, rlimits | the zygote's child (`sdk/python/warmpath/_lockdown.py`) | none |
 //!

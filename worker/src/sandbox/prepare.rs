@@ -6,7 +6,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -140,6 +143,7 @@ impl SandboxMaker {
             cgroup,
             consumption,
             process: OnceLock::new(),
+            is_paused: AtomicBool::new(false),
             _uid: uid,
             timeout: self.timeout,
         })
@@ -232,6 +236,7 @@ pub struct Sandbox {
     cgroup: SandboxCgroup,
     consumption: Consumption,
     process: OnceLock<OwnedFd>,
+    is_paused: AtomicBool,
     /// Free for another sandbox when this one is gone.
     _uid: Uid,
     timeout: Duration,
@@ -326,9 +331,41 @@ impl Sandbox {
         self.process.get().map(AsFd::as_fd)
     }
 
+    /// Stops everything in it where it stands. Blocks for some milliseconds on hosts with version 1 alone.
+    ///
+    /// # Errors
+    /// When this host cannot do that, or a process cannot be stopped; everything runs on then.
+    pub fn pause(&self) -> Result<(), SandboxError> {
+        self.is_paused.store(true, Ordering::Release);
+        self.cgroup.freeze().inspect_err(|_| {
+            self.is_paused.store(false, Ordering::Release);
+        })?;
+        Ok(())
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When its cgroup is gone.
+    pub fn resume(&self) -> Result<(), SandboxError> {
+        self.cgroup.thaw()?;
+        self.is_paused.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether it is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Acquire)
+    }
+
     /// Kills everything in the sandbox: with its pid 1 the kernel kills all others.
     pub fn kill(&self) {
         kill(&self.init);
+        if self.is_paused() {
+            // What version 1 has frozen would take the signal only when thawed.
+            self.cgroup.kill();
+        }
     }
 
     /// Kills everything in the sandbox, and blocks until nothing runs in it any more; its cgroup can still be
