@@ -325,6 +325,7 @@ impl Bed {
         Catalog {
             revision: Some(1),
             functions: functions.collect(),
+            kept: Vec::new(),
         }
     }
 

@@ -60,6 +60,8 @@ pub struct Catalog {
     pub revision: Option<u64>,
     /// The functions.
     pub functions: IdMap<Function>,
+    /// Those of which instances are to be kept whether or not anyone calls, and how many.
+    pub kept: Vec<(FunctionId, u32)>,
 }
 
 impl Catalog {
@@ -79,6 +81,7 @@ impl Catalog {
         Self {
             revision: None,
             functions: functions.collect(),
+            kept: Vec::new(),
         }
     }
 
@@ -87,6 +90,7 @@ impl Catalog {
     pub fn merged(&self, store: &store::Catalog) -> Self {
         let mut merged = self.clone();
         merged.revision = Some(store.revision);
+        merged.kept = store.entries.iter().filter_map(kept).collect();
         merged.functions.extend(store.entries.iter().map(|entry| {
             let manifest = &entry.manifest;
             let schema = manifest.schema.as_ref();
@@ -98,6 +102,15 @@ impl Catalog {
         }));
         merged
     }
+}
+
+/// How many instances of a function are to be kept. A bare version counts for nothing: with the next one, its
+/// instances would be kept for ever.
+fn kept(entry: &store::CatalogEntry) -> Option<(FunctionId, u32)> {
+    let (_, version) = entry.qualified.rsplit_once('@')?;
+    let is_alias = version.parse::<u64>().is_err();
+    let count = entry.manifest.min_warm;
+    (is_alias && count > 0).then_some((entry.id, count))
 }
 
 /// Follows the store for ever and sends each catalog that differs from the one before. Ends when
@@ -223,6 +236,20 @@ mod tests {
             second.functions[&FunctionId::of("hello")].affinity,
             Affinity::Shard
         );
+    }
+
+    #[test]
+    fn instances_are_kept_of_aliases_and_not_of_every_version_there_ever_was() {
+        let mut answer = catalog(1, "none");
+        answer["entries"][0]["manifest"]["min_warm"] = json!(3);
+        let mut version = answer["entries"][0].clone();
+        version["qualified"] = json!("hello@1");
+        version["id"] = json!(FunctionId::of("hello@1").to_string());
+        answer["entries"].as_array_mut().unwrap().push(version);
+        let store: store::Catalog = serde_json::from_value(answer).unwrap();
+        let merged = Catalog::default().merged(&store);
+        assert_eq!(merged.kept, [(FunctionId::of("hello"), 3)]);
+        assert_eq!(merged.functions.len(), 2);
     }
 
     #[test]

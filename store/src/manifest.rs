@@ -64,6 +64,12 @@ pub struct Manifest {
     /// Requests that one instance serves at a time.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
+    /// Instances that are kept whether or not anyone calls, over all workers.
+    #[serde(default)]
+    pub min_warm: u32,
+    /// Most instances on one worker; absent: as many as the worker allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_instances: Option<u32>,
     /// How the handler takes its event and gives its reply.
     #[serde(default)]
     pub payload: PayloadKind,
@@ -316,6 +322,8 @@ impl Manifest {
             ("cpu_percent", self.cpu_percent, 1, 6_400),
             ("tmp_mb", self.tmp_mb, 1, 4_096),
             ("concurrency", self.concurrency, 1, 256),
+            ("min_warm", self.min_warm, 0, 1_024),
+            ("max_instances", self.max_instances.unwrap_or(1), 1, 4_096),
         ] {
             if !(min..=max).contains(&given) {
                 return Err(ManifestError::OutOfRange {
@@ -422,6 +430,7 @@ mod tests {
         assert_eq!((manifest.timeout_ms, manifest.memory_mb), (3_000, 128));
         assert_eq!((manifest.pids, manifest.cpu_percent), (32, 100));
         assert_eq!((manifest.tmp_mb, manifest.concurrency), (16, 1));
+        assert_eq!((manifest.min_warm, manifest.max_instances), (0, None));
     }
 
     #[test]
@@ -429,13 +438,14 @@ mod tests {
         let manifest = parse(
             "name = \"k\"\nruntime = \"python3\"\nentry = \"src/app.py\"\naffinity = \"shard\"\n\
              timeout_ms = 10\nmemory_mb = 64\npids = 8\ncpu_percent = 50\ntmp_mb = 1\n\
-             payload = \"bytes\"\nconcurrency = 8\n",
+             payload = \"bytes\"\nconcurrency = 8\nmin_warm = 2\nmax_instances = 5\n",
         )
         .unwrap();
         assert_eq!(manifest.affinity, AffinityKind::Shard);
         assert_eq!(manifest.payload, PayloadKind::Bytes);
         assert_eq!(manifest.entry, "src/app.py");
         assert_eq!(manifest.concurrency, 8);
+        assert_eq!((manifest.min_warm, manifest.max_instances), (2, Some(5)));
     }
 
     #[test]
@@ -460,6 +470,19 @@ mod tests {
                 let text = error.to_string();
                 assert!(text.contains(key) && text.contains(max), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn none_kept_warm_is_allowed_and_none_at_most_is_not() {
+        assert!(parse("name = \"a\"\nmin_warm = 0").is_ok());
+        for line in [
+            "min_warm = 1025",
+            "max_instances = 0",
+            "max_instances = 5000",
+        ] {
+            let error = parse(&format!("name = \"a\"\n{line}")).unwrap_err();
+            assert!(matches!(error, ManifestError::OutOfRange { .. }), "{line}");
         }
     }
 

@@ -101,6 +101,7 @@ mod tests {
             slots_version: 1,
             slots: Vec::new(),
             heartbeat_ms: 20,
+            keep_warm: Vec::new(),
         }
     }
 

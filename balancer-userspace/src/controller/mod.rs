@@ -362,6 +362,7 @@ impl<S: MapStore> Controller<S> {
             }
         }
         self.follow_schemas(is_settled);
+        self.share_keep_warm();
     }
 
     /// What is done by the clock.

@@ -20,6 +20,7 @@ use crate::{
         server::Shared,
         state::{Member, Source},
     },
+    policy::keep_warm::spread,
     reconcile::tables::{Constants, Keys, MapWrite},
 };
 
@@ -47,10 +48,29 @@ impl<S: MapStore> Controller<S> {
                 }),
                 slots_version,
                 slots,
+                keep_warm: Arc::clone(&shared.keep_warm),
             };
             let is_new = **shared != new;
             if is_new {
                 *shared = Arc::new(new);
+            }
+            is_new
+        });
+    }
+
+    /// Tells workers what to keep warm, where that has changed.
+    pub(super) fn share_keep_warm(&self) {
+        let kept = self
+            .catalog
+            .as_ref()
+            .map_or(&[][..], |catalog| &catalog.kept);
+        let table = self.homes.tables().first().and_then(Option::as_ref);
+        let workers = self.homes.takers().count();
+        let new = spread(table.map_or(&[][..], |table| table), workers, kept);
+        self.shared.send_if_modified(|shared| {
+            let is_new = *shared.keep_warm != new;
+            if is_new {
+                Arc::make_mut(shared).keep_warm = Arc::new(new);
             }
             is_new
         });

@@ -111,6 +111,7 @@ impl<S: MapStore> Controller<S> {
         if news.slots {
             self.share();
         }
+        self.share_keep_warm();
         self.publish();
         let soon = Instant::now() + SAVE_AFTER;
         self.save_at = Some(self.save_at.map_or(soon, |at| at.min(soon)));

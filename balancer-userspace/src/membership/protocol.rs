@@ -102,6 +102,19 @@ pub struct Assignment {
     pub slots: Vec<SlotOwner>,
     /// How often to send a heartbeat when nothing changes.
     pub heartbeat_ms: u32,
+    /// Instances that the worker keeps whether or not anyone calls. An older control plane does not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep_warm: Vec<KeepWarm>,
+}
+
+/// Instances that a worker keeps of one function: it fetches the code and starts them before anyone calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepWarm {
+    /// The function, as 16 hexadecimal digits.
+    #[serde(with = "hex_id")]
+    pub function: FunctionId,
+    /// How many.
+    pub instances: u32,
 }
 
 /// Where LOAD packets go, and what seals them.
@@ -122,6 +135,27 @@ pub struct SlotOwner {
     pub worker: String,
     /// Where its db server listens.
     pub db_url: Option<String>,
+}
+
+/// One function id, written as [`hex_ids`] are.
+mod hex_id {
+    use ebpf_common::ids::FunctionId;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        id: &FunctionId,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<FunctionId, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        super::hex_ids::parse(&digits)
+            .ok_or_else(|| D::Error::custom(format!("`{digits}` is not 16 hexadecimal digits")))
+    }
 }
 
 /// Function ids as strings of 16 hexadecimal digits: JSON numbers lose the low bits in many readers.

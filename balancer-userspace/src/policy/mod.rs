@@ -4,6 +4,7 @@
 //! is there; [`desired`] asks for everything. The home tables are kept apart ([`Homes`]): they cost milliseconds.
 
 mod homes;
+pub mod keep_warm;
 pub mod maglev;
 mod rules;
 mod warm;

@@ -120,6 +120,7 @@ fn catalog() -> Catalog {
     Catalog {
         revision: None,
         functions: functions.collect(),
+        kept: Vec::new(),
     }
 }
 

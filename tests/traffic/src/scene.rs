@@ -66,6 +66,7 @@ impl Scene {
             slots_version: 1,
             slots: Vec::new(),
             heartbeat_ms: 1_000,
+            keep_warm: Vec::new(),
         })
     }
 }

@@ -39,6 +39,7 @@ fn assignment(epoch: u8, to: &UdpSocket) -> Assignment {
         slots_version: 1,
         slots: Vec::new(),
         heartbeat_ms: 20,
+        keep_warm: Vec::new(),
     }
 }
 

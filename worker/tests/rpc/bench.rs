@@ -159,6 +159,7 @@ impl Bench {
             slots_version: 1,
             slots: Vec::new(),
             heartbeat_ms: 20,
+            keep_warm: Vec::new(),
         });
         let runs = Arc::new(Runs::default());
         let load = Arc::new(Load::new(capacity));

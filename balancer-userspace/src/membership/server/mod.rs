@@ -33,7 +33,7 @@ use super::{
     },
     state::Identity,
 };
-use crate::{config::is_name, mac::MacAddress, rate_limit::RateLimit};
+use crate::{config::is_name, mac::MacAddress, policy::keep_warm::Kept, rate_limit::RateLimit};
 
 /// Connections at one time: every worker, and as many again that reconnect before the old one is noticed.
 const MAX_CONNECTIONS: usize = 2 * MAX_WORKERS as usize;
@@ -98,7 +98,7 @@ pub struct Welcome {
     pub superseded: CancellationToken,
 }
 
-/// The part of an assignment that is the same for every worker.
+/// What assignments are made of: the same for every worker but for what each keeps warm.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shared {
     /// Epoch that new cookies and LOAD packets are made in.
@@ -111,6 +111,8 @@ pub struct Shared {
     pub slots_version: u64,
     /// Who holds which slots.
     pub slots: Vec<SlotOwner>,
+    /// What each worker keeps warm: all that is not the same for all of them.
+    pub keep_warm: Arc<Kept>,
 }
 
 /// Why a connection was closed.
@@ -343,6 +345,11 @@ impl Server {
             slots_version: shared.slots_version,
             slots: shared.slots.clone(),
             heartbeat_ms: self.terms.heartbeat_ms,
+            keep_warm: shared
+                .keep_warm
+                .get(&welcome.worker_id)
+                .cloned()
+                .unwrap_or_default(),
         }))
         .map_err(CloseReason::Garbage)?;
         // A worker that does not read for a whole lease is as good as silent.
