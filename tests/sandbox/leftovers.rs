@@ -138,12 +138,17 @@ async fn hosts_a_pool_until_killed() {
     let bed = Bed::start_with(|config| {
         config.sandbox.cgroup_parent = parent.into_string().unwrap();
         config.worker = "killed".to_owned();
+        config.limits.pause_after_ms = 20;
     })
     .await;
     let function = bed
         .deploy("hello", "def f(event):\n    return 1\n", "")
         .await;
     bed.reply(&function, json!(null)).await;
+    // What is paused cannot see that its worker is gone.
+    while bed.pool.snapshot().paused == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     println!("\nhosting {}", bed.dir.path().display());
     std::future::pending::<()>().await;
 }

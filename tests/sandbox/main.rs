@@ -18,6 +18,8 @@ mod layers;
 mod leftovers;
 mod limits;
 mod measure;
+mod pauses;
 mod runtimes;
 mod serving;
 mod waiting;
+mod warmth;

@@ -14,6 +14,7 @@ use super::bed::{Bed, json as reply};
 const COLD_STARTS: usize = 40;
 const WARM_REQUESTS: usize = 20_000;
 const INSTANCES: usize = 20;
+const THAWS: usize = 300;
 const HELLO: &str = "\
 def f(event):
     name = (event or {}).get('name', 'world')
@@ -127,6 +128,30 @@ async fn measure_a_cold_start_with_cached_code_and_a_burst() {
         start.elapsed()
     );
     Arc::into_inner(bed).unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, for a quiet machine and a release build"]
+async fn measure_a_thaw() {
+    let bed = Bed::start_with(|config| config.limits.pause_after_ms = 4).await;
+    let function = bed.deploy("hello", HELLO, "memory_mb = 64").await;
+    bed.call(&function, json!({"name": "Ada"})).await;
+    let mut times = Vec::new();
+    for _ in 0..THAWS {
+        while bed.pool.snapshot().paused == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let invocation = bed.invocation(&function, &json!({"name": "Ada"}));
+        let start = Instant::now();
+        let outcome = bed.pool.invoke(invocation).await;
+        times.push(start.elapsed());
+        assert_eq!(outcome.usage.path, Some(worker::pool::Path::Paused));
+    }
+    show("thaw and request", times);
+    let thaw = bed.pool.thaw_seconds();
+    let mean = Duration::from_secs_f64(thaw.get_sample_sum() / thaw.get_sample_count() as f64);
+    println!("the thaw alone: mean {mean:?}");
+    bed.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

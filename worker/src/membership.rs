@@ -2,16 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use balancer_userspace::membership::protocol::{Assignment, Heartbeat, Hello, SlotRange};
+use balancer_userspace::membership::protocol::{Assignment, Heartbeat, Hello, KeepWarm, SlotRange};
 use db::{SlotMap, SlotOwner};
 use ebpf_common::ids::FunctionId;
 use nix::ifaddrs::getifaddrs;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
-use crate::{config::Config, error::RunError, identity::Identity, load::Load, report::Reporter};
+use crate::{
+    catalog::Functions, config::Config, error::RunError, identity::Identity, load::Load,
+    pool::Pool, report::Reporter,
+};
 
 /// Heartbeats are at least this far apart, however fast the load changes.
 const HEARTBEAT_GAP: Duration = Duration::from_millis(1);
+
+/// When a function to be kept warm is looked for again that the catalog has not got.
+const LEARN_AGAIN: Duration = Duration::from_millis(250);
+/// When all of them are looked up again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Who this worker is, from its configuration and its host.
 ///
@@ -97,20 +108,66 @@ pub(crate) async fn publish(
     }
 }
 
+/// What an assignment changes.
+pub(crate) struct Assigned {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) router: Arc<db::Router>,
+    pub(crate) reporter: Reporter,
+    pub(crate) warmth: watch::Sender<Vec<KeepWarm>>,
+}
+
 /// Takes over each assignment, until the membership ends.
 pub(crate) async fn follow(
     mut assignments: watch::Receiver<Option<Assignment>>,
-    identity: Arc<Identity>,
-    router: Arc<db::Router>,
-    reporter: Reporter,
+    assigned: Assigned,
 ) {
     loop {
         if let Some(assignment) = assignments.borrow_and_update().as_ref() {
-            identity.assign(assignment);
-            reporter.assign(assignment);
-            router.set_slots(slots_of(assignment));
+            assigned.identity.assign(assignment);
+            assigned.reporter.assign(assignment);
+            assigned.router.set_slots(slots_of(assignment));
+            let keep_warm = &assignment.keep_warm;
+            assigned.warmth.send_if_modified(|before| {
+                let is_new = before != keep_warm;
+                if is_new {
+                    before.clone_from(keep_warm);
+                }
+                is_new
+            });
         }
         if assignments.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Has the pool keep what the control plane says, until the membership ends. A function that the worker's
+/// catalog has not got yet is looked for again.
+pub(crate) async fn keep_warm(
+    mut wanted: watch::Receiver<Vec<KeepWarm>>,
+    functions: Arc<Functions>,
+    pool: Arc<Pool>,
+) {
+    loop {
+        let all = wanted.borrow_and_update().clone();
+        let mut known = Vec::with_capacity(all.len());
+        for KeepWarm {
+            function,
+            instances,
+        } in &all
+        {
+            if let Some(entry) = functions.get_or_learn(*function).await {
+                known.push((entry, *instances as usize));
+            }
+        }
+        pool.keep_warm(&known);
+        // Also when nothing changes here: an alias may have moved to another version.
+        let again = if known.len() < all.len() {
+            LEARN_AGAIN
+        } else {
+            LOOK_AGAIN
+        };
+        if let Ok(Err(_gone)) = timeout(again, wanted.changed()).await {
             return;
         }
     }

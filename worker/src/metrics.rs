@@ -9,14 +9,14 @@ use std::{
 use ebpf_common::wire::{HeaderError, Status};
 use prometheus::{
     CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, Opts, Registry, TextEncoder, core::Collector,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 use crate::{
     bill::{Line, OTHER},
     load::Load,
     park::WakeReason,
-    pool::PoolSnapshot,
+    pool::{Path, PoolSnapshot},
     rpc::TableSize,
 };
 
@@ -341,6 +341,9 @@ impl BillMetrics {
     }
 }
 
+/// What instances do, as their gauge names it.
+const STATES: [&str; 4] = ["warm", "paused", "busy", "starting"];
+
 /// What is read from elsewhere whenever somebody scrapes.
 #[derive(Debug)]
 pub struct Gauges {
@@ -354,13 +357,14 @@ pub struct Gauges {
     evicted: IntCounter,
     parked: IntGauge,
     parked_bytes: IntGauge,
-    instances: [IntGauge; 3],
+    instances: [IntGauge; 4],
     prepared: IntGauge,
     waiting: IntGauge,
     functions: IntGauge,
     memory_mb: IntGauge,
-    cold_starts: IntCounter,
-    evictions: IntCounter,
+    paths: [IntCounter; Path::ALL.len()],
+    /// Because nobody came, and because their memory was needed.
+    evictions: [IntCounter; 2],
     destroyed: IntCounter,
     log_bytes: IntCounter,
     zygote_restarts: IntCounter,
@@ -372,7 +376,8 @@ impl Gauges {
     ///
     /// # Errors
     /// When `registry` already has gauges of these names.
-    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub fn register(registry: &Registry, thaw: Histogram) -> Result<Self, prometheus::Error> {
+        registered(registry, thaw)?;
         let gauge = |name, help| {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone()))?;
@@ -411,14 +416,14 @@ impl Gauges {
                 "worker_parked_bytes",
                 "Bytes of them, book-keeping included.",
             )?,
-            instances: [
-                gauge(
-                    "worker_instances_idle",
-                    "Instances that wait for a request.",
-                )?,
-                gauge("worker_instances_busy", "Instances that serve a request.")?,
-                gauge("worker_instances_starting", "Instances being started.")?,
-            ],
+            instances: {
+                let states = IntGaugeVec::new(
+                    Opts::new("worker_instances", "Instances, by what they do."),
+                    &["state"],
+                )?;
+                let states = registered(registry, states)?;
+                STATES.map(|state| states.with_label_values(&[state]))
+            },
             prepared: gauge(
                 "worker_sandboxes_prepared",
                 "Sandboxes ready for any function.",
@@ -435,11 +440,24 @@ impl Gauges {
                 "worker_memory_mb",
                 "Sum of the memory limits of all instances.",
             )?,
-            cold_starts: counter("worker_cold_starts_total", "Instances started.")?,
-            evictions: counter(
-                "worker_evictions_total",
-                "Instances ended because they were idle or their memory was needed.",
-            )?,
+            paths: {
+                let paths = vec_in(
+                    registry,
+                    "worker_cold_starts_total",
+                    "Requests, by where their instance came from: warm and paused are no cold starts.",
+                    &["path"],
+                )?;
+                Path::ALL.map(|path| paths.with_label_values(&[path.name()]))
+            },
+            evictions: {
+                let evictions = vec_in(
+                    registry,
+                    "worker_evictions_total",
+                    "Instances ended because nobody came, or because their memory was needed.",
+                    &["reason"],
+                )?;
+                ["idle", "memory"].map(|reason| evictions.with_label_values(&[reason]))
+            },
             destroyed: counter(
                 "worker_instances_destroyed_total",
                 "Instances ended after a timeout, a crash, a bad reply or for want of memory.",
@@ -466,7 +484,7 @@ impl Gauges {
         self.in_flight.set(load.in_flight().into());
         self.capacity.set(load.capacity().into());
         self.draining.set(load.is_draining().into());
-        let [idle, busy, starting] = &self.instances;
+        let [warm, paused, busy, starting] = &self.instances;
         for (gauge, value) in [
             (&self.replies, table.done),
             (&self.reply_bytes, table.done_bytes),
@@ -474,7 +492,8 @@ impl Gauges {
             (&self.receiving_bytes, table.receiving_bytes),
             (&self.parked, parked),
             (&self.parked_bytes, parked_bytes),
-            (idle, pool.idle),
+            (warm, pool.idle),
+            (paused, pool.paused),
             (busy, pool.busy),
             (starting, pool.starting),
             (&self.prepared, pool.prepared),
@@ -485,15 +504,19 @@ impl Gauges {
         }
         self.memory_mb
             .set(i64::try_from(pool.memory_mb).unwrap_or(i64::MAX));
+        let [by_idleness, by_memory] = &self.evictions;
         for (counter, value) in [
             (&self.evicted, table.evicted),
-            (&self.cold_starts, pool.cold_starts),
-            (&self.evictions, pool.evictions),
+            (by_idleness, pool.evictions - pool.evicted_for_memory),
+            (by_memory, pool.evicted_for_memory),
             (&self.destroyed, pool.destroyed),
             (&self.log_bytes, pool.log_bytes),
             (&self.zygote_restarts, pool.zygote_restarts),
             (&self.unbilled_cpu_ns, pool.unbilled_cpu_ns),
         ] {
+            counter.inc_by(value.saturating_sub(counter.get()));
+        }
+        for (counter, value) in self.paths.iter().zip(pool.paths) {
             counter.inc_by(value.saturating_sub(counter.get()));
         }
     }

@@ -32,7 +32,7 @@ use crate::{
     error::RunError,
     identity::Identity,
     load::Load,
-    membership,
+    membership::{self, Assigned},
     metrics::{BillMetrics, Gauges, ReportMetrics, RpcMetrics, render},
     pool::{Pool, PoolConfig},
     report::Reporter,
@@ -160,7 +160,7 @@ async fn serve(
     let identity = Arc::new(Identity::unassigned());
     let parts = Parts {
         invoker: Arc::clone(&pool),
-        functions,
+        functions: Arc::clone(&functions),
         identity: Arc::clone(&identity),
         load: Arc::clone(&load),
         metrics: RpcMetrics::register(&registry)?,
@@ -177,7 +177,7 @@ async fn serve(
     }
     if let Some(address) = config.metrics_listen {
         let metrics = Metrics {
-            gauges: Gauges::register(&registry)?,
+            gauges: Gauges::register(&registry, pool.thaw_seconds())?,
             bills: BillMetrics::register(&registry)?,
             registry,
             load: Arc::clone(&load),
@@ -206,7 +206,15 @@ async fn serve(
         let assignments = MembershipClient::spawn(address, hello, receiver);
         let reporter = Reporter::start(Arc::clone(&load), report_metrics)
             .map_err(|source| RunError::Thread { source })?;
-        tasks.spawn(membership::follow(assignments, identity, router, reporter));
+        let (warmth, wanted) = watch::channel(Vec::new());
+        let assigned = Assigned {
+            identity,
+            router,
+            reporter,
+            warmth,
+        };
+        tasks.spawn(membership::follow(assignments, assigned));
+        tasks.spawn(membership::keep_warm(wanted, functions, Arc::clone(&pool)));
     } else {
         tracing::warn!("no `control_plane`: only direct calls arrive here");
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 
-use crate::bill::BillReport;
+use crate::{bill::BillReport, pool::PoolStanding};
 
 /// Why a worker could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,15 @@ impl WorkerClient {
             .collect();
         self.send(path, self.http.get(url(path)).query(&query))
             .await
+    }
+
+    /// The instances that it has.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn pool(&self) -> Result<PoolStanding, ClientError> {
+        let path = "/v1/pool";
+        self.send(path, self.http.get(url(path))).await
     }
 
     async fn send<T: DeserializeOwned>(

@@ -9,12 +9,16 @@ use axum::{
 };
 use serde::Deserialize;
 
-use crate::{bill::BillReport, pool::Pool};
+use crate::{
+    bill::BillReport,
+    pool::{Pool, PoolStanding},
+};
 
 /// All routes.
 pub(crate) fn router(pool: Arc<Pool>) -> Router {
     Router::new()
         .route("/v1/bills", get(bills))
+        .route("/v1/pool", get(standing))
         .with_state(pool)
 }
 
@@ -27,4 +31,8 @@ struct BillsQuery {
 
 async fn bills(State(pool): State<Arc<Pool>>, Query(query): Query<BillsQuery>) -> Json<BillReport> {
     Json(pool.bills(query.window_s.map(Duration::from_secs)))
+}
+
+async fn standing(State(pool): State<Arc<Pool>>) -> Json<PoolStanding> {
+    Json(pool.standing())
 }

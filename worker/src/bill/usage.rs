@@ -4,6 +4,7 @@ use db::{Locality, OpKind};
 use serde::{Deserialize, Serialize};
 
 use super::Charge;
+use crate::pool::Path;
 
 /// What one invocation used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub struct Usage {
     pub cold: bool,
     /// The instance that served it; 0 if none did.
     pub instance: u64,
+    /// Where that came from; none if none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Path>,
 }
 
 impl Usage {

@@ -4,6 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+use super::policy::history::Bounds;
+
+/// However short the gaps between a function's requests are, its instances stay so long.
+const KEEP_ALIVE_MIN: Duration = Duration::from_secs(10);
+
 /// Everything that [`super::Pool::start`] needs to know.
 #[derive(Debug, Clone)]
 pub struct PoolConfig {
@@ -40,8 +45,13 @@ impl PoolConfig {
 pub struct PoolLimits {
     /// The sum of the memory limits of all instances never exceeds this.
     pub memory_mb: u32,
-    /// An instance that served nothing for so long is ended.
+    /// An instance that served nothing for so long is ended, while too little is known of when its function
+    /// is called.
     pub idle_timeout_ms: u64,
+    /// The longest that an idle instance is kept because of when its function was called before.
+    pub keep_alive_max_ms: u64,
+    /// An instance that served nothing for so long is paused: it keeps its memory and takes no CPU. 0: never.
+    pub pause_after_ms: u64,
     /// Sandboxes kept ready for functions that have no instance yet.
     pub prepared: usize,
     /// Instances of one function.
@@ -62,6 +72,8 @@ impl Default for PoolLimits {
         Self {
             memory_mb: 4_096,
             idle_timeout_ms: 60_000,
+            keep_alive_max_ms: 600_000,
+            pause_after_ms: 1_000,
             prepared: 4,
             instances_per_function: 64,
             queue_len_max: 1_024,
@@ -77,6 +89,22 @@ impl PoolLimits {
     #[must_use]
     pub const fn idle_timeout(&self) -> Duration {
         Duration::from_millis(self.idle_timeout_ms)
+    }
+
+    /// [`Self::pause_after_ms`] as a duration; `None`: never.
+    #[must_use]
+    pub fn pause_after(&self) -> Option<Duration> {
+        (self.pause_after_ms > 0).then(|| Duration::from_millis(self.pause_after_ms))
+    }
+
+    /// Between what the time to keep an idle instance may lie.
+    pub(super) fn stay_bounds(&self) -> Bounds {
+        let usual = self.idle_timeout();
+        Bounds {
+            min: usual.min(KEEP_ALIVE_MIN),
+            max: usual.max(Duration::from_millis(self.keep_alive_max_ms)),
+            usual,
+        }
     }
 }
 

@@ -8,14 +8,14 @@ use std::{
 use ebpf_common::ids::FunctionId;
 use store::{CatalogEntry, Digest};
 
-use super::function::FunctionPool;
+use super::{config::PoolLimits, function::FunctionPool, policy::greedy_dual::Clock};
 
 /// All functions that were ever asked for and still matter.
 #[derive(Debug)]
 pub(super) struct Functions {
     maps: RwLock<Maps>,
-    instances_max: usize,
-    sessions_max: usize,
+    limits: PoolLimits,
+    clock: Arc<Clock>,
 }
 
 #[derive(Debug, Default)]
@@ -26,12 +26,17 @@ struct Maps {
 }
 
 impl Functions {
-    pub(super) fn new(instances_max: usize, sessions_max: usize) -> Self {
+    pub(super) fn new(limits: PoolLimits) -> Self {
         Self {
             maps: RwLock::default(),
-            instances_max,
-            sessions_max,
+            limits,
+            clock: Arc::default(),
         }
+    }
+
+    /// The clock of evictions.
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The pool of the bundle that `entry` names; made if this is its first request.
@@ -50,7 +55,7 @@ impl Functions {
     fn point(&self, entry: &Arc<CatalogEntry>) -> Arc<FunctionPool> {
         let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
         let key = (entry.name.clone(), entry.digest.clone());
-        let make = || FunctionPool::new(Arc::clone(entry), self.instances_max, self.sessions_max);
+        let make = || FunctionPool::new(Arc::clone(entry), &self.limits, Arc::clone(&self.clock));
         let pool = Arc::clone(maps.by_bundle.entry(key).or_insert_with(make));
         if let Some(before) = maps.by_id.insert(entry.id, Arc::clone(&pool)) {
             before.remove_id(entry.id);
@@ -76,7 +81,7 @@ impl Functions {
     pub(super) fn tidy(&self) {
         let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
         maps.by_bundle.retain(|_, pool| {
-            let (demand, _) = pool.demand();
+            let demand = pool.standing().demand;
             !pool.ids().is_empty() || demand.live + demand.starting + demand.wanted > 0
         });
     }

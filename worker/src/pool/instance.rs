@@ -15,6 +15,7 @@ use super::{
     budget::Share,
     connection::{Answer, Broken, Connection},
     function::FunctionPool,
+    invocation::Path,
     log::{Tail, drain},
     roster::Places,
     shared::SharedConnection,
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     bill::{Charge, DbOps, Gauge, Ticket},
     runtime::protocol::InvokeMeta,
-    sandbox::Sandbox,
+    sandbox::{Sandbox, SandboxError},
 };
 
 /// What is left of an instance when it is over: to be removed from the host.
@@ -47,6 +48,8 @@ pub(super) struct Instance {
     pub(super) line: Line,
     /// When the last of these places became free.
     pub(super) idle_since: Instant,
+    /// Where the clock of evictions stood then.
+    pub(super) used_at: f64,
     /// How many places this is; 0 when they were added to others.
     places: u32,
     body: Arc<Body>,
@@ -68,6 +71,8 @@ pub(super) struct Body {
     /// How many requests it serves at a time.
     places: u32,
     tail: Tail,
+    /// How it came to be.
+    origin: Path,
     /// Whether it has served no request yet.
     is_fresh: AtomicBool,
     /// Whether it is ended, or being ended: its places are of no use.
@@ -89,6 +94,7 @@ pub(super) struct Parts {
     pub(super) begun: Instant,
     pub(super) tail: Tail,
     pub(super) share: Share,
+    pub(super) origin: Path,
     pub(super) function: Arc<FunctionPool>,
     pub(super) undertaker: mpsc::UnboundedSender<Remains>,
 }
@@ -99,6 +105,7 @@ impl Body {
             sandbox: parts.sandbox,
             places: parts.function.entry.manifest.concurrency,
             tail: parts.tail,
+            origin: parts.origin,
             is_fresh: AtomicBool::new(true),
             is_over: AtomicBool::new(false),
             counted: AtomicBool::new(false),
@@ -163,7 +170,7 @@ impl Drop for Body {
 
 impl Instance {
     /// An instance whose function is loaded, with all its places.
-    pub(super) fn new(body: Body, connection: Connection) -> Self {
+    pub(super) fn new(body: Body, connection: Connection, used_at: f64) -> Self {
         let line = if body.places > 1 {
             let sandbox = Arc::downgrade(&body.sandbox);
             Line::Shared(SharedConnection::over(connection, sandbox))
@@ -173,6 +180,7 @@ impl Instance {
         Self {
             line,
             idle_since: Instant::now(),
+            used_at,
             places: body.places,
             body: Arc::new(body),
         }
@@ -210,10 +218,31 @@ impl Instance {
         }
     }
 
-    /// Whether no request was served by it before; false from then on.
-    pub(super) fn take_fresh(&self) -> bool {
+    /// Whether it has served no request yet.
+    pub(super) fn is_fresh(&self) -> bool {
         self.body.is_fresh.load(Ordering::Relaxed)
-            && self.body.is_fresh.swap(false, Ordering::Relaxed)
+    }
+
+    /// It serves one from now on.
+    pub(super) fn set_used(&self) {
+        if self.is_fresh() {
+            self.body.is_fresh.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// How it came to be.
+    pub(super) fn origin(&self) -> Path {
+        self.body.origin
+    }
+
+    /// Stops it where it stands, to cost nothing but memory. Blocks for some milliseconds on some hosts.
+    pub(super) fn pause(&self) -> Result<(), SandboxError> {
+        self.body.sandbox.pause()
+    }
+
+    /// Lets it go on.
+    pub(super) fn resume(&self) -> Result<(), SandboxError> {
+        self.body.sandbox.resume()
     }
 
     /// Its function counts it as one of its own from now on.
@@ -245,14 +274,20 @@ impl Places for Instance {
         Some(Self {
             line,
             idle_since: self.idle_since,
+            used_at: self.used_at,
             places: 1,
             body: Arc::clone(&self.body),
         })
     }
 
+    fn is_paused(&self) -> bool {
+        self.body.sandbox.is_paused()
+    }
+
     fn merge(&mut self, mut other: Self) {
         self.places += std::mem::take(&mut other.places);
         self.idle_since = self.idle_since.max(other.idle_since);
+        self.used_at = self.used_at.max(other.used_at);
     }
 }
 

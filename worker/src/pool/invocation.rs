@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ebpf_common::wire::Status;
+use serde::{Deserialize, Serialize};
 use store::CatalogEntry;
 use tokio::time::Instant;
 use warmpath_sdk::http::{RequestHead, ResponseHead};
@@ -123,11 +124,43 @@ impl Outcome {
     }
 }
 
-/// The pool at one moment, for metrics and `warmpath status`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Where the instance of a request came from, the quickest way first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// It was running.
+    Warm,
+    /// It was paused.
+    Paused,
+    /// It was made of a prepared sandbox, forked from a zygote.
+    Zygote,
+    /// Even its sandbox was made for the request.
+    Cold,
+}
+
+impl Path {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Warm, Self::Paused, Self::Zygote, Self::Cold];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Paused => "paused",
+            Self::Zygote => "zygote",
+            Self::Cold => "cold",
+        }
+    }
+}
+
+/// The pool at one moment, for metrics and `warmpath worker pool`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolSnapshot {
-    /// Instances that wait for a request.
+    /// Instances that wait for a request and run.
     pub idle: usize,
+    /// Instances that wait for a request and are paused.
+    pub paused: usize,
     /// Instances that serve one.
     pub busy: usize,
     /// Instances being started.
@@ -142,8 +175,12 @@ pub struct PoolSnapshot {
     pub memory_mb: u64,
     /// Instances started since the pool was.
     pub cold_starts: u64,
+    /// Requests by where their instance came from, in the order of [`Path::ALL`].
+    pub paths: [u64; Path::ALL.len()],
     /// Instances ended because they were idle, or their memory was needed.
     pub evictions: u64,
+    /// Of these, the ones whose memory was needed.
+    pub evicted_for_memory: u64,
     /// Instances ended after a timeout, a crash, a bad reply or for want of memory.
     pub destroyed: u64,
     /// Bytes that handlers printed.

@@ -30,6 +30,7 @@ mod roster;
 mod serve;
 mod sessions;
 mod shared;
+mod standing;
 mod start;
 mod stock;
 
@@ -45,13 +46,16 @@ use std::{
 };
 
 use ebpf_common::ids::FunctionId;
-use tokio::sync::{mpsc, watch};
+use prometheus::{Histogram, HistogramOpts, exponential_buckets};
+use store::CatalogEntry;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use self::{budget::Budget, function::FunctionPool, functions::Functions, stock::Stock};
+use self::{budget::Budget, function::Standing, functions::Functions, stock::Stock};
 pub use self::{
     config::{PoolConfig, PoolLimits, SandboxConfig},
-    invocation::{Deadline, Invocation, Outcome, PoolSnapshot},
+    invocation::{Deadline, Invocation, Outcome, Path, PoolSnapshot},
+    standing::{FunctionStanding, PoolStanding},
 };
 use crate::{
     bill::{BillReport, Ledger, Line},
@@ -90,13 +94,41 @@ pub enum PoolError {
 }
 
 /// What happened so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     cold_starts: AtomicU64,
+    /// In the order of [`Path::ALL`].
+    paths: [AtomicU64; Path::ALL.len()],
+    thaw_seconds: Histogram,
     evictions: AtomicU64,
+    evicted_for_memory: AtomicU64,
     destroyed: AtomicU64,
     log_bytes: AtomicU64,
     unbilled_cpu_ns: AtomicU64,
+}
+
+impl Counters {
+    fn new() -> Result<Self, PoolError> {
+        let options = HistogramOpts::new(
+            "worker_thaw_seconds",
+            "What it takes to let a paused instance go on.",
+        );
+        // From 10 microseconds to 20 milliseconds.
+        let buckets = exponential_buckets(0.000_01, 2.0, 12);
+        let thaw_seconds = buckets
+            .and_then(|buckets| Histogram::with_opts(options.buckets(buckets)))
+            .map_err(|error| PoolError::First(error.to_string()))?;
+        Ok(Self {
+            cold_starts: AtomicU64::new(0),
+            paths: Default::default(),
+            thaw_seconds,
+            evictions: AtomicU64::new(0),
+            evicted_for_memory: AtomicU64::new(0),
+            destroyed: AtomicU64::new(0),
+            log_bytes: AtomicU64::new(0),
+            unbilled_cpu_ns: AtomicU64::new(0),
+        })
+    }
 }
 
 /// All instances of one worker.
@@ -116,7 +148,9 @@ pub struct Pool {
     /// Everything that runs a handler, to kill it when the worker stops.
     running: Mutex<Vec<Weak<Sandbox>>>,
     warm: watch::Sender<Vec<FunctionId>>,
-    starts: mpsc::UnboundedSender<Arc<FunctionPool>>,
+    starts: mpsc::UnboundedSender<keeper::Wanted>,
+    /// Has idle instances looked at before it is time to.
+    tend_now: Arc<Notify>,
     undertaker: mpsc::UnboundedSender<instance::Remains>,
     stopping: AtomicBool,
     /// What must have ended before the worker's own cgroup can go.
@@ -135,6 +169,7 @@ impl Pool {
         db: Arc<db::Router>,
     ) -> Result<Arc<Self>, PoolError> {
         let tasks = TaskTracker::new();
+        let counters = Counters::new()?;
         let (cgroup, stock) = {
             let (config, tasks) = (config.clone(), tasks.clone());
             tokio::task::spawn_blocking(move || set_up(&config, tasks))
@@ -148,19 +183,20 @@ impl Pool {
         let (undertaker, ended) = mpsc::unbounded_channel();
         let limits = &config.limits;
         let pool = Arc::new(Self {
-            functions: Functions::new(limits.instances_per_function, limits.sessions_per_function),
+            functions: Functions::new(limits.clone()),
             budget: Budget::new(limits.memory_mb),
             config,
             code,
             db,
             cgroup,
             stock,
-            counters: Arc::default(),
+            counters: Arc::new(counters),
             ledger: Arc::default(),
             waiting: AtomicUsize::new(0),
             running: Mutex::default(),
             warm: watch::Sender::new(Vec::new()),
             starts,
+            tend_now: Arc::default(),
             undertaker,
             stopping: AtomicBool::new(false),
             tasks,
@@ -169,7 +205,7 @@ impl Pool {
         let keepers = vec![
             tokio::spawn(keeper::start_instances(Arc::downgrade(&pool), started)),
             tokio::spawn(keeper::bury(Arc::downgrade(&pool), ended)),
-            tokio::spawn(keeper::evict_idle(Arc::downgrade(&pool))),
+            tokio::spawn(keeper::tend(Arc::downgrade(&pool))),
         ];
         *pool.keepers.lock().unwrap_or_else(PoisonError::into_inner) = keepers;
         Ok(pool)
@@ -181,6 +217,50 @@ impl Pool {
         self.warm.subscribe()
     }
 
+    /// Sets how many instances this worker keeps of which functions, whether or not anyone calls; of all others
+    /// none. Their code is fetched, and instances are started, from now on.
+    pub fn keep_warm(&self, wanted: &[(Arc<CatalogEntry>, usize)]) {
+        let wanted: Vec<_> = wanted
+            .iter()
+            .map(|(entry, count)| (self.functions.of(entry), *count))
+            .collect();
+        for function in self.functions.all() {
+            let count = wanted
+                .iter()
+                .filter(|(other, _)| Arc::ptr_eq(other, &function))
+                .map(|(_, count)| *count)
+                .max();
+            function.keep_warm(count.unwrap_or(0));
+        }
+        self.tend_now.notify_one();
+    }
+
+    /// How long thawing takes, to be registered by whoever shows it.
+    #[must_use]
+    pub fn thaw_seconds(&self) -> Histogram {
+        self.counters.thaw_seconds.clone()
+    }
+
+    /// The pool for people.
+    #[must_use]
+    pub fn standing(&self) -> PoolStanding {
+        PoolStanding {
+            worker: self.config.worker.clone(),
+            memory_limit_mb: self.budget.limit_mb(),
+            numbers: self.snapshot(),
+            functions: self.functions(),
+        }
+    }
+
+    /// Every function with its instances, for people.
+    #[must_use]
+    pub fn functions(&self) -> Vec<FunctionStanding> {
+        let functions = self.functions.all();
+        let mut all: Vec<_> = functions.iter().map(|f| FunctionStanding::of(f)).collect();
+        all.sort_by(|a, b| a.function.cmp(&b.function));
+        all
+    }
+
     /// The pool's numbers now.
     #[must_use]
     pub fn snapshot(&self) -> PoolSnapshot {
@@ -190,7 +270,9 @@ impl Pool {
             waiting: self.waiting.load(Ordering::Relaxed),
             memory_mb: self.budget.used_mb(),
             cold_starts: count(&self.counters.cold_starts),
+            paths: std::array::from_fn(|path| count(&self.counters.paths[path])),
             evictions: count(&self.counters.evictions),
+            evicted_for_memory: count(&self.counters.evicted_for_memory),
             destroyed: count(&self.counters.destroyed),
             log_bytes: count(&self.counters.log_bytes),
             unbilled_cpu_ns: count(&self.counters.unbilled_cpu_ns),
@@ -198,9 +280,14 @@ impl Pool {
             ..PoolSnapshot::default()
         };
         for function in self.functions.all() {
-            let (demand, busy) = function.demand();
+            let Standing {
+                demand,
+                busy,
+                paused,
+            } = function.standing();
             snapshot.busy += busy;
-            snapshot.idle += demand.live - busy;
+            snapshot.paused += paused;
+            snapshot.idle += demand.live - busy - paused;
             snapshot.starting += demand.starting;
             snapshot.functions += usize::from(demand.live > 0);
         }
@@ -226,7 +313,8 @@ impl Pool {
         }
         for function in self.functions.all() {
             function.dismiss();
-            drop(function.take_idle_before(None));
+            function.keep_warm(0);
+            drop(function.take_all_idle());
         }
         for sandbox in self.running().drain(..) {
             // Requests under way see their sockets close, and drop what is left.

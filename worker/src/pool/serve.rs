@@ -13,8 +13,10 @@ use warmpath_sdk::http::ResponseHead;
 use super::{
     Deadline, Invocation, Outcome, Pool,
     connection::{Answer, Broken},
-    function::{FunctionPool, Refusal},
+    function::{FunctionPool, Refusal, Warmth},
     instance::Instance,
+    invocation::Path,
+    keeper::Wanted,
     roster::{Granted, Places, Seat},
 };
 use crate::{bill::Usage, runtime::protocol::InvokeMeta};
@@ -29,8 +31,11 @@ impl Pool {
     pub async fn invoke(&self, invocation: Invocation) -> Outcome {
         let entered = Instant::now();
         let function = self.functions.of(&invocation.function);
-        let mut outcome = match self.instance_for(&function, &invocation).await {
-            Ok(instance) => self.run(&function, instance, &invocation, entered).await,
+        let mut outcome = match self.instance_for(&function, &invocation, entered).await {
+            Ok((instance, path)) => {
+                let place = (instance, path);
+                self.run(&function, place, &invocation, entered).await
+            }
             Err(refusal) => Outcome {
                 usage: Usage {
                     queue_us: micros(entered.elapsed()),
@@ -54,24 +59,29 @@ impl Pool {
         &self,
         function: &Arc<FunctionPool>,
         invocation: &Invocation,
-    ) -> Result<Instance, Refusal> {
+        now: Instant,
+    ) -> Result<(Instance, Path), Refusal> {
         let is_sticky = function.entry.manifest.affinity == AffinityKind::Session;
         let session = invocation.session.filter(|_| is_sticky);
         loop {
             if self.is_stopping() {
                 return Err(stopping());
             }
-            let (seat, starts) = function.seat(session);
+            let (seat, starts) = function.seat(session, now);
             if starts {
                 self.start_one(function);
             }
-            let instance = match seat {
-                Seat::Taken(instance) => instance,
-                Seat::Waits(grant) => self.wait(function, grant, invocation, true).await?,
-                Seat::WaitsForOne(grant) => self.wait(function, grant, invocation, false).await?,
+            let (instance, has_waited) = match seat {
+                Seat::Taken(instance) => (instance, false),
+                Seat::Waits(grant) => (self.wait(function, grant, invocation, true).await?, true),
+                Seat::WaitsForOne(grant) => {
+                    (self.wait(function, grant, invocation, false).await?, true)
+                }
             };
-            if instance.is_sound() {
-                return Ok(instance);
+            if instance.is_sound()
+                && let Some(path) = self.rouse(&instance, has_waited)
+            {
+                return Ok((instance, path));
             }
             // It ended while idle, or broke the protocol: no request of ours saw it, so another one serves.
             tracing::debug!(
@@ -81,6 +91,27 @@ impl Pool {
             self.counters.destroyed.fetch_add(1, Ordering::Relaxed);
             function.discard(instance);
         }
+    }
+
+    /// Has an instance run, and says where it came from; `None` when it cannot be thawed.
+    fn rouse(&self, instance: &Instance, has_waited: bool) -> Option<Path> {
+        if instance.is_paused() {
+            let begun = Instant::now();
+            if let Err(error) = instance.resume() {
+                tracing::warn!(%error, instance = instance.number(), "cannot thaw an instance");
+                return None;
+            }
+            self.counters
+                .thaw_seconds
+                .observe(begun.elapsed().as_secs_f64());
+            return Some(Path::Paused);
+        }
+        // One that was there already was started for somebody else, or for nobody.
+        Some(if has_waited && instance.is_fresh() {
+            instance.origin()
+        } else {
+            Path::Warm
+        })
     }
 
     /// Waits in a queue until an instance comes or the deadline passes.
@@ -116,7 +147,16 @@ impl Pool {
     }
 
     fn start_one(&self, function: &Arc<FunctionPool>) {
-        if self.starts.send(Arc::clone(function)).is_err() {
+        self.start_instance(function, None);
+    }
+
+    /// Has an instance started that a request asked for, or warmth alone.
+    pub(super) fn start_instance(&self, function: &Arc<FunctionPool>, warmth: Option<Warmth>) {
+        let wanted = Wanted {
+            function: Arc::clone(function),
+            warmth,
+        };
+        if self.starts.send(wanted).is_err() {
             function.cancelled();
         }
     }
@@ -125,7 +165,7 @@ impl Pool {
     async fn run(
         &self,
         function: &FunctionPool,
-        mut instance: Instance,
+        (mut instance, path): (Instance, Path),
         invocation: &Invocation,
         entered: Instant,
     ) -> Outcome {
@@ -146,7 +186,9 @@ impl Pool {
             wake: invocation.wake.as_ref(),
             http: invocation.http.as_deref(),
         };
-        let mut usage = started(&instance, entered, now);
+        self.counters.paths[path as usize].fetch_add(1, Ordering::Relaxed);
+        instance.set_used();
+        let mut usage = started(&instance, path, entered, now);
         let ticket = instance.body().begin();
         let answered = {
             let event = &invocation.payload;
@@ -224,8 +266,8 @@ impl Pool {
 }
 
 /// The part of the bill that is known when the handler begins, at `now`.
-fn started(instance: &Instance, entered: Instant, now: Instant) -> Usage {
-    let cold = instance.take_fresh();
+fn started(instance: &Instance, path: Path, entered: Instant, now: Instant) -> Usage {
+    let cold = matches!(path, Path::Zygote | Path::Cold);
     // It may have been in the making before the request came, and gone on idle after that.
     let since = entered.max(instance.body().begun());
     Usage {
@@ -237,6 +279,7 @@ fn started(instance: &Instance, entered: Instant, now: Instant) -> Usage {
         },
         cold,
         instance: instance.number(),
+        path: Some(path),
         ..Usage::default()
     }
 }

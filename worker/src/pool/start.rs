@@ -12,6 +12,7 @@ use super::{
     connection::Connection,
     function::{FunctionPool, Refusal},
     instance::{Body, Instance, Parts, watch},
+    invocation::Path,
     log::Tail,
     stock::Prepared,
 };
@@ -31,6 +32,11 @@ pub(super) async fn instance(
     // The code first: a sandbox is not held while it is fetched, nor lost when that fails.
     let code = pool.code.ensure(entry).await;
     let code = code.map_err(|error| refuse(Status::CodeUnavailable, &error))?;
+    let origin = if pool.stock.len() > 0 {
+        Path::Zygote
+    } else {
+        Path::Cold
+    };
     let prepared = pool.stock.take().await;
     let prepared = prepared.map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
     let manifest = &entry.manifest;
@@ -59,10 +65,11 @@ pub(super) async fn instance(
         .await
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
-    let (body, mut connection) = wrap(pool, function, share, prepared, begun)
+    let (body, mut connection) = wrap(pool, function, (share, origin), prepared, begun)
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
     load(pool, function, &layers, &body, &mut connection).await?;
-    Ok(Instance::new(body, connection))
+    let used_at = pool.functions.clock().now();
+    Ok(Instance::new(body, connection, used_at))
 }
 
 /// What runs in a sandbox beside what the handler starts: the init, and, where several requests are served
@@ -82,7 +89,7 @@ fn refuse(status: Status, error: &dyn std::error::Error) -> Refusal {
 fn wrap(
     pool: &Arc<Pool>,
     function: &Arc<FunctionPool>,
-    share: Share,
+    (share, origin): (Share, Path),
     prepared: Prepared,
     begun: Instant,
 ) -> std::io::Result<(Body, Connection)> {
@@ -103,6 +110,7 @@ fn wrap(
         begun,
         tail,
         share,
+        origin,
         function: Arc::clone(function),
         undertaker: pool.undertaker.clone(),
     });

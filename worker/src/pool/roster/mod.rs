@@ -3,7 +3,8 @@
 //!
 //! An instance has one place for a request, or several. A request without a session takes a free place of
 //! an instance that serves others already, or else the instance that was idle for the shortest time (its
-//! caches are warm, and the others may be evicted), or waits in one queue for all. A request of a session
+//! caches are warm, and the others may be paused and evicted), or one that is paused, or waits in one queue
+//! for all. A request of a session
 //! that met an instance before takes a place there, or waits for one. Among those whom a free place could
 //! serve, the one that came first gets it. A waiter that gave up is passed over.
 //!
@@ -26,6 +27,8 @@ pub(super) trait Places: Sized {
     fn split(&mut self) -> Option<Self>;
     /// Adds other places of the same instance.
     fn merge(&mut self, other: Self);
+    /// Whether the instance is stopped, and has to be thawed before it can serve.
+    fn is_paused(&self) -> bool;
 }
 
 /// What a waiting request gets: an instance, or why there is none.
@@ -54,6 +57,8 @@ struct Waiter<I, E> {
 pub(super) struct Roster<I, E> {
     /// Instances that serve nobody, the one idle for longest first.
     idle: Vec<I>,
+    /// Those of them that are paused.
+    paused: Vec<I>,
     /// The free places of instances that serve someone.
     partly: Vec<I>,
     /// Instances that serve someone, each with the requests that wait for just that one.
@@ -70,6 +75,7 @@ impl<I: Places, E: Clone> Roster<I, E> {
     pub(super) fn new(sessions_max: usize, places: usize) -> Self {
         Self {
             idle: Vec::new(),
+            paused: Vec::new(),
             partly: Vec::new(),
             busy: HashMap::new(),
             waiting: VecDeque::new(),
@@ -96,7 +102,7 @@ impl<I: Places, E: Clone> Roster<I, E> {
                 .into_iter()
                 .for_each(|session| self.sessions.forget(session));
         }
-        if let Some(free) = self.partly.pop().or_else(|| self.idle.pop()) {
+        if let Some(free) = self.best() {
             return Seat::Taken(self.occupy(free, session));
         }
         let (waiter, receiver) = self.waiter(session);
@@ -117,8 +123,7 @@ impl<I: Places, E: Clone> Roster<I, E> {
         match instance {
             Ok(instance) => self.offer(instance),
             Err(error) => {
-                let is_hopeless =
-                    self.starting == 0 && self.idle.is_empty() && self.busy.is_empty();
+                let is_hopeless = self.starting == 0 && self.live() == 0;
                 while let Some(waiter) = self.waiting.pop_front() {
                     // One that gave up does not hear it: the next one is told.
                     let is_heard = waiter.grant.send(Err(error.clone())).is_ok();
@@ -150,13 +155,16 @@ impl<I: Places, E: Clone> Roster<I, E> {
             .make_contiguous()
             .sort_by_key(|waiter| waiter.ticket);
         while !self.waiting.is_empty()
-            && let Some(free) = self.partly.pop().or_else(|| self.idle.pop())
+            && let Some(free) = self.best()
         {
             let number = free.number();
             self.offer(free);
             let came_back =
                 |list: &[I]| list.last().is_some_and(|free: &I| free.number() == number);
-            if came_back(&self.partly) || came_back(&self.idle) {
+            if [&self.partly, &self.idle, &self.paused]
+                .into_iter()
+                .any(|list| came_back(list))
+            {
                 return;
             }
         }
@@ -164,7 +172,17 @@ impl<I: Places, E: Clone> Roster<I, E> {
 
     /// Takes an instance out that serves nobody, to end it.
     pub(super) fn take_idle(&mut self, number: u64) -> Option<I> {
-        take(&mut self.idle, number)
+        take(&mut self.idle, number).or_else(|| take(&mut self.paused, number))
+    }
+
+    /// Takes out the running ones among those that serve nobody and that `pauses` says yes to. They count as
+    /// busy until they are released, so that no other instance is started in their place.
+    pub(super) fn take_to_pause(&mut self, mut pauses: impl FnMut(&I) -> bool) -> Vec<I> {
+        let taken: Vec<I> = self.idle.extract_if(.., |free| pauses(free)).collect();
+        for free in &taken {
+            self.busy.entry(free.number()).or_default();
+        }
+        taken
     }
 
     /// Takes out all free places of an instance.
@@ -174,14 +192,24 @@ impl<I: Places, E: Clone> Roster<I, E> {
 
     /// Takes out all idle instances that `ends` says yes to.
     pub(super) fn take_idle_if(&mut self, mut ends: impl FnMut(&I) -> bool) -> Vec<I> {
-        self.idle
-            .extract_if(.., |instance| ends(instance))
-            .collect()
+        let mut taken: Vec<I> = self.paused.extract_if(.., |free| ends(free)).collect();
+        taken.extend(self.idle.extract_if(.., |free| ends(free)));
+        taken
     }
 
-    /// All idle instances, the one idle for longest first.
-    pub(super) fn idle(&self) -> &[I] {
-        &self.idle
+    /// All instances that serve nobody: the paused ones, then the others; the one idle for longest first.
+    pub(super) fn idle(&self) -> impl Iterator<Item = &I> {
+        self.paused.iter().chain(&self.idle)
+    }
+
+    /// How many of them are paused.
+    pub(super) fn paused_len(&self) -> usize {
+        self.paused.len()
+    }
+
+    /// How many instances there are.
+    fn live(&self) -> usize {
+        self.idle.len() + self.paused.len() + self.busy.len()
     }
 
     /// How many serve a request.
@@ -195,7 +223,7 @@ impl<I: Places, E: Clone> Roster<I, E> {
         Demand {
             wanted: self.waiting.len().div_ceil(self.places),
             starting: self.starting,
-            live: self.idle.len() + self.busy.len(),
+            live: self.live(),
         }
     }
 
@@ -216,6 +244,23 @@ impl<I: Places, E: Clone> Roster<I, E> {
             },
             receiver,
         )
+    }
+
+    /// The free places that the next request is to have one of.
+    fn best(&mut self) -> Option<I> {
+        let running = self.partly.pop().or_else(|| self.idle.pop());
+        running.or_else(|| self.paused.pop())
+    }
+
+    /// Keeps free places for whoever comes next.
+    fn keep(&mut self, free: I) {
+        if !free.is_whole() {
+            self.partly.push(free);
+        } else if free.is_paused() {
+            self.paused.push(free);
+        } else {
+            self.idle.push(free);
+        }
     }
 
     /// One place of those that were free; the others stay so.
@@ -273,12 +318,10 @@ impl<I: Places, E: Clone> Roster<I, E> {
                 (Err(Err(_)), _) => unreachable!("a place was sent"),
             }
         }
-        if free.is_whole() {
-            self.idle.push(free);
-        } else {
+        if !free.is_whole() {
             self.busy.insert(number, own);
-            self.partly.push(free);
         }
+        self.keep(free);
     }
 
     fn next_for(&mut self, number: u64, own: &mut VecDeque<Waiter<I, E>>) -> Option<Waiter<I, E>> {
@@ -314,10 +357,8 @@ impl<I: Places, E: Clone> Roster<I, E> {
         let free = self.gather(place);
         if free.is_whole() {
             self.busy.remove(&free.number());
-            self.idle.push(free);
-        } else {
-            self.partly.push(free);
         }
+        self.keep(free);
     }
 }
 

@@ -12,6 +12,7 @@ struct Part {
     number: u64,
     free: usize,
     all: usize,
+    paused: bool,
 }
 
 impl Places for Part {
@@ -36,6 +37,10 @@ impl Places for Part {
         self.free += other.free;
         assert!(self.free <= self.all, "a place was given twice");
     }
+
+    fn is_paused(&self) -> bool {
+        self.paused
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +52,8 @@ enum Step {
     Start,
     Fail,
     Evict,
+    Pause,
+    Paused(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -58,6 +65,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Start),
         1 => Just(Step::Fail),
         1 => Just(Step::Evict),
+        2 => Just(Step::Pause),
+        2 => any::<usize>().prop_map(Step::Paused),
     ];
     prop::collection::vec(step, 0..80)
 }
@@ -71,6 +80,8 @@ struct World {
     /// Places that requests have.
     held: Vec<Part>,
     queued: Vec<(Receiver, Option<u64>)>,
+    /// Instances that are being paused.
+    pausing: Vec<Part>,
     /// Live instances.
     alive: HashSet<u64>,
     numbers: u64,
@@ -83,6 +94,7 @@ impl World {
             all,
             held: Vec::new(),
             queued: Vec::new(),
+            pausing: Vec::new(),
             alive: HashSet::new(),
             numbers: 0,
         }
@@ -91,7 +103,7 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::Arrive(session) => match self.roster.seat(session) {
-                Seat::Taken(place) => self.held.push(place),
+                Seat::Taken(place) => self.hold(place),
                 Seat::Waits(receiver) | Seat::WaitsForOne(receiver) => {
                     self.queued.push((receiver, session));
                 }
@@ -116,6 +128,7 @@ impl World {
                     number: self.numbers,
                     free: self.all,
                     all: self.all,
+                    paused: false,
                 }));
             }
             Step::Fail => {
@@ -126,6 +139,14 @@ impl World {
                 for evicted in self.roster.take_idle_if(|_| true) {
                     assert!(evicted.is_whole());
                     self.alive.remove(&evicted.number);
+                }
+            }
+            Step::Pause => self.pausing.extend(self.roster.take_to_pause(|_| true)),
+            Step::Paused(which) => {
+                if !self.pausing.is_empty() {
+                    let mut part = self.pausing.swap_remove(which % self.pausing.len());
+                    part.paused = true;
+                    self.roster.release(part);
                 }
             }
         }
@@ -146,33 +167,54 @@ impl World {
 
     /// Takes what was granted meanwhile.
     fn collect(&mut self) {
-        let mut waiting = Vec::new();
+        let (mut waiting, mut granted) = (Vec::new(), Vec::new());
         for (mut receiver, session) in self.queued.drain(..) {
             match receiver.try_recv() {
-                Ok(Ok(place)) => self.held.push(place),
+                Ok(Ok(place)) => granted.push(place),
                 Ok(Err(())) => {}
                 Err(oneshot::error::TryRecvError::Empty) => waiting.push((receiver, session)),
                 Err(oneshot::error::TryRecvError::Closed) => panic!("sent away without a word"),
             }
         }
         self.queued = waiting;
+        granted.into_iter().for_each(|place| self.hold(place));
+    }
+
+    /// A request has a place; it thaws its instance if need be.
+    fn hold(&mut self, mut place: Part) {
+        if std::mem::take(&mut place.paused) {
+            let number = place.number;
+            let lists = self.roster.partly.iter_mut();
+            lists
+                .filter(|rest| rest.number == number)
+                .for_each(|rest| rest.paused = false);
+        }
+        self.held.push(place);
     }
 
     fn check(&mut self) {
         for number in &self.alive {
-            let free = self.roster.idle.iter().chain(&self.roster.partly);
+            let free = self.roster.idle().chain(&self.roster.partly);
             let free = free.filter(|free| free.number == *number);
             let (lists, free) = free.fold((0, 0), |(n, sum), free| (n + 1, sum + free.free));
-            let held = self.held.iter().filter(|place| place.number == *number);
+            let held = self.held.iter().chain(&self.pausing);
+            let held = held.filter(|place| place.number == *number);
             let held: usize = held.map(|place| place.free).sum();
             assert_eq!(free + held, self.all, "places of {number}");
             assert!(lists <= 1, "{number} is in two lists");
             assert_eq!(self.roster.busy.contains_key(number), held > 0);
         }
         assert!(self.held.iter().all(|place| place.free == 1));
-        assert!(self.roster.idle.iter().all(Places::is_whole));
+        assert!(self.roster.idle().all(Places::is_whole));
+        assert!(!self.roster.idle.iter().any(Places::is_paused));
+        assert!(self.roster.paused.iter().all(Places::is_paused));
         assert!(!self.roster.partly.iter().any(Places::is_whole));
-        let anything_free = !self.roster.idle.is_empty() || !self.roster.partly.is_empty();
+        let anything_free = self
+            .roster
+            .idle()
+            .chain(&self.roster.partly)
+            .next()
+            .is_some();
         let demand = self.roster.demand();
         assert_eq!(demand.live, self.alive.len());
         assert!(
@@ -204,7 +246,7 @@ proptest! {
             world.step(Step::Arrive(None));
         }
         prop_assert!(world.held.iter().all(|place| place.number == world.held[0].number));
-        prop_assert_eq!(world.roster.idle().len(), 1);
+        prop_assert_eq!(world.roster.idle().count(), 1);
         for _ in 0..2 * all {
             world.step(Step::Arrive(None));
         }

@@ -19,6 +19,11 @@ impl Places for u64 {
     fn merge(&mut self, other: Self) {
         unreachable!("{self} has one place, and {other} cannot be another");
     }
+
+    /// The numbers from 100 on are paused.
+    fn is_paused(&self) -> bool {
+        *self >= 100
+    }
 }
 
 type Test = Roster<u64, &'static str>;
@@ -90,7 +95,7 @@ fn a_session_waits_for_its_own_instance_while_others_are_idle() {
     let mut roster = roster(&[1, 2]);
     let own = taken(roster.seat(Some(7)));
     let mut again = waits_for_one(roster.seat(Some(7)));
-    assert_eq!(roster.idle().len(), 1);
+    assert_eq!(roster.idle().count(), 1);
     roster.release(own);
     assert_eq!(again.try_recv(), Ok(Ok(own)));
     roster.release(own);
@@ -114,7 +119,7 @@ fn requests_of_one_session_that_waited_together_meet_one_instance() {
         second.try_recv().is_err(),
         "instance 2 is not for this session"
     );
-    assert_eq!(roster.idle(), [2]);
+    assert!(roster.idle().eq(&[2]));
     roster.release(1);
     assert_eq!(second.try_recv(), Ok(Ok(1)));
 }
@@ -177,7 +182,7 @@ fn a_session_whose_instance_ended_meets_one_that_idles() {
     roster.release(1);
     assert_eq!(next.try_recv(), Ok(Ok(1)));
     roster.release(1);
-    assert_eq!(roster.idle(), [1]);
+    assert!(roster.idle().eq(&[1]));
 }
 
 #[test]
@@ -186,5 +191,28 @@ fn lets_idle_instances_be_taken_away() {
     assert_eq!(roster.take_idle(2), Some(2));
     assert_eq!(roster.take_idle(2), None);
     assert_eq!(roster.take_idle_if(|number| *number < 3), [1]);
-    assert_eq!(roster.idle(), [3]);
+    assert!(roster.idle().eq(&[3]));
+}
+
+#[test]
+fn takes_a_paused_instance_only_when_no_other_is_free() {
+    let mut roster = roster(&[100, 1, 101]);
+    assert_eq!(roster.paused_len(), 2);
+    assert!(roster.idle().eq(&[100, 101, 1]));
+    assert_eq!(taken(roster.seat(None)), 1);
+    assert_eq!(taken(roster.seat(None)), 101, "the one paused last");
+    assert_eq!(roster.take_idle(100), Some(100), "paused ones can be ended");
+}
+
+#[test]
+fn what_is_being_paused_counts_as_busy_and_goes_to_who_came_meanwhile() {
+    let mut roster = roster(&[1, 2]);
+    assert_eq!(roster.take_to_pause(|number| *number == 1), [1]);
+    assert_eq!((roster.demand().live, roster.busy_len()), (2, 1));
+    assert_eq!(taken(roster.seat(None)), 2);
+    let mut waiting = waits(roster.seat(None));
+    roster.release(1);
+    assert_eq!(waiting.try_recv(), Ok(Ok(1)));
+    roster.release(1);
+    assert!(roster.idle().eq(&[1]));
 }

@@ -1,6 +1,8 @@
-//! The pool's decisions, as functions of plain numbers: when to start an instance, and which to end.
+//! The pool's decisions, as functions of plain numbers: when to start an instance (here), which to end when
+//! memory is needed (`greedy_dual`), and which because nobody comes (`history`).
 
-use tokio::time::Instant;
+pub(super) mod greedy_dual;
+pub(super) mod history;
 
 /// How things stand with one function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,17 +53,8 @@ pub(super) const fn room(used_mb: u64, leaving_mb: u64, needed_mb: u64, limit_mb
     }
 }
 
-/// The one to evict: the instance that has been idle for longest.
-pub(super) fn victim<K>(idle: impl IntoIterator<Item = (K, Instant)>) -> Option<K> {
-    idle.into_iter()
-        .min_by_key(|(_, since)| *since)
-        .map(|(key, _)| key)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const fn demand(wanted: usize, starting: usize, live: usize) -> Demand {
@@ -103,13 +96,5 @@ mod tests {
     fn evicts_nothing_while_what_was_evicted_is_ending() {
         assert_eq!(room(128, 64, 64, 128), Room::Soon);
         assert_eq!(room(128, 32, 64, 128), Room::Full);
-    }
-
-    #[test]
-    fn evicts_what_was_idle_for_longest() {
-        let now = Instant::now();
-        let idle = [("b", now), ("a", now - Duration::from_secs(2)), ("c", now)];
-        assert_eq!(victim(idle), Some("a"));
-        assert_eq!(victim::<u8>([]), None);
     }
 }
