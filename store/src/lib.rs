@@ -22,6 +22,8 @@ pub mod client;
 #[cfg(feature = "server")]
 mod config;
 pub mod digest;
+pub mod egress;
+pub mod environment;
 #[cfg(feature = "server")]
 mod fetch;
 #[cfg(feature = "server")]
@@ -52,6 +54,8 @@ pub use client::{ClientError, StoreClient};
 #[cfg(feature = "server")]
 pub use config::{Config, ConfigError, LimitsConfig};
 pub use digest::{Digest, DigestError};
+pub use egress::{Egress, EgressError, Transport};
+pub use environment::EnvironmentError;
 pub use manifest::{AffinityKind, Interface, Manifest, ManifestError, PayloadKind, Runtime};
 #[cfg(feature = "server")]
 pub use publish::PublishError;

@@ -3,12 +3,17 @@
 //!
 //! Unknown keys are refused, and each number has a range, so that a typo never becomes a default.
 
-use std::path::{Component, Path};
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path},
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Digest,
+    egress::{EGRESS_MAX, Egress, EgressError},
+    environment::{self, EnvironmentError},
     schema::{Schema, SchemaError},
 };
 
@@ -76,6 +81,18 @@ pub struct Manifest {
     /// The package layers it runs with, in the order in which they are searched.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<Digest>,
+    /// Whose function it is. Tenants see nothing of each other: secrets are looked up under this name.
+    #[serde(default = "default_tenant")]
+    pub tenant: String,
+    /// Environment variables, as they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Environment variables whose values are secrets of the tenant, by the secrets' names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
+    /// Where it may connect to; nowhere by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<Egress>,
     /// Where the payload holds the session or shard key of requests that do not name it in their header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Schema>,
@@ -170,6 +187,10 @@ const fn default_concurrency() -> u32 {
     1
 }
 
+fn default_tenant() -> String {
+    "default".to_owned()
+}
+
 /// Why a manifest is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
@@ -246,6 +267,21 @@ pub enum ManifestError {
         /// The refused method.
         given: String,
     },
+    /// A tenant that breaks the rule for names.
+    #[error(
+        "`tenant = \"{given}\"` is no name of a tenant: 1 to 63 of a-z, 0-9 and `-`, \
+         beginning with a letter or digit"
+    )]
+    Tenant {
+        /// The refused name.
+        given: String,
+    },
+    /// An environment that cannot be.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// Too many networks.
+    #[error(transparent)]
+    Network(#[from] EgressError),
     /// A schema that cannot be compiled.
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -335,6 +371,14 @@ impl Manifest {
             }
         }
         check_layers(&self.layers)?;
+        environment::check_tenant(&self.tenant)?;
+        environment::check(&self.env, &self.secrets)?;
+        if self.network.len() > EGRESS_MAX {
+            return Err(EgressError::TooMany {
+                given: self.network.len(),
+            }
+            .into());
+        }
         if let Some(schema) = &self.schema {
             schema.compile(self.affinity)?;
         }
