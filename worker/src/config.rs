@@ -15,6 +15,8 @@ use crate::{
     park::ParkLimits,
     pool::{PoolLimits, SandboxConfig},
     rpc::RpcLimits,
+    sandbox::network::NetworkConfig,
+    secrets::SecretsConfig,
 };
 
 /// Configuration of the worker role.
@@ -64,6 +66,12 @@ pub struct Config {
     /// How sandboxes are made.
     #[serde(default)]
     pub sandbox: SandboxConfig,
+    /// What functions get that ask for a network; nothing by default.
+    #[serde(default)]
+    pub network: NetworkConfig,
+    /// Where the secrets of functions are.
+    #[serde(default)]
+    pub secrets: SecretsConfig,
     /// What encapsulated packets are taken from whom; none by default.
     #[serde(default)]
     pub decap: Option<DecapConfig>,
@@ -170,6 +178,12 @@ mod tests {
         [pool]
         memory_mb = 1024
         [sandbox]
+        [network]
+        uplink = "eth0"
+        first_address = "10.213.0.0"
+        dns = ["10.80.0.53"]
+        [secrets]
+        dir = "/etc/warmpath/secrets"
         [decap]
         interface = "eth0"
         sources = ["172.16.0.0/16", "fd00:1::/96"]
@@ -199,6 +213,8 @@ mod tests {
             ("capacity", "capacityy"),
             ("[rpc]", "[rpc]\nnope = 1"),
             ("[db]", "[db]\nnope = 1"),
+            ("[network]", "[network]\nnope = 1"),
+            ("[secrets]", "[secrets]\nnope = 1"),
             ("[decap]", "[decap]\nnope = 1"),
         ] {
             let error = load(&WHOLE.replacen(from, to, 1)).unwrap_err();

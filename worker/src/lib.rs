@@ -33,6 +33,7 @@ pub mod report;
 pub mod rpc;
 pub mod runtime;
 pub mod sandbox;
+pub mod secrets;
 mod service;
 
 pub use config::{Config, DbConfig};

@@ -365,8 +365,11 @@ pub struct Gauges {
     paths: [IntCounter; Path::ALL.len()],
     /// Because nobody came, and because their memory was needed.
     evictions: [IntCounter; 2],
+    landlock: IntGauge,
+    networks: IntGauge,
     destroyed: IntCounter,
     log_bytes: IntCounter,
+    secret_failures: IntCounter,
     zygote_restarts: IntCounter,
     unbilled_cpu_ns: IntCounter,
 }
@@ -458,11 +461,20 @@ impl Gauges {
                 )?;
                 ["idle", "memory"].map(|reason| evictions.with_label_values(&[reason]))
             },
+            networks: gauge("worker_networks", "Sandboxes that have a network.")?,
+            landlock: gauge(
+                "worker_landlock_version",
+                "Version of Landlock that instances are behind; 0 on a kernel without it.",
+            )?,
             destroyed: counter(
                 "worker_instances_destroyed_total",
                 "Instances ended after a timeout, a crash, a bad reply or for want of memory.",
             )?,
             log_bytes: counter("worker_log_bytes_total", "Bytes that handlers printed.")?,
+            secret_failures: counter(
+                "worker_secret_failures_total",
+                "Instances not started for want of a secret, or because others could read it.",
+            )?,
             zygote_restarts: counter(
                 "worker_zygote_restarts_total",
                 "Starts of a zygote beyond the first.",
@@ -499,9 +511,11 @@ impl Gauges {
             (&self.prepared, pool.prepared),
             (&self.waiting, pool.waiting),
             (&self.functions, pool.functions),
+            (&self.networks, pool.networks),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
+        self.landlock.set(pool.landlock.into());
         self.memory_mb
             .set(i64::try_from(pool.memory_mb).unwrap_or(i64::MAX));
         let [by_idleness, by_memory] = &self.evictions;
@@ -511,6 +525,7 @@ impl Gauges {
             (by_memory, pool.evicted_for_memory),
             (&self.destroyed, pool.destroyed),
             (&self.log_bytes, pool.log_bytes),
+            (&self.secret_failures, pool.secret_failures),
             (&self.zygote_restarts, pool.zygote_restarts),
             (&self.unbilled_cpu_ns, pool.unbilled_cpu_ns),
         ] {

@@ -120,6 +120,8 @@ async fn start(config: Config) -> Result<Running, RunError> {
     let pool = PoolConfig {
         limits: config.pool.clone(),
         sandbox: config.sandbox.clone(),
+        network: config.network.clone(),
+        secrets: config.secrets.clone(),
         ..PoolConfig::new(config.name.clone(), config.state_dir.clone())
     };
     let pool = Pool::start(pool, code, Arc::clone(&router)).await?;

@@ -134,8 +134,8 @@ pub(super) struct Sandbox {
     pub(super) cgroups: Cgroups,
     /// `/proc/sys/kernel/seccomp/actions_avail`.
     pub(super) seccomp_actions: Option<String>,
-    /// `/sys/kernel/security/lsm`.
-    pub(super) security_modules: Option<String>,
+    /// The version of Landlock, 0 for none.
+    pub(super) landlock: u32,
 }
 
 /// Controllers by version of the hierarchy that they are in.

@@ -24,6 +24,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<Exit> {
         trial: args.trial,
         decap: worker.and_then(|config| config.decap),
         sandbox: ::worker::sandbox::check().map_err(|error| error.to_string()),
+        landlock: ::worker::sandbox::landlock::version(),
     })?;
     if args.output.json {
         output::json(&report)?;

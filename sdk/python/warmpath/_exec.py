@@ -18,7 +18,7 @@ def become(meta):
     environment = {
         **_ENVIRONMENT,
         **dict(program["env"]),
-        **meta.get("env", {}),
+        **meta.pop("env", {}),
         "WARMPATH_LOAD": json.dumps(meta),
     }
     os.chdir("/handler")

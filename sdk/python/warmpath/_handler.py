@@ -41,6 +41,7 @@ def load(meta):
     context.worker = meta["worker"]
     context.instance = meta["instance"]
     alone.function = meta["function"]
+    os.environ.update(meta.get("env", {}))
     os.chdir(HANDLER_DIR)
     # The standard library comes first of all but the function's own code, as in any Python.
     sys.path.insert(0, HANDLER_DIR)

@@ -30,6 +30,23 @@ _SECCOMP_MODE_FILTER = 2
 _SECUREBITS_ALL_LOCKED = 0x2F
 _CAPABILITY_VERSION_3 = 0x20080522
 
+# Landlock's calls have one number on every processor.
+_LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_ADD_RULE = 445
+_LANDLOCK_RESTRICT_SELF = 446
+_LANDLOCK_RULE_PATH_BENEATH = 1
+_O_PATH = 0o10000000
+# What can be done to files (landlock(7)): read and run; write; ask devices; and with names in directories all but
+# making device files.
+_RUN_AND_READ = 0b1101
+_WRITE = 1 << 1 | 1 << 14
+_ASK_DEVICES = 1 << 15
+_CHANGE_NAMES = 0b11_0111_1011_0000
+# How many of these rights each version knows; TCP came with the fourth, the scopes with the sixth.
+_FILE_RIGHTS = (0, 13, 14, 15, 15, 16)
+_TCP_SINCE, _TCP_RIGHTS = 4, 0b11
+_SCOPES_SINCE, _SCOPES = 6, 0b11
+
 _INSTANCE_FD = 3
 _OPEN_FILES_MAX = 512
 
@@ -39,7 +56,7 @@ def setns(fd, flags):
     _check(_libc.setns(fd, flags), "setns")
 
 
-def enter(init, user, doors, connection, log, handler_id, seccomp):
+def enter(init, user, doors, connection, log, handler_id, landlock, internet, seccomp):
     """Locks this process in. Returns the number that the instance's socket has from now on.
 
     init        pidfd of the sandbox's init
@@ -48,6 +65,8 @@ def enter(init, user, doors, connection, log, handler_id, seccomp):
     connection  the instance's socket
     log         where what the handler prints goes
     handler_id  user and group in the user namespace
+    landlock    version of Landlock to be used, 0 on a kernel without it
+    internet    whether TCP is not to be refused, for its packets are filtered outside
     seccomp     filter programs, in the order of their installation
     """
     for door in doors:
@@ -64,6 +83,8 @@ def enter(init, user, doors, connection, log, handler_id, seccomp):
     _privileges(handler_id)
     os.chdir("/tmp")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if landlock:
+        _landlock(landlock, internet)
     for program in seccomp:
         _install(program)
     return _INSTANCE_FD
@@ -105,6 +126,34 @@ def _privileges(handler_id):
     _check(_libc.capset(header, none), "capset")
 
 
+def _landlock(version, internet=False):
+    """A second wall behind the mounts: nothing but /tmp can be written, wherever it is and whatever mounts it.
+
+    A function's code is mounted later, and a rule for a directory does not hold for what is mounted over it: so
+    what may be read and run is everything below the root, which is all that the mounts show.
+    """
+    handled = (1 << _FILE_RIGHTS[min(version, len(_FILE_RIGHTS) - 1)]) - 1
+    attributes = [handled]
+    if version >= _TCP_SINCE:
+        attributes.append(0 if internet else _TCP_RIGHTS)
+    if version >= _SCOPES_SINCE:
+        # Neither signals to, nor abstract Unix sockets of, processes that are not behind the same wall.
+        attributes.append(_SCOPES)
+    packed = struct.pack(f"={len(attributes)}Q", *attributes)
+    ruleset = _syscall(_LANDLOCK_CREATE_RULESET, packed, len(packed), 0)
+    for path, rights in (
+        ("/", _RUN_AND_READ),
+        ("/dev", _RUN_AND_READ | _WRITE | _ASK_DEVICES),
+        ("/tmp", _RUN_AND_READ | _WRITE | _CHANGE_NAMES),
+    ):
+        fd = os.open(path, _O_PATH | os.O_CLOEXEC)
+        rule = struct.pack("=Qi", rights & handled, fd)
+        _syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)
+        os.close(fd)
+    _syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
+
+
 class _Program(ctypes.Structure):
     """struct sock_fprog"""
 
@@ -124,6 +173,14 @@ def _prctl(option, first, second=0):
 def _raw_prctl(option, first, second=0):
     # Variadic in C: every argument has to have the width of a register.
     return _libc.prctl(option, *[ctypes.c_ulong(number) for number in (first, second, 0, 0)])
+
+
+def _syscall(number, *arguments):
+    wide = [ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments]
+    returned = _libc.syscall(ctypes.c_long(number), *wide)
+    if returned < 0:
+        _check(returned, f"system call {number}")
+    return returned
 
 
 def _check(returned, what):

@@ -106,7 +106,17 @@ def _become_instance(command, init, user, connection, log, doors):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         seccomp = [bytes.fromhex(program) for program in command["seccomp"]]
-        fd = _lockdown.enter(init, user, doors, connection, log, command["handler_id"], seccomp)
+        fd = _lockdown.enter(
+            init,
+            user,
+            doors,
+            connection,
+            log,
+            command["handler_id"],
+            command["landlock"],
+            command["internet"],
+            seccomp,
+        )
         # What the zygote found under its own path is found here from now on.
         sys.path[:] = [_LIBRARY if path == command["library"] else path for path in sys.path]
         warmpath.__path__[:] = [f"{_LIBRARY}/warmpath"]

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 use super::policy::history::Bounds;
+use crate::{sandbox::network::NetworkConfig, secrets::SecretsConfig};
 
 /// However short the gaps between a function's requests are, its instances stay so long.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(10);
@@ -23,6 +24,10 @@ pub struct PoolConfig {
     pub limits: PoolLimits,
     /// `[sandbox]` of the worker's configuration.
     pub sandbox: SandboxConfig,
+    /// `[network]` of the worker's configuration.
+    pub network: NetworkConfig,
+    /// `[secrets]` of the worker's configuration.
+    pub secrets: SecretsConfig,
 }
 
 impl PoolConfig {
@@ -35,6 +40,8 @@ impl PoolConfig {
             executable: PathBuf::from("/proc/self/exe"),
             limits: PoolLimits::default(),
             sandbox: SandboxConfig::default(),
+            network: NetworkConfig::default(),
+            secrets: SecretsConfig::default(),
         }
     }
 }

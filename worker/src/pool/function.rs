@@ -283,7 +283,7 @@ impl FunctionPool {
     }
 
     /// Takes out the instances that have been idle for longer than the history says they should be, but for
-    /// those that are to be kept.
+    /// those that are to be kept; and those whose secrets are no more.
     pub(super) fn take_expired(&self, now: Instant) -> Vec<Instance> {
         let min_warm = self.min_warm.load(Ordering::Relaxed);
         let mut state = self.state();
@@ -296,8 +296,10 @@ impl FunctionPool {
             } else {
                 stay.used
             };
-            let ends = spare > 0 && now.saturating_duration_since(instance.idle_since) >= keep;
-            spare -= usize::from(ends);
+            let expired = spare > 0 && now.saturating_duration_since(instance.idle_since) >= keep;
+            // Another one is started in its place, if it is one of those that are to be kept.
+            let ends = expired || !instance.is_current();
+            spare = spare.saturating_sub(usize::from(ends));
             ends
         })
     }

@@ -24,6 +24,7 @@ use crate::{
     bill::{Charge, DbOps, Gauge, Ticket},
     runtime::protocol::InvokeMeta,
     sandbox::{Sandbox, SandboxError},
+    secrets::Environment,
 };
 
 /// What is left of an instance when it is over: to be removed from the host.
@@ -73,6 +74,8 @@ pub(super) struct Body {
     tail: Tail,
     /// How it came to be.
     origin: Path,
+    /// What it was started with; once it is loaded without the values, which only the instance has.
+    pub(super) environment: Environment,
     /// Whether it has served no request yet.
     is_fresh: AtomicBool,
     /// Whether it is ended, or being ended: its places are of no use.
@@ -93,6 +96,7 @@ pub(super) struct Parts {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) begun: Instant,
     pub(super) tail: Tail,
+    pub(super) environment: Environment,
     pub(super) share: Share,
     pub(super) origin: Path,
     pub(super) function: Arc<FunctionPool>,
@@ -106,6 +110,7 @@ impl Body {
             places: parts.function.entry.manifest.concurrency,
             tail: parts.tail,
             origin: parts.origin,
+            environment: parts.environment,
             is_fresh: AtomicBool::new(true),
             is_over: AtomicBool::new(false),
             counted: AtomicBool::new(false),
@@ -190,9 +195,15 @@ impl Instance {
     pub(super) fn is_sound(&self) -> bool {
         !self.is_over()
             && match &self.line {
-                Line::Alone(connection) => connection.is_quiet(),
+                Line::Alone(connection) => connection.is_quiet() && self.is_current(),
+                // Its other requests would end with it: it is ended when it is idle.
                 Line::Shared(_) => true,
             }
+    }
+
+    /// Whether the secrets that it was started with are still those of its function.
+    pub(super) fn is_current(&self) -> bool {
+        self.body.environment.is_current()
     }
 
     /// Whether it is ended, or being ended.

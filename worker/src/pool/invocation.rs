@@ -185,10 +185,16 @@ pub struct PoolSnapshot {
     pub destroyed: u64,
     /// Bytes that handlers printed.
     pub log_bytes: u64,
+    /// Instances that were not started for want of a secret.
+    pub secret_failures: u64,
     /// Starts of a zygote beyond the first.
     pub zygote_restarts: u64,
     /// CPU time of ended instances that no request was charged.
     pub unbilled_cpu_ns: u64,
+    /// Sandboxes that have a network.
+    pub networks: usize,
+    /// The version of Landlock that instances are behind, 0 for none.
+    pub landlock: u32,
 }
 
 #[cfg(test)]

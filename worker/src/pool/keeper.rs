@@ -16,6 +16,7 @@ use super::{
     instance::{Instance, Remains},
     policy::Room,
     start,
+    stock::Stock,
 };
 
 /// How often idle instances are looked at; a quarter of the time after which something happens to them when
@@ -204,6 +205,7 @@ pub(super) async fn tend(pool: Weak<Pool>) {
         pool.functions.tidy();
         // Sandboxes that could not be made a while ago may be possible now.
         pool.stock.fill();
+        pool.networked.iter().for_each(Stock::fill);
         pool.running().retain(|sandbox| sandbox.strong_count() > 0);
     }
 }

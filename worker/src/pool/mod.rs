@@ -61,7 +61,11 @@ use crate::{
     bill::{BillReport, Ledger, Line},
     code::CodeCache,
     runtime::{self, zygote::Zygote},
-    sandbox::{CgroupError, CheckError, Sandbox, SandboxMaker, Uids, WorkerCgroup, seccomp},
+    sandbox::{
+        CgroupError, CheckError, Sandbox, SandboxMaker, Uids, WorkerCgroup,
+        network::{Network, NetworkError},
+        seccomp::{self, Sockets},
+    },
 };
 
 /// Why a pool could not be started.
@@ -91,6 +95,9 @@ pub enum PoolError {
     /// The first sandbox could not be made.
     #[error("cannot make the first sandbox: {0}")]
     First(String),
+    /// There can be no networks for functions.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
 }
 
 /// What happened so far.
@@ -105,6 +112,7 @@ pub(crate) struct Counters {
     destroyed: AtomicU64,
     log_bytes: AtomicU64,
     unbilled_cpu_ns: AtomicU64,
+    secret_failures: AtomicU64,
 }
 
 impl Counters {
@@ -127,6 +135,7 @@ impl Counters {
             destroyed: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
             unbilled_cpu_ns: AtomicU64::new(0),
+            secret_failures: AtomicU64::new(0),
         })
     }
 }
@@ -140,6 +149,8 @@ pub struct Pool {
     cgroup: Arc<WorkerCgroup>,
     functions: Functions,
     stock: Arc<Stock>,
+    /// Of sandboxes with a network, if this worker has one for them.
+    networked: Option<Arc<Stock>>,
     budget: Arc<Budget>,
     counters: Arc<Counters>,
     ledger: Arc<Ledger>,
@@ -170,7 +181,7 @@ impl Pool {
     ) -> Result<Arc<Self>, PoolError> {
         let tasks = TaskTracker::new();
         let counters = Counters::new()?;
-        let (cgroup, stock) = {
+        let (cgroup, stock, networked) = {
             let (config, tasks) = (config.clone(), tasks.clone());
             tokio::task::spawn_blocking(move || set_up(&config, tasks))
                 .await
@@ -190,6 +201,7 @@ impl Pool {
             db,
             cgroup,
             stock,
+            networked,
             counters: Arc::new(counters),
             ledger: Arc::default(),
             waiting: AtomicUsize::new(0),
@@ -276,7 +288,10 @@ impl Pool {
             destroyed: count(&self.counters.destroyed),
             log_bytes: count(&self.counters.log_bytes),
             unbilled_cpu_ns: count(&self.counters.unbilled_cpu_ns),
+            secret_failures: count(&self.counters.secret_failures),
             zygote_restarts: self.stock.zygote_restarts(),
+            landlock: self.stock.landlock(),
+            networks: self.networked.as_ref().map_or(0, |stock| stock.networks()),
             ..PoolSnapshot::default()
         };
         for function in self.functions.all() {
@@ -320,8 +335,9 @@ impl Pool {
             // Requests under way see their sockets close, and drop what is left.
             sandbox.upgrade().inspect(|sandbox| sandbox.kill());
         }
-        let stock = Arc::clone(&self.stock);
-        drop(tokio::task::spawn_blocking(move || stock.stop()).await);
+        let stocks = [Some(Arc::clone(&self.stock)), self.networked.clone()];
+        let stop = move || stocks.iter().flatten().for_each(|stock| stock.stop());
+        drop(tokio::task::spawn_blocking(stop).await);
         self.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.ended())
             .await
@@ -370,11 +386,14 @@ impl Pool {
 /// How long stopping waits for what was killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Sandboxes of both stocks share a cgroup and so a row of numbers; those with a network begin here.
+const FIRST_NETWORKED: u64 = 1 << 40;
+
 /// Everything that blocks: checks, the cgroup, the library, the empty directory for roots.
 fn set_up(
     config: &PoolConfig,
     tasks: TaskTracker,
-) -> Result<(Arc<WorkerCgroup>, Arc<Stock>), PoolError> {
+) -> Result<(Arc<WorkerCgroup>, Arc<Stock>, Option<Arc<Stock>>), PoolError> {
     crate::sandbox::check()?;
     // The init of a sandbox is started by a process that ends at once; it must become our child.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|source| {
@@ -400,23 +419,46 @@ fn set_up(
     std::fs::create_dir_all(&root).map_err(state(&root))?;
     runtime::install(&library)?;
     let timeout = Duration::from_millis(config.sandbox.prepare_timeout_ms);
-    let zygote = Zygote::new(
-        config.sandbox.python.clone(),
-        library.to_string_lossy().into_owned(),
-        timeout,
-    )?;
-    let maker = SandboxMaker {
-        executable: config.executable.clone(),
-        root,
-        library,
-        cgroup: Arc::clone(&cgroup),
-        uids: Uids::new(config.sandbox.uid_first, config.sandbox.uid_count),
-        timeout,
+    let uids = Uids::new(config.sandbox.uid_first, config.sandbox.uid_count);
+    // Those with a network have a zygote of their own: what it lets its instances do differs.
+    let stock = |network: Option<Arc<Network>>, ready_len, first_number| {
+        let sockets = match network {
+            Some(_) => Sockets::Internet,
+            None => Sockets::Local,
+        };
+        let zygote = Zygote::new(
+            config.sandbox.python.clone(),
+            library.to_string_lossy().into_owned(),
+            timeout,
+            sockets,
+        )?;
+        let maker = SandboxMaker {
+            executable: config.executable.clone(),
+            root: root.clone(),
+            library: library.clone(),
+            cgroup: Arc::clone(&cgroup),
+            uids: Arc::clone(&uids),
+            network,
+            timeout,
+        };
+        Ok::<_, PoolError>(Stock::new(
+            maker,
+            zygote,
+            ready_len,
+            first_number,
+            tasks.clone(),
+        ))
     };
-    Ok((
-        cgroup,
-        Stock::new(maker, zygote, config.limits.prepared, tasks),
-    ))
+    let plain = stock(None, config.limits.prepared, 0)?;
+    let networked = match Network::start(&config.network, &config.worker)? {
+        Some(network) => {
+            let ready_len = config.network.prepared;
+            let networked = stock(Some(network), ready_len, FIRST_NETWORKED)?;
+            Some(networked)
+        }
+        None => None,
+    };
+    Ok((cgroup, plain, networked))
 }
 
 /// An error and its causes in one line.

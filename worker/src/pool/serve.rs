@@ -83,10 +83,11 @@ impl Pool {
             {
                 return Ok((instance, path));
             }
-            // It ended while idle, or broke the protocol: no request of ours saw it, so another one serves.
+            // It ended while idle, broke the protocol, or has a secret that is no more: no request of ours saw it, so
+            // another one serves.
             tracing::debug!(
                 function = function.entry.qualified,
-                "an idle instance broke"
+                "an idle instance is of no use"
             );
             self.counters.destroyed.fetch_add(1, Ordering::Relaxed);
             function.discard(instance);

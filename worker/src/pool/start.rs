@@ -1,6 +1,9 @@
 //! A cold start: a prepared sandbox gets a function.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ebpf_common::wire::Status;
 use tokio::time::Instant;
@@ -19,6 +22,7 @@ use super::{
 use crate::{
     runtime::{self, protocol::LoadMeta},
     sandbox::{Assignment, CgroupLimits},
+    secrets::Environment,
 };
 
 /// One instance of `function`, ready for its first request.
@@ -32,12 +36,18 @@ pub(super) async fn instance(
     // The code first: a sandbox is not held while it is fetched, nor lost when that fails.
     let code = pool.code.ensure(entry).await;
     let code = code.map_err(|error| refuse(Status::CodeUnavailable, &error))?;
-    let origin = if pool.stock.len() > 0 {
+    let environment = environment(pool, function).await?;
+    let stock = match &pool.networked {
+        _ if entry.manifest.network.is_empty() => &pool.stock,
+        Some(networked) => networked,
+        None => return Err(no_network()),
+    };
+    let origin = if stock.len() > 0 {
         Path::Zygote
     } else {
         Path::Cold
     };
-    let prepared = pool.stock.take().await;
+    let prepared = stock.take().await;
     let prepared = prepared.map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
     let manifest = &entry.manifest;
     let limits = CgroupLimits {
@@ -45,7 +55,7 @@ pub(super) async fn instance(
         pids: manifest.pids + own_threads(manifest.concurrency),
         cpu_percent: manifest.cpu_percent,
     };
-    let tmp_mb = manifest.tmp_mb;
+    let (tmp_mb, egress) = (manifest.tmp_mb, manifest.network.clone());
     let layers: Vec<String> = code.layers.iter().map(|layer| layer.name.clone()).collect();
     let assigned = tokio::task::spawn_blocking(move || {
         let layers: Vec<_> = code
@@ -58,6 +68,7 @@ pub(super) async fn instance(
             layers: &layers,
             limits,
             tmp_mb,
+            egress: &egress,
         };
         prepared.sandbox.assign(&assignment).map(|()| prepared)
     });
@@ -65,9 +76,18 @@ pub(super) async fn instance(
         .await
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?
         .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
-    let (body, mut connection) = wrap(pool, function, (share, origin), prepared, begun)
-        .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
+    let wrapped = wrap(
+        pool,
+        function,
+        (share, origin),
+        prepared,
+        begun,
+        environment,
+    );
+    let (mut body, mut connection) =
+        wrapped.map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
     load(pool, function, &layers, &body, &mut connection).await?;
+    body.environment.forget();
     let used_at = pool.functions.clock().now();
     Ok(Instance::new(body, connection, used_at))
 }
@@ -76,6 +96,36 @@ pub(super) async fn instance(
 /// at a time, a thread for each and one for the event loop.
 const fn own_threads(concurrency: u32) -> u32 {
     if concurrency > 1 { concurrency + 2 } else { 1 }
+}
+
+/// What the manifest wants in the environment. Without a secret there is no instance: the function asks for what its
+/// worker has not got, and that is no different from code that cannot be loaded.
+async fn environment(
+    pool: &Arc<Pool>,
+    function: &Arc<FunctionPool>,
+) -> Result<Environment, Refusal> {
+    let (pool_here, function) = (Arc::clone(pool), Arc::clone(function));
+    let read = tokio::task::spawn_blocking(move || {
+        Environment::read(&pool_here.config.secrets, &function.entry.manifest)
+    });
+    let environment = read
+        .await
+        .map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
+    environment.map_err(|error| {
+        pool.counters
+            .secret_failures
+            .fetch_add(1, Ordering::Relaxed);
+        refuse(Status::Exception, &error)
+    })
+}
+
+fn no_network() -> Refusal {
+    Refusal {
+        status: Status::SandboxUnavailable,
+        message: "the function asks for a network, and this worker has none to give: its operator has to set \
+                  `[network] uplink`"
+            .to_owned(),
+    }
 }
 
 fn refuse(status: Status, error: &dyn std::error::Error) -> Refusal {
@@ -92,6 +142,7 @@ fn wrap(
     (share, origin): (Share, Path),
     prepared: Prepared,
     begun: Instant,
+    environment: Environment,
 ) -> std::io::Result<(Body, Connection)> {
     let tail = Tail::default();
     let sandbox = Arc::new(prepared.sandbox);
@@ -109,6 +160,7 @@ fn wrap(
         sandbox,
         begun,
         tail,
+        environment,
         share,
         origin,
         function: Arc::clone(function),
@@ -128,6 +180,7 @@ async fn load(
     let meta = LoadMeta {
         entry: &entry.manifest.entry,
         payload: entry.manifest.payload,
+        env: &body.environment,
         layers,
         interface: entry.manifest.interface,
         app: &entry.manifest.app,

@@ -63,11 +63,13 @@ pub(super) struct Stock {
 }
 
 impl Stock {
-    /// A stock that keeps `ready_len` sandboxes ready, once [`Self::fill`] has been called.
+    /// A stock that keeps `ready_len` sandboxes ready, once [`Self::fill`] has been called, and numbers them from behind
+    /// `first_number` on.
     pub(super) fn new(
         maker: SandboxMaker,
         zygote: Zygote,
         ready_len: usize,
+        first_number: u64,
         tasks: TaskTracker,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -77,7 +79,7 @@ impl Stock {
             ready: Mutex::default(),
             ready_len,
             filling: AtomicUsize::new(0),
-            numbers: AtomicU64::new(0),
+            numbers: AtomicU64::new(first_number),
             making: Semaphore::new(MAKING_MAX),
             stopping: AtomicBool::new(false),
             tasks,
@@ -132,6 +134,19 @@ impl Stock {
     /// Starts of the zygote beyond the first.
     pub(super) fn zygote_restarts(&self) -> u64 {
         self.zygote.restarts()
+    }
+
+    /// Sandboxes with a network that exist.
+    pub(super) fn networks(&self) -> usize {
+        self.maker
+            .network
+            .as_ref()
+            .map_or(0, |network| network.links())
+    }
+
+    /// The version of Landlock that instances are behind, 0 for none.
+    pub(super) const fn landlock(&self) -> u32 {
+        self.zygote.landlock()
     }
 
     /// Makes no more, and ends the zygote and what is ready. Blocks.

@@ -14,7 +14,10 @@ use ebpf_common::{
 use serde::{Deserialize, Serialize};
 use warmpath_sdk::http::{Header, RequestHead, ResponseHead};
 
-use crate::park::{Wait, Wake};
+use crate::{
+    park::{Wait, Wake},
+    secrets::Environment,
+};
 
 /// `type:u8 meta_len:u32 data_len:u32`.
 pub const HEADER_LEN: usize = 9;
@@ -162,6 +165,9 @@ pub struct LoadMeta<'a> {
     /// The program that loads it, if the runtime has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exec: Option<Exec>,
+    /// Variables to be set before anything of the function runs, its secrets among them.
+    #[serde(skip_serializing_if = "Environment::is_empty")]
+    pub env: &'a Environment,
     /// The qualified name under which the function was called first.
     pub function: &'a str,
     /// This worker.

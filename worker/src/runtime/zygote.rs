@@ -19,7 +19,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::{CgroupError, Channel, ChannelError, HANDLER_ID, Sandbox, seccomp};
+use crate::sandbox::{
+    CgroupError, Channel, ChannelError, HANDLER_ID, Sandbox, landlock,
+    seccomp::{self, Sockets},
+};
 
 /// Why an instance could not be forked.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,8 @@ struct Hello {
 struct Spawn<'a> {
     library: &'a str,
     handler_id: u32,
+    landlock: u32,
+    internet: bool,
     seccomp: &'a [String; 2],
 }
 
@@ -98,6 +103,9 @@ pub struct Zygote {
     /// The host directory of the Python library, as text: it travels in JSON.
     library: String,
     seccomp: [String; 2],
+    sockets: Sockets,
+    /// The version of Landlock, 0 for none.
+    landlock: u32,
     timeout: Duration,
     running: Mutex<Option<Running>>,
     /// For good: nothing starts it again. Read and written under the lock of `running`.
@@ -120,7 +128,7 @@ impl Drop for Running {
 }
 
 impl Zygote {
-    /// A zygote that runs `python` with the library installed in `library`; started at its first use.
+    /// A zygote whose instances may make `sockets`; it runs `python` with the library installed in `library`; started at its first use.
     ///
     /// # Errors
     /// When the system call filter cannot be compiled.
@@ -128,13 +136,20 @@ impl Zygote {
         python: PathBuf,
         library: String,
         timeout: Duration,
+        sockets: Sockets,
     ) -> Result<Self, seccomp::SeccompError> {
-        let seccomp = seccomp::programs()?.map(|program| hex(&program));
+        let seccomp = seccomp::programs(sockets)?.map(|program| hex(&program));
+        let landlock = landlock::version();
+        if landlock == 0 {
+            tracing::warn!("the kernel has no Landlock: sandboxes do without this second wall");
+        }
         let (running, starts) = (Mutex::new(None), AtomicU64::new(0));
         Ok(Self {
             python,
             library,
             seccomp,
+            sockets,
+            landlock,
             timeout,
             running,
             stopped: AtomicBool::new(false),
@@ -145,6 +160,11 @@ impl Zygote {
     /// How often it was started beyond the first time.
     pub fn restarts(&self) -> u64 {
         self.starts.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    /// The version of Landlock that its instances are behind, 0 for none.
+    pub const fn landlock(&self) -> u32 {
+        self.landlock
     }
 
     /// Forks an instance into `sandbox`. Blocks for some milliseconds; a dead zygote is started again first.
@@ -208,6 +228,8 @@ impl Zygote {
         let command = Spawn {
             library: &self.library,
             handler_id: HANDLER_ID,
+            landlock: self.landlock,
+            internet: self.sockets == Sockets::Internet,
             seccomp: &self.seccomp,
         };
         zygote.channel.send(&command, fds)?;

@@ -14,6 +14,7 @@
 use std::{
     ffi::OsString,
     io,
+    net::Ipv4Addr,
     os::fd::AsFd,
     path::PathBuf,
     process::{Command, ExitCode},
@@ -57,6 +58,8 @@ pub(super) struct Plan {
     pub(super) handler_uid: u32,
     /// The host user that the init itself will be.
     pub(super) init_uid: u32,
+    /// Name servers, if it gets a network.
+    pub(super) dns: Vec<Ipv4Addr>,
 }
 
 /// From the worker to the init: the founder is done, build the root. Not before, because pivoting moves
@@ -177,7 +180,7 @@ fn init(channel: &Channel, plan: Option<OsString>) -> Result<(), StageError> {
     let ended = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(failed("watch for SIGCHLD"))?;
     channel.receive::<Build>(None)?;
-    rootfs::enter(&plan.root, &plan.library, plan.handler_uid)?;
+    rootfs::enter(&plan.root, &plan.library, plan.handler_uid, &plan.dns)?;
     nix::unistd::sethostname("sandbox").map_err(failed("set the host name"))?;
     channel.send(&Report::Ready, &[])?;
     loop {

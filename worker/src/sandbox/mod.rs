@@ -5,7 +5,9 @@
 //! | namespaces, pid 1 | `init` | its own mounts, pids, IPC, host name, network (empty), users (one) |
 //! | root file system | `rootfs` | `/usr` and its code read-only, a private bounded `/tmp`, nothing else |
 //! | cgroups | `cgroup` | limits for memory, processes and CPU, and pauses; version 1, 2, or both |
+//! | the network, for functions that ask for one | `network` | what their manifest lists, and no other address |
 //! | system calls | `seccomp` | an allow-list; the rest fails with EPERM |
+//! | Landlock, where the kernel has it | `landlock`, `_lockdown.py` | writes to `/tmp` only, whatever is mounted |
 //! | capabilities, `no_new_privs`, rlimits | the zygote's child (`sdk/python/warmpath/_lockdown.py`) | none |
 //!
 //! A sandbox is made ahead of its need, without knowing its function ([`SandboxMaker::make`]); it gets
@@ -18,6 +20,8 @@ mod cgroup;
 mod channel;
 mod consumption;
 mod init;
+pub mod landlock;
+pub mod network;
 mod prepare;
 mod rootfs;
 pub mod seccomp;
@@ -91,7 +95,7 @@ pub fn check() -> Result<(), CheckError> {
     if most.trim() == "0" {
         return Err(CheckError::UserNamespaces);
     }
-    seccomp::programs()?;
+    seccomp::programs(seccomp::Sockets::Local)?;
     Ok(WorkerCgroup::check()?)
 }
 

@@ -19,12 +19,14 @@ use rustix::{
         Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
     },
 };
+use store::Egress;
 
 use super::{
     cgroup::{CgroupError, CgroupLimits, SandboxCgroup, WorkerCgroup},
     channel::{Channel, ChannelError},
     consumption::Consumption,
     init::{Build, MountHandler, Plan, Report, VERB},
+    network::{Link, Network, NetworkError},
     rootfs,
 };
 
@@ -56,6 +58,9 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// It gets no network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// All handler user ids are taken.
     #[error("all {0} user ids for handlers are in use: raise sandbox.uid_count")]
     NoUid(u32),
@@ -86,6 +91,8 @@ pub struct SandboxMaker {
     pub cgroup: Arc<WorkerCgroup>,
     /// The host user ids of handlers.
     pub uids: Arc<Uids>,
+    /// What gives sandboxes a network, if these are to have one.
+    pub network: Option<Arc<Network>>,
     /// How long init may take for a step.
     pub timeout: Duration,
 }
@@ -106,6 +113,7 @@ impl SandboxMaker {
         let mut made = Unfinished {
             founder: None,
             init: None,
+            link: None,
             cgroup: Some(cgroup),
         };
         let consumption = consumption?;
@@ -128,6 +136,11 @@ impl SandboxMaker {
             library: self.library.clone(),
             handler_uid: uid.host_id(),
             init_uid: self.uids.init_id(),
+            dns: self
+                .network
+                .iter()
+                .flat_map(|it| it.dns().to_vec())
+                .collect(),
         };
         channel.send(&plan, &[])?;
         let user = self.found(&channel, founder_pid, uid.host_id(), &mut made)?;
@@ -144,6 +157,7 @@ impl SandboxMaker {
             consumption,
             process: OnceLock::new(),
             is_paused: AtomicBool::new(false),
+            link: made.link.take(),
             _uid: uid,
             timeout: self.timeout,
         })
@@ -165,6 +179,9 @@ impl SandboxMaker {
             return Err(out_of_turn());
         };
         made.init = Some(open_process(init_pid)?);
+        if let Some(network) = &self.network {
+            made.link = Some(network.attach(init_pid)?);
+        }
         let user = map_user(founder_pid, uid)?;
         channel.send(&Build {}, &[])?;
         match report()? {
@@ -182,6 +199,8 @@ fn out_of_turn() -> SandboxError {
 struct Unfinished {
     founder: Option<Child>,
     init: Option<OwnedFd>,
+    /// Goes after the namespace that it leads into.
+    link: Option<Link>,
     cgroup: Option<SandboxCgroup>,
 }
 
@@ -237,6 +256,8 @@ pub struct Sandbox {
     consumption: Consumption,
     process: OnceLock<OwnedFd>,
     is_paused: AtomicBool,
+    /// Goes after all that could use it.
+    link: Option<Link>,
     /// Free for another sandbox when this one is gone.
     _uid: Uid,
     timeout: Duration,
@@ -253,6 +274,8 @@ pub struct Assignment<'a> {
     pub limits: CgroupLimits,
     /// Size of `/tmp`.
     pub tmp_mb: u32,
+    /// What it may connect to, if it has a network.
+    pub egress: &'a [Egress],
 }
 
 impl Sandbox {
@@ -287,7 +310,7 @@ impl Sandbox {
     }
 
     /// Gives it a function: the limits, the size of `/tmp`, the code at `/handler`, the layers below
-    /// `/layers`. Blocks for about a millisecond. To be called once.
+    /// `/layers`, the rules of its network. Blocks for about a millisecond. To be called once.
     ///
     /// # Errors
     /// When the kernel refuses; the sandbox is of no use then.
@@ -308,6 +331,9 @@ impl Sandbox {
         };
         let mounts: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
         self.channel.send(&message, &mounts)?;
+        if let Some(link) = &self.link {
+            link.allow(given.egress)?;
+        }
         match self.channel.receive(Some(self.timeout))?.0 {
             Report::Mounted => Ok(()),
             Report::Failed(what) => Err(SandboxError::Init(what)),

@@ -8,6 +8,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     os::{fd::AsFd, unix::fs::symlink},
     path::{Path, PathBuf},
 };
@@ -74,8 +75,13 @@ fn failed_io(
 }
 
 /// Builds the root on the empty directory `at` and makes it the root of this mount namespace. `/tmp`
-/// belongs to the host user `uid`; `library` is the host directory of the Python library.
-pub(super) fn enter(at: &Path, library: &Path, uid: u32) -> Result<(), RootError> {
+/// belongs to the host user `uid`; `library` is the host directory of the Python library; names are asked of `dns`.
+pub(super) fn enter(
+    at: &Path,
+    library: &Path,
+    uid: u32,
+    dns: &[Ipv4Addr],
+) -> Result<(), RootError> {
     // Nothing mounted here may show up on the host.
     mount(
         None::<&str>,
@@ -88,7 +94,7 @@ pub(super) fn enter(at: &Path, library: &Path, uid: u32) -> Result<(), RootError
     mount(Some("tmpfs"), at, Some("tmpfs"), QUIET, Some(ROOT_OPTIONS))
         .map_err(failed("mount a tmpfs on", at))?;
     system(at)?;
-    etc(at)?;
+    etc(at, dns)?;
     devices(at)?;
     let proc = directory(at, "proc")?;
     mount_proc(&proc)?;
@@ -169,16 +175,21 @@ fn system(at: &Path) -> Result<(), RootError> {
     Ok(())
 }
 
-fn etc(at: &Path) -> Result<(), RootError> {
+fn etc(at: &Path, dns: &[Ipv4Addr]) -> Result<(), RootError> {
     let etc = directory(at, "etc")?;
+    let servers = dns.iter().map(|server| format!("nameserver {server}\n"));
+    let (resolver, hosts) = if dns.is_empty() {
+        (String::new(), "files")
+    } else {
+        (servers.collect(), "files dns")
+    };
+    let names = format!("passwd: files\ngroup: files\nhosts: {hosts}\n");
     let files = [
         ("passwd", "handler:x:1000:1000::/tmp:/usr/sbin/nologin\n"),
         ("group", "handler:x:1000:\n"),
         ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-        (
-            "nsswitch.conf",
-            "passwd: files\ngroup: files\nhosts: files\n",
-        ),
+        ("nsswitch.conf", &names),
+        ("resolv.conf", &resolver),
     ];
     for (name, text) in files {
         fs::write(etc.join(name), text).map_err(failed_io("write", etc.join(name)))?;

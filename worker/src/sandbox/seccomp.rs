@@ -3,7 +3,8 @@
 //! The list is what CPython and ordinary libraries need: files, memory, threads, child processes, time,
 //! signals, local sockets. Left out on purpose: everything that mounts, traces, loads code into the kernel,
 //! makes or enters namespaces, watches the machine, or opens a socket that is not `AF_UNIX` (the network
-//! namespace is empty anyway; this keeps the protocol code of the kernel out of reach as well). A call
+//! namespace is empty anyway; this keeps the protocol code of the kernel out of reach as well; functions that ask for
+//! a network may open TCP and UDP sockets). A call
 //! unknown to this list fails with EPERM rather than kills, so that libraries can fall back.
 
 use seccompiler::{BpfProgram, TargetArch, compile_from_json};
@@ -51,6 +52,11 @@ const ALLOWED_X86_64: &str = "\
 const CLONE_NEW_FLAGS: u64 = 0x7E02_0000;
 /// `AF_UNIX`.
 const AF_UNIX: u64 = 1;
+/// `AF_INET` and `AF_INET6`.
+const INTERNET: [u64; 2] = [2, 10];
+/// `SOCK_STREAM` and `SOCK_DGRAM`, and the bits that hold a socket's type: above them are flags.
+const SOCKET_TYPES: [u64; 2] = [1, 2];
+const SOCKET_TYPE_BITS: u64 = 0xF;
 /// `prctl` options that only concern the caller: names, death signals, dumpability, memory names.
 const PRCTL_ALLOWED: [u64; 8] = [1, 2, 3, 4, 15, 16, 39, 0x5356_4D41];
 /// `ioctl` requests on descriptors the handler has: terminal size and settings (`isatty`), bytes ready,
@@ -70,6 +76,15 @@ pub enum SeccompError {
     Compile(#[source] seccompiler::Error),
 }
 
+/// The sockets that a process may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sockets {
+    /// `AF_UNIX` only.
+    Local,
+    /// TCP and UDP as well: for functions whose manifest asks for a network.
+    Internet,
+}
+
 /// The filters to install, in this order, each as the bytes of its `struct sock_filter`s.
 ///
 /// The first answers ENOSYS to `clone3`, whose flags a filter cannot see, so that libc falls back to
@@ -77,10 +92,10 @@ pub enum SeccompError {
 ///
 /// # Errors
 /// When this processor has no list.
-pub fn programs() -> Result<[Vec<u8>; 2], SeccompError> {
+pub fn programs(sockets: Sockets) -> Result<[Vec<u8>; 2], SeccompError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)
         .or(Err(SeccompError::Architecture(std::env::consts::ARCH)))?;
-    let policy = policy(arch).to_string();
+    let policy = policy(arch, sockets).to_string();
     let mut compiled = compile_from_json(policy.as_bytes(), arch).map_err(SeccompError::Compile)?;
     let mut take = |name| {
         compiled
@@ -91,7 +106,7 @@ pub fn programs() -> Result<[Vec<u8>; 2], SeccompError> {
     Ok([take("clone3"), take("allowed")])
 }
 
-fn policy(arch: TargetArch) -> Value {
+fn policy(arch: TargetArch, sockets: Sockets) -> Value {
     let is_x86_64 = matches!(arch, TargetArch::x86_64);
     let mut rules: Vec<Value> = names(is_x86_64)
         .map(|name| json!({ "syscall": name }))
@@ -104,6 +119,13 @@ fn policy(arch: TargetArch) -> Value {
     ));
     rules.push(when("socket", 0, &json!("eq"), AF_UNIX));
     rules.push(when("socketpair", 0, &json!("eq"), AF_UNIX));
+    if sockets == Sockets::Internet {
+        rules.extend(
+            INTERNET
+                .iter()
+                .flat_map(|family| SOCKET_TYPES.map(|kind| internet(*family, kind))),
+        );
+    }
     rules.extend(PRCTL_ALLOWED.map(|option| when("prctl", 0, &json!("eq"), option)));
     rules.extend(IOCTL_ALLOWED.map(|request| when("ioctl", 1, &json!("eq"), request)));
     json!({
@@ -135,6 +157,14 @@ fn when(syscall: &str, index: u8, op: &Value, value: u64) -> Value {
     json!({ "syscall": syscall, "args": [condition] })
 }
 
+/// `socket` is allowed for this family and type, whatever the flags.
+fn internet(family: u64, kind: u64) -> Value {
+    json!({ "syscall": "socket", "args": [
+        { "index": 0, "type": "dword", "op": "eq", "val": family },
+        { "index": 1, "type": "dword", "op": { "masked_eq": SOCKET_TYPE_BITS }, "val": kind },
+    ] })
+}
+
 fn bytes(program: &BpfProgram) -> Vec<u8> {
     program
         .iter()
@@ -153,11 +183,14 @@ mod tests {
     #[test]
     fn compiles_for_both_architectures() {
         for arch in [TargetArch::x86_64, TargetArch::aarch64] {
-            let compiled = compile_from_json(policy(arch).to_string().as_bytes(), arch).unwrap();
-            // The kernel takes at most 4,096 instructions.
-            assert!((100..4_096).contains(&compiled["allowed"].len()));
+            for sockets in [Sockets::Local, Sockets::Internet] {
+                let policy = policy(arch, sockets).to_string();
+                let compiled = compile_from_json(policy.as_bytes(), arch).unwrap();
+                // The kernel takes at most 4,096 instructions.
+                assert!((100..4_096).contains(&compiled["allowed"].len()));
+            }
         }
-        let [clone3, allowed] = programs().unwrap();
+        let [clone3, allowed] = programs(Sockets::Local).unwrap();
         assert_eq!(clone3.len() % 8 + allowed.len() % 8, 0);
     }
 

@@ -117,7 +117,7 @@ fn sandbox(options: &Options) -> Sandbox {
             read(path)
         }),
         seccomp_actions: read("/proc/sys/kernel/seccomp/actions_avail"),
-        security_modules: read("/sys/kernel/security/lsm"),
+        landlock: options.landlock,
     }
 }
 

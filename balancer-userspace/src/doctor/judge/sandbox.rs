@@ -33,18 +33,20 @@ pub(super) fn judge(sandbox: &Sandbox, report: &mut Report) {
             "use a kernel with CONFIG_SECCOMP_FILTER=y",
         ),
     }
-    match &sandbox.security_modules {
-        Some(modules) if modules.split(',').any(|module| module == "landlock") => {
-            notes.ok("landlock", "on");
-        }
-        Some(modules) => notes.not_applicable(
-            "landlock",
-            format!("off (active: {modules}); sandboxes do not need it"),
-        ),
-        None => notes.not_applicable(
-            "landlock",
-            "not known (securityfs is not mounted); sandboxes do not need it",
-        ),
+    judge_landlock(sandbox.landlock, &mut notes);
+}
+
+/// A second wall behind the mounts: sandboxes hold without it, but an operator should know.
+fn judge_landlock(version: u32, notes: &mut Notes<'_>) {
+    const CHECK: &str = "landlock";
+    if version > 0 {
+        notes.ok(CHECK, format!("version {version}"));
+    } else {
+        notes.warning(
+            CHECK,
+            "the kernel has none, or has it switched off: sandboxes do without this second wall",
+            "use a kernel with CONFIG_SECURITY_LANDLOCK=y and `landlock` in its parameter lsm=",
+        );
     }
 }
 

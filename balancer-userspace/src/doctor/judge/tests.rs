@@ -33,6 +33,7 @@ fn options(role: Role) -> Options {
         trial: false,
         decap: None,
         sandbox: Ok(()),
+        landlock: 7,
     }
 }
 
@@ -81,7 +82,7 @@ pub(super) fn good() -> Facts {
                 has_v2: true,
             },
             seccomp_actions: Some("kill_process trap errno allow".to_owned()),
-            security_modules: Some("capability,landlock,bpf".to_owned()),
+            landlock: 7,
         },
         decap: good_decap(),
         cpus: 8,
@@ -220,7 +221,7 @@ fn whatever_is_wrong_has_a_command() {
     facts.sandbox.max_user_namespaces = Some(0);
     facts.sandbox.cgroups = Cgroups::default();
     facts.sandbox.seccomp_actions = None;
-    facts.sandbox.security_modules = None;
+    facts.sandbox.landlock = 0;
     let report = judged(&facts);
     for check in &report.checks {
         let is_wrong = check.verdict >= Verdict::Warning;
@@ -245,10 +246,10 @@ fn whatever_is_wrong_has_a_command() {
         "unprivileged BPF",
         "JIT hardening",
         "map types",
+        "landlock",
     ] {
         assert_eq!(check(&report, name).verdict, Verdict::Warning, "{name}");
     }
-    assert_eq!(check(&report, "landlock").verdict, Verdict::NotApplicable);
     assert_eq!(report.worst(), Verdict::Failure);
 }
 
