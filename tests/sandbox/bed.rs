@@ -6,6 +6,7 @@ use std::{
         Arc, Once,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,6 +27,31 @@ const RUN_PREFIX: &str = "wp-sandbox-";
 
 /// Pools of one run must differ in name, and runs side by side in their parent cgroup.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+/// By how much everything takes longer here than on a machine that is no emulated one (`cargo xtask kernels`).
+pub(crate) fn slower() -> u32 {
+    let slower = std::env::var("WARMPATH_TEST_SLOWER");
+    slower.map_or(1, |text| text.parse().unwrap())
+}
+
+/// So long, on a machine that is no emulated one.
+pub(crate) fn within(seconds: u64) -> Duration {
+    Duration::from_secs(seconds) * slower()
+}
+
+/// The manifest's lines `extra` with a time-out that is as long as this machine is slow.
+fn slowed(extra: &str) -> String {
+    const KEY: &str = "timeout_ms = ";
+    let (before, timeout_ms, after) = match extra.split_once(KEY) {
+        Some((before, rest)) => {
+            let (number, after) = rest.split_once('\n').unwrap_or((rest, ""));
+            (before, number.trim().parse().unwrap(), after)
+        }
+        None => ("", 3_000, extra),
+    };
+    let timeout_ms = (timeout_ms * slower()).min(900_000);
+    format!("{before}{KEY}{timeout_ms}\n{after}")
+}
 
 /// A pool and what it needs. To be stopped by [`Bed::stop`].
 pub(crate) struct Bed {
@@ -101,6 +127,8 @@ impl Bed {
         config.executable = PathBuf::from(env!("CARGO_BIN_EXE_sandbox-init"));
         config.sandbox.cgroup_parent = run_name();
         config.limits.prepared = 1;
+        config.limits.start_timeout_ms *= u64::from(slower());
+        config.sandbox.prepare_timeout_ms *= u64::from(slower());
         change(&mut config);
         let code = CodeCache::new(store.clone(), dir.path().join("code"));
         let router = open_db(dir.path().join("db")).await;
@@ -130,7 +158,7 @@ impl Bed {
         files: &[(&str, &str)],
         extra: &str,
     ) -> Arc<CatalogEntry> {
-        let manifest = format!("name = {name:?}\n{extra}\n");
+        let manifest = format!("name = {name:?}\n{}\n", slowed(extra));
         let mut all = vec![("warmpath.toml", manifest.as_str())];
         all.extend(files);
         self.store.publish(None, bundle(&all)).await.unwrap();

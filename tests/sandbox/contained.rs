@@ -4,10 +4,10 @@
 use ebpf_common::wire::Status;
 use serde_json::json;
 
-use super::bed::{Bed, text};
+use super::bed::{Bed, text, within};
 
 /// Runs a handler that does `harm` when its event is true, and then as it should.
-async fn does(harm: &str, extra: &str, expected: &[Status]) {
+pub(super) async fn does(harm: &str, extra: &str, expected: &[Status]) {
     let bed = Bed::start().await;
     let body: String = harm
         .lines()
@@ -173,9 +173,7 @@ def f(event):
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(5), gone)
-        .await
-        .unwrap();
+    tokio::time::timeout(within(5), gone).await.unwrap();
     let next = bed.call(&function, json!(false)).await;
     assert_eq!(super::bed::json(&next), json!(1));
     assert!(next.usage.cold);
@@ -199,9 +197,7 @@ def f(event):
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), counted)
-        .await
-        .unwrap();
+    tokio::time::timeout(within(10), counted).await.unwrap();
     bed.stop().await;
 }
 

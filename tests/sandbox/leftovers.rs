@@ -10,10 +10,10 @@ use worker::{
     sandbox::CgroupError,
 };
 
-use super::bed::{Bed, run_name};
+use super::bed::{Bed, run_name, within};
 
 /// The cgroup directories of the worker `name`, in every hierarchy.
-fn cgroups(name: &str) -> Vec<PathBuf> {
+pub(super) fn cgroups(name: &str) -> Vec<PathBuf> {
     let tail = PathBuf::from(run_name()).join(name);
     let mounted = std::fs::read_dir("/sys/fs/cgroup")
         .unwrap()
@@ -180,7 +180,7 @@ async fn a_killed_worker_leaves_nothing_that_its_successor_does_not_remove() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), gone)
+    tokio::time::timeout(within(10), gone)
         .await
         .expect("its processes end with it");
     let bed = Bed::start_with(|config| config.worker = "killed".to_owned()).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ebpf_common::wire::Status;
 use serde_json::json;
 
-use super::bed::{Bed, text};
+use super::bed::{Bed, slower, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_beyond_the_limit_ends_the_instance_and_not_the_next_request() {
@@ -137,12 +137,13 @@ async fn time_is_bounded_and_the_fault_is_whose_limit_it_was() {
     let looping = bed.call(&function, json!(true)).await;
     assert_eq!(looping.status, Status::Timeout, "{}", text(&looping));
     assert!(
-        (400_000..1_000_000).contains(&looping.usage.wall_us),
+        (400_000..1_000_000).contains(&(looping.usage.wall_us / u64::from(slower()))),
         "{:?}",
         looping.usage
     );
     let mut hurried = bed.invocation(&function, &json!(true));
-    hurried.caller_deadline = Some(tokio::time::Instant::now() + Duration::from_millis(200));
+    hurried.caller_deadline =
+        Some(tokio::time::Instant::now() + Duration::from_millis(200) * slower());
     assert_eq!(
         bed.pool.invoke(hurried).await.status,
         Status::BudgetExceeded
@@ -155,7 +156,9 @@ async fn time_is_bounded_and_the_fault_is_whose_limit_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loading_is_bounded_too() {
-    let bed = Bed::start_with(|config| config.limits.start_timeout_ms = 1_500).await;
+    let bed =
+        Bed::start_with(|config| config.limits.start_timeout_ms = 1_500 * u64::from(slower()))
+            .await;
     let function = bed.deploy("never", "while True: pass\n", "").await;
     assert_eq!(
         bed.call(&function, json!(null)).await.status,

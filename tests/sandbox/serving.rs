@@ -6,7 +6,7 @@ use ebpf_common::{ids::FunctionId, wire::Status};
 use serde_json::json;
 use worker::pool::PoolSnapshot;
 
-use super::bed::{Bed, json as reply, text};
+use super::bed::{Bed, json as reply, slower, text, within};
 
 const HELLO: &str = "def f(event):\n    return {'hello': (event or {}).get('name')}\n";
 
@@ -236,9 +236,7 @@ async fn idle_instances_are_ended() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), gone)
-        .await
-        .unwrap();
+    tokio::time::timeout(within(5), gone).await.unwrap();
     assert_eq!(bed.pool.snapshot().evictions, 1);
     assert!(bed.call(&function, json!({})).await.usage.cold);
     bed.stop().await;
@@ -278,10 +276,10 @@ async fn a_full_queue_is_overload_and_a_long_wait_too() {
     let code = "import time\ndef f(event):\n    time.sleep(event)\n    return 1\n";
     let function = bed.deploy("one", code, "timeout_ms = 2000").await;
     assert_eq!(bed.reply(&function, json!(0)).await, json!(1));
-    let busy = bed.invocation(&function, &json!(1.0));
+    let busy = bed.invocation(&function, &json!(f64::from(slower())));
     let mut waits = bed.invocation(&function, &json!(0));
     // 300 of its 2,000 milliseconds are left.
-    waits.arrived -= Duration::from_millis(1_700);
+    waits.arrived -= Duration::from_millis(1_700) * slower();
     let refused = bed.invocation(&function, &json!(0));
     let (busy, waits, refused) = tokio::join!(
         bed.pool.invoke(busy),
