@@ -57,7 +57,7 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Build everything, run the whole platform in network namespaces, and report what it does.
     Demo(demo::Args),
-    /// Run the program tests on Linux 6.1 and 6.12, in virtual machines, and on this machine's kernel.
+    /// Run the program tests, or those of sandboxes, on Linux 6.1 and 6.12, in virtual machines, and on this machine's kernel.
     Kernels(kernels::Args),
     /// Measure: the XDP program rule by rule, single operations, live traffic.
     #[command(subcommand)]

@@ -19,9 +19,14 @@ use crate::{shell, toolchain::which};
 #[derive(Debug, Default)]
 pub(crate) struct Guest {
     /// Programs of this machine by name or path, and where they are there.
-    pub(crate) programs: Vec<(PathBuf, &'static str)>,
+    pub(crate) programs: Vec<(PathBuf, PathBuf)>,
     /// Other files, and where they are there.
-    pub(crate) files: Vec<(PathBuf, &'static str)>,
+    pub(crate) files: Vec<(PathBuf, PathBuf)>,
+    /// Folders, with what their shared objects load; in the same place there.
+    pub(crate) folders: Vec<PathBuf>,
+    /// Whether something there exchanges its root, which nobody can do on an initramfs: all is copied to a
+    /// tmpfs first.
+    pub(crate) pivots: bool,
     /// Kernel modules, loaded in this order, each after those that it needs.
     pub(crate) modules: Vec<&'static str>,
     /// A shell script. Its output, and how it ended, come back by [`super::vm`].
@@ -33,13 +38,28 @@ pub(crate) const EXIT: &str = "warmpath-guest-exit=";
 /// The static busybox of Debian's `busybox-static`.
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
-const INIT_BEGIN: &str = r#"#!/bin/busybox sh
+const SHEBANG: &str = "#!/bin/busybox sh\n";
+
+/// Runs `init` a second time, on a tmpfs.
+const INIT_MOVE: &str = r#"
+if [ ! -e /moved ]; then
+    /bin/busybox mkdir /moved
+    /bin/busybox mount -t tmpfs -o mode=0755 tmpfs /moved
+    for name in /*; do
+        [ "$name" = /moved ] || /bin/busybox cp -a "$name" /moved
+    done
+    /bin/busybox mkdir /moved/moved
+    exec /bin/busybox switch_root /moved /init
+fi
+"#;
+
+const INIT_BEGIN: &str = r#"
 /bin/busybox --install -s /bin
 export PATH=/sbin:/bin HOME=/tmp
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-mount -t tmpfs tmpfs /tmp
+[ -e /moved ] || mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -63,11 +83,16 @@ pub(crate) fn build(guest: &Guest, kernel_modules: &Path, archive: &Path) -> Res
     if stage.exists() {
         fs::remove_dir_all(&stage).with_context(|| format!("removing {}", stage.display()))?;
     }
-    for folder in ["bin", "sbin", "dev", "proc", "sys", "tmp", "run", "modules"] {
+    for folder in [
+        "bin", "sbin", "dev", "etc", "proc", "sys", "tmp", "run", "modules",
+    ] {
         let folder = stage.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     }
-    copy(Path::new(BUSYBOX), &stage, BUSYBOX)?;
+    copy(Path::new(BUSYBOX), &stage, Path::new(BUSYBOX))?;
+    for folder in &guest.folders {
+        add_folder(folder, &stage)?;
+    }
     for (program, place) in &guest.programs {
         add_program(program, &stage, place)?;
     }
@@ -78,25 +103,59 @@ pub(crate) fn build(guest: &Guest, kernel_modules: &Path, archive: &Path) -> Res
     write(&stage.join("modules/order"), &order)?;
     write(&stage.join("script"), &guest.script)?;
     // With -no-reboot qemu ends when the machine reboots; so it does after a panic (panic=-1).
-    let init = format!("{INIT_BEGIN}echo \"{EXIT}$?\"\nsync\nreboot -f\n");
+    let moved = if guest.pivots { INIT_MOVE } else { "" };
+    let init = format!("{SHEBANG}{moved}{INIT_BEGIN}echo \"{EXIT}$?\"\nsync\nreboot -f\n");
     write(&stage.join("init"), &init)?;
     shell::run(Command::new("chmod").arg("0755").arg(stage.join("init")))?;
     pack(&stage, archive)
 }
 
 /// Copies a program, and each library that its dynamic loader would map.
-fn add_program(program: &Path, stage: &Path, place: &str) -> Result<()> {
+fn add_program(program: &Path, stage: &Path, place: &Path) -> Result<()> {
     let name = program.to_string_lossy();
     let program = which(&name).with_context(|| format!("`{name}` is not on this machine"))?;
     copy(&program, stage, place)?;
-    let listed = shell::output("ldd", &[&program.to_string_lossy()]).unwrap_or_default();
+    add_libraries(&program, stage)
+}
+
+fn add_libraries(program: &Path, stage: &Path) -> Result<()> {
+    let name = program.to_string_lossy();
+    let listed = shell::output("ldd", &[&name]).unwrap_or_default();
     if listed.contains("not found") {
         bail!("`{name}` misses a library:\n{listed}");
     }
-    for library in libraries(&listed) {
-        copy(Path::new(library), stage, library)?;
+    for library in libraries(&listed).into_iter().map(Path::new) {
+        if !inside(stage, library).exists() {
+            copy(library, stage, library)?;
+        }
     }
     Ok(())
+}
+
+/// Copies a folder as it is, and the libraries of the shared objects in it.
+fn add_folder(folder: &Path, stage: &Path) -> Result<()> {
+    let to = inside(stage, folder);
+    let mut names = Vec::new();
+    walk(folder, Path::new(""), &mut names)?;
+    for name in names {
+        let (from, to) = (folder.join(&name), to.join(&name));
+        let kind = fs::symlink_metadata(&from)
+            .with_context(|| format!("looking at {}", from.display()))?;
+        if kind.is_dir() {
+            fs::create_dir_all(&to).with_context(|| format!("creating {}", to.display()))?;
+        } else if from.is_file() {
+            copy(&from, stage, &from)?;
+            if from.extension().is_some_and(|extension| extension == "so") {
+                add_libraries(&from, stage)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where `place` is below `stage`.
+fn inside(stage: &Path, place: &Path) -> PathBuf {
+    stage.join(place.strip_prefix("/").unwrap_or(place))
 }
 
 /// The absolute paths in what ldd prints.
@@ -107,8 +166,8 @@ fn libraries(listed: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-fn copy(from: &Path, stage: &Path, place: &str) -> Result<()> {
-    let to = stage.join(place.trim_start_matches('/'));
+fn copy(from: &Path, stage: &Path, place: &Path) -> Result<()> {
+    let to = inside(stage, place);
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }

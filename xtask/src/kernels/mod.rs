@@ -1,10 +1,11 @@
-//! `cargo xtask kernels`: the program tests on older kernels and on this machine's own. The older ones are Debian's, in
+//! `cargo xtask kernels`: the tests of a floor on older kernels and on this machine's own. The older ones are Debian's, in
 //! virtual machines; each gets the very test binary and eBPF object that were built here.
 //!
-//! All of a run stays in `target/kernels/<kernel>`: `output.txt`, `console.txt`, and `tests/<name>.txt` with what each
+//! All of a run stays in `target/kernels/<kernel>` (of the sandbox floor in `sandbox` there): `output.txt`, `console.txt`, and `tests/<name>.txt` with what each
 //! test printed (a refused program's verifier log among it).
 
 pub(crate) mod debian;
+mod floor;
 pub(crate) mod initramfs;
 mod lines;
 mod modules;
@@ -24,6 +25,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use self::{
+    floor::Floor,
     outcome::{Outcome, Reader},
     suite::Suite,
 };
@@ -65,6 +67,9 @@ pub(crate) struct Args {
     /// Only this kernel; may be given more than once.
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<Kernel>,
+    /// Which tests.
+    #[arg(long, value_name = "FLOOR", default_value = "program")]
+    floor: Floor,
     /// Frames that the differential test compares on an emulated kernel.
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     frames: u64,
@@ -76,14 +81,16 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the program tests on each kernel. Fails unless all pass on all.
+/// Runs the tests of one floor on each kernel. Fails unless all pass on all.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
     if !shell::is_root() {
-        bail!("the program tests load programs into the kernel: run this as root");
+        bail!("the tests load programs into the kernel and make namespaces: run this as root");
     }
     setup::run_for(setup::Mode::Install, setup::Purpose::Kernels)?;
-    build_ebpf::build_ebpf(root)?;
-    let suite = Suite::build(root)?;
+    if args.floor == Floor::Program {
+        build_ebpf::build_ebpf(root)?;
+    }
+    let suite = Suite::build(root, args.floor)?;
     let kernels = if args.kernel.is_empty() {
         Kernel::value_variants()
     } else {
@@ -104,7 +111,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
 
 /// A run that comes to nothing is an outcome too: the other kernels still have their turn.
 fn test_on(kernel: Kernel, suite: &Suite, folder: &Path, args: &Args) -> Result<Outcome> {
-    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let runs = match args.floor {
+        Floor::Program => folder.to_owned(),
+        Floor::Sandbox => folder.join("sandbox"),
+    };
+    fs::create_dir_all(&runs).with_context(|| format!("creating {}", runs.display()))?;
     let started = Instant::now();
     let mut reader = Reader::default();
     let mut release = String::new();
@@ -122,7 +133,7 @@ fn test_on(kernel: Kernel, suite: &Suite, folder: &Path, args: &Args) -> Result<
     };
     let timeout = Duration::from_secs(args.timeout);
     let ended = match kernel {
-        Kernel::Host => suite.run_here(folder, timeout, on_line),
+        Kernel::Host => suite.run_here(&runs, timeout, on_line),
         Kernel::Oldest | Kernel::Stable => {
             debian::obtain(kernel.name(), folder).and_then(|debian| {
                 shell::say(&format!(
@@ -130,11 +141,11 @@ fn test_on(kernel: Kernel, suite: &Suite, folder: &Path, args: &Args) -> Result<
                     kernel.name(),
                     debian.release
                 ));
-                vm::run(&debian, &suite.guest(args.frames), folder, timeout, on_line)
+                vm::run(&debian, &suite.guest(args.frames), &runs, timeout, on_line)
             })
         }
     };
-    save_printed(&reader, &folder.join("tests"))?;
+    save_printed(&reader, &runs.join("tests"))?;
     if let Some((test, text)) = reader.first_failure() {
         let text = vm::tail(text, FAILURE_TAIL);
         shell::say(&format!(

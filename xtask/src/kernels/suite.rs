@@ -1,4 +1,4 @@
-//! The program tests as one binary that can be carried to another kernel.
+//! The tests of one floor as one binary that can be carried to another kernel.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,36 +8,42 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{initramfs::Guest, lines::Lines, outcome, vm::Saved};
+use super::{
+    floor::{Floor, OBJECT_VARIABLE},
+    initramfs::Guest,
+    lines::Lines,
+    outcome,
+    vm::Saved,
+};
 use crate::shell;
 
-/// Where the object and the tests are in a virtual machine.
-const OBJECT: &str = "/balancer.o";
-const TESTS: &str = "/prog";
-/// Read by `tests/prog`'s object.rs and differential.rs.
-const OBJECT_VARIABLE: &str = "WARMPATH_EBPF_OBJECT";
-const FRAMES_VARIABLE: &str = "WARMPATH_TEST_FRAMES";
 /// One test at a time, so that their lines come one by one, and what each printed at the end.
-const TEST_ARGS: [&str; 2] = ["--test-threads=1", "--show-output"];
+pub(super) const TEST_ARGS: [&str; 2] = ["--test-threads=1", "--show-output"];
 
 /// The built tests.
 #[derive(Debug)]
 pub(super) struct Suite {
-    binary: PathBuf,
-    object: PathBuf,
+    floor: Floor,
+    /// The test binary.
+    pub(super) binary: PathBuf,
+    /// Other programs that cargo built for it, by the names of their targets.
+    pub(super) programs: Vec<(String, PathBuf)>,
+    /// The object of the program tests.
+    pub(super) object: PathBuf,
     /// All tests in it.
     pub(super) names: Vec<String>,
 }
 
 impl Suite {
-    /// Builds the test binary `prog`; the object has been built.
-    pub(super) fn build(root: &Path) -> Result<Self> {
+    /// Builds the test binary of `floor`; the object has been built if that floor needs it.
+    pub(super) fn build(root: &Path, floor: Floor) -> Result<Self> {
+        let (package, test) = (floor.package(), floor.test());
         let args = [
             "test",
             "--release",
-            "--package=prog-tests",
+            &format!("--package={package}"),
             "--features=privileged",
-            "--test=prog",
+            &format!("--test={test}"),
             "--no-run",
         ];
         shell::say(&format!("$ cargo {}", args.join(" ")));
@@ -49,17 +55,26 @@ impl Suite {
             .output()
             .context("starting cargo")?;
         if !output.status.success() {
-            bail!("the program tests do not build");
+            bail!("the {test} tests do not build");
         }
         let messages = String::from_utf8_lossy(&output.stdout);
-        let binary = executable(&messages).context("cargo named no test binary `prog`")?;
+        let mut programs = executables(&messages);
+        let at = programs.iter().position(|(name, _)| name == test);
+        let at = at.with_context(|| format!("cargo named no test binary `{test}`"))?;
+        let (_, binary) = programs.swap_remove(at);
         let listed = shell::output(&binary.to_string_lossy(), &["--list"]);
-        let names = outcome::names(&listed.context("the test binary does not list its tests")?);
+        let listed = listed.context("the test binary does not list its tests")?;
+        let ignored = shell::output(&binary.to_string_lossy(), &["--list", "--ignored"]);
+        let ignored = outcome::names(&ignored.unwrap_or_default());
+        let mut names = outcome::names(&listed);
+        names.retain(|name| !ignored.contains(name));
         if names.is_empty() {
-            bail!("the test binary `prog` holds no test");
+            bail!("the test binary `{test}` holds no test");
         }
         Ok(Self {
+            floor,
             binary,
+            programs,
             object: root.join("target/ebpf/bpfel-unknown-none/release/balancer"),
             names,
         })
@@ -67,16 +82,7 @@ impl Suite {
 
     /// The virtual machine that runs them.
     pub(super) fn guest(&self, frames: u64) -> Guest {
-        Guest {
-            // Some tests make a veth pair, which busybox's `ip` cannot.
-            programs: vec![(self.binary.clone(), TESTS), ("ip".into(), "/sbin/ip")],
-            files: vec![(self.object.clone(), OBJECT)],
-            modules: vec!["veth"],
-            script: format!(
-                "{OBJECT_VARIABLE}={OBJECT} {FRAMES_VARIABLE}={frames} {TESTS} {}\n",
-                TEST_ARGS.join(" ")
-            ),
-        }
+        self.floor.guest(self, frames)
     }
 
     /// Runs them on this machine's kernel. The first line is the kernel's release, as in a virtual machine.
@@ -103,14 +109,17 @@ impl Suite {
     }
 }
 
-/// The path of the test binary in cargo's messages.
-fn executable(messages: &str) -> Option<PathBuf> {
-    messages.lines().find_map(|line| {
+/// The executables in cargo's messages, by the names of their targets.
+fn executables(messages: &str) -> Vec<(String, PathBuf)> {
+    let executable = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_ours = message.get("target")?.get("name")?.as_str()? == "prog";
-        let path = message.get("executable")?.as_str()?;
-        is_ours.then(|| PathBuf::from(path))
-    })
+        let name = message.get("target")?.get("name")?.as_str()?;
+        Some((
+            name.to_owned(),
+            PathBuf::from(message.get("executable")?.as_str()?),
+        ))
+    };
+    messages.lines().filter_map(executable).collect()
 }
 
 #[cfg(test)]
@@ -118,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_test_binary_is_the_one_that_cargo_names() {
+    fn executables_are_those_that_cargo_names() {
         let messages = concat!(
             r#"{"reason":"compiler-artifact","target":{"name":"prog_tests"},"executable":null}"#,
             "\n",
@@ -127,10 +136,8 @@ mod tests {
             r#"{"reason":"build-finished","success":true}"#,
             "\n"
         );
-        assert_eq!(
-            executable(messages),
-            Some(PathBuf::from("/t/deps/prog-16d5"))
-        );
-        assert_eq!(executable(""), None);
+        let found = [("prog".to_owned(), PathBuf::from("/t/deps/prog-16d5"))];
+        assert_eq!(executables(messages), found);
+        assert!(executables("").is_empty());
     }
 }

@@ -110,10 +110,14 @@ fn guest(target: &Path, object: &Path, args: &Args) -> Result<Guest> {
         ));
     }
     Ok(Guest {
-        programs: vec![(target.to_owned(), "/target"), ("ip".into(), "/sbin/ip")],
-        files: vec![(object.to_owned(), "/balancer.o")],
+        programs: vec![
+            (target.to_owned(), "/target".into()),
+            ("ip".into(), "/sbin/ip".into()),
+        ],
+        files: vec![(object.to_owned(), "/balancer.o".into())],
         modules: vec!["veth", "pktgen"],
         script,
+        ..Guest::default()
     })
 }
 

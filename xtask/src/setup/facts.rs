@@ -42,6 +42,11 @@ pub(crate) const TOOLS: &[Tool] = &[
         program: "setpriv",
         package: "util-linux",
     },
+    // The tests of functions with a network.
+    Tool {
+        program: "nft",
+        package: "nftables",
+    },
     Tool {
         program: "ethtool",
         package: "ethtool",
