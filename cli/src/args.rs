@@ -161,6 +161,18 @@ pub(crate) enum WorkerVerb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Show the instances of a worker on this machine: by function and state, how long they stay, what was evicted
+    Pool {
+        /// The worker's admin socket, `<state_dir>/worker.sock`
+        #[arg(
+            long,
+            env = "WARMPATH_WORKER",
+            default_value = "/var/lib/warmpath/worker.sock"
+        )]
+        worker: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Change a worker's share of work
     Weight {
         /// The worker's name

@@ -8,6 +8,7 @@ mod function;
 mod invoke;
 mod map;
 mod policy;
+mod pool;
 mod role;
 mod status;
 mod top;
@@ -69,6 +70,10 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             verb: Some(WorkerVerb::Decap { pin_path, output }),
             ..
         } => worker::decap(&pin_path, &output),
+        Verb::Worker {
+            verb: Some(WorkerVerb::Pool { worker, output }),
+            ..
+        } => pool::pool(&worker, &output).await,
         Verb::Worker { role, verb: None } => role::worker(&role).await,
         Verb::Gateway(role) => role::gateway(&role).await,
         Verb::Store(role) => role::store(&role).await,
