@@ -217,6 +217,7 @@ pub(super) mod tests {
                     },
                     cold,
                     instance,
+                    path: None,
                 }
             })
     }
