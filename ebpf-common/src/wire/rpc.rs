@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(parse(&|b| b[2] = 2), Some(HeaderError::Version));
         assert_eq!(parse(&|b| b[3] = 0), Some(HeaderError::Kind));
         assert_eq!(parse(&|b| b[4] = 0x80), Some(HeaderError::Flags));
-        assert_eq!(parse(&|b| b[4] = 0x04), Some(HeaderError::Flags));
+        assert_eq!(parse(&|b| b[4] = 0x10), Some(HeaderError::Flags));
         assert_eq!(parse(&|b| b[4] = 0x02), None, "HTTP");
         assert_eq!(parse(&|b| b[7] = 72), Some(HeaderError::HeaderLen));
         assert_eq!(parse(&|b| b[35] = 1), Some(HeaderError::Fragment));

@@ -74,12 +74,15 @@ function optional(value) {
   return absent ? Buffer.from([0]) : Buffer.concat([Buffer.from([1]), field(value)]);
 }
 
-/** The database of one instance. Its operations go out one at a time, in the order they were asked for. */
+/**
+ * The database of one instance. `current` gives the request on whose behalf it is used; the operations of one go out
+ * one at a time, in the order they were asked for.
+ */
 class Db {
-  constructor(send) {
+  constructor(send, current) {
     this.send = send;
-    this.waiting = [];
-    this.isOpen = false;
+    this.current = current;
+    this.waiting = new Map();
   }
 
   /** The value of `key`, or null. */
@@ -114,23 +117,33 @@ class Db {
 
   ask(op, ...parts) {
     return new Promise((resolve, reject) => {
-      if (!this.isOpen) {
+      const request = this.current();
+      if (!request?.isOpen) {
         reject(new Error('warmpath.db can be used only while a request is served'));
         return;
       }
-      const data = Buffer.concat([Buffer.from([op]), ...parts]);
-      this.waiting.push({ data, resolve, reject });
-      if (this.waiting.length === 1) {
-        this.send(wire.DB_REQUEST, undefined, data);
+      const { call } = request;
+      const queue = this.waiting.get(call) ?? [];
+      queue.push({ data: Buffer.concat([Buffer.from([op]), ...parts]), resolve, reject });
+      this.waiting.set(call, queue);
+      if (queue.length === 1) {
+        this.next(call, queue);
       }
     });
   }
 
-  /** A reply to the operation that went out first. */
+  next(call, queue) {
+    this.send(wire.DB_REQUEST, wire.metaOf(call), queue[0].data);
+  }
+
+  /** A reply to the operation of its request that went out first. */
   answered(meta, data) {
-    const { resolve, reject } = this.waiting.shift();
-    if (this.waiting.length > 0) {
-      this.send(wire.DB_REQUEST, undefined, this.waiting[0].data);
+    const queue = this.waiting.get(meta.call);
+    const { resolve, reject } = queue.shift();
+    if (queue.length > 0) {
+      this.next(meta.call, queue);
+    } else {
+      this.waiting.delete(meta.call);
     }
     if ('error' in meta) {
       reject(new DbError(meta.error, meta.kind, meta.retryable));

@@ -2,6 +2,7 @@
 // The loop of an instance: load the function once, then serve what comes. Started by the worker inside a sandbox
 // that is already locked in (docs/runtime-protocol.md, "Runtimes that are executed").
 
+const Module = require('node:module');
 const path = require('node:path');
 const { pathToFileURL } = require('node:url');
 
@@ -11,11 +12,13 @@ const wire = require('./wire');
 const { Db } = require('./db');
 
 const HANDLER_DIR = '/handler';
+const LAYERS_DIR = '/layers';
 const HANDLER_NAME = 'f';
 // Bounded, as every reply is.
 const KIND_CHARS_MAX = 128;
 const MESSAGE_CHARS_MAX = 4096;
 
+let instance = null;
 let run = null;
 
 const connection = new wire.Connection((kind, meta, data) => {
@@ -27,15 +30,15 @@ const connection = new wire.Connection((kind, meta, data) => {
     warmpath.db.answered(meta, data);
   }
 });
-warmpath.db = new Db((kind, meta, data) => connection.send(kind, meta, data));
+const { calls, Context } = warmpath.runtime;
+const send = (kind, meta, data) => connection.send(kind, meta, data);
+warmpath.db = new Db(send, () => calls.getStore());
 
 async function load(meta) {
-  const { context } = warmpath;
-  context.worker = meta.worker;
-  context.instance = meta.instance;
-  context.function = meta.function;
+  instance = meta;
   try {
     process.chdir(HANDLER_DIR);
+    searchLayers(meta.layers ?? []);
     const handler = await handlerOf(meta.entry);
     run = adapter(handler, meta);
   } catch (error) {
@@ -44,6 +47,13 @@ async function load(meta) {
     return;
   }
   connection.send(wire.READY);
+}
+
+/** Packages of `package.json` are found as the library is; what the function brings itself comes first. */
+function searchLayers(layers) {
+  const directories = layers.map((name) => path.join(LAYERS_DIR, name, 'node_modules'));
+  process.env.NODE_PATH = [...directories, process.env.NODE_PATH].join(':');
+  Module._initPaths();
 }
 
 async function handlerOf(entry) {
@@ -58,52 +68,50 @@ async function handlerOf(entry) {
 
 /** The handler, as the body and the request's head, if any, to the reply and what stands before it. */
 function adapter(handler, meta) {
-  const { context } = warmpath;
   if (meta.interface === 'http') {
-    return async (body, head) => http.answer(await handler(new http.Request(head, body), context));
+    return async (body, head, context) =>
+      http.answer(await handler(new http.Request(head, body), context));
   }
   if (meta.payload === 'bytes') {
-    return async (body) => {
+    return async (body, _head, context) => {
       const reply = await handler(body, context);
       if (!(reply instanceof Uint8Array)) {
         throw new TypeError('payload is bytes, so the handler must return a Buffer');
       }
-      return [Buffer.from(reply), undefined];
+      return [Buffer.from(reply), {}];
     };
   }
-  return async (body) => {
+  return async (body, _head, context) => {
     const event = body.length > 0 ? JSON.parse(body) : null;
     const reply = await handler(event, context);
-    return [Buffer.from(JSON.stringify(reply === undefined ? null : reply)), undefined];
+    return [Buffer.from(JSON.stringify(reply === undefined ? null : reply)), {}];
   };
 }
 
-async function invoke(meta, data) {
-  const { context, db } = warmpath;
-  context.requestId = meta.request_id;
-  context.session = meta.session ?? null;
-  context.deadlineMs = meta.deadline_ms;
-  context.function = meta.function;
-  context.started = performance.now();
-  db.isOpen = true;
-  try {
-    const [reply, said] = await run(data, meta.http);
-    db.isOpen = false;
-    connection.send(wire.RESULT, said, reply);
-  } catch (error) {
-    db.isOpen = false;
-    fail(error);
-  }
+function invoke(meta, data) {
+  const { call } = meta;
+  const request = { call, isOpen: true, context: new Context(instance, meta) };
+  calls.run(request, async () => {
+    try {
+      const [reply, said] = await run(data, meta.http, request.context);
+      request.isOpen = false;
+      connection.send(wire.RESULT, wire.metaOf(call, said), reply);
+    } catch (error) {
+      request.isOpen = false;
+      fail(error, call);
+    }
+  });
 }
 
 /** Tells the worker what the handler threw; the stack goes to the log. */
-function fail(error) {
+function fail(error, call) {
   const isError = error instanceof Error;
   console.error(isError ? error.stack : error);
-  connection.send(wire.ERROR, {
+  const said = {
     kind: String(isError ? error.name : typeof error).slice(0, KIND_CHARS_MAX),
     message: String(isError ? error.message : error).slice(0, MESSAGE_CHARS_MAX),
-  });
+  };
+  connection.send(wire.ERROR, wire.metaOf(call, said));
 }
 
 // A promise that nobody waits for has failed: that is the handler's end, as it is Node's own default.

@@ -53,4 +53,10 @@ class Connection {
   }
 }
 
-module.exports = { READY, LOAD, INVOKE, RESULT, ERROR, DB_REQUEST, DB_REPLY, Connection };
+/** The meta of a frame about the request `call`, if it has a number: it is one of several at a time then. */
+function metaOf(call, more = {}) {
+  const meta = call === undefined ? more : { call, ...more };
+  return Object.keys(meta).length > 0 ? meta : undefined;
+}
+
+module.exports = { metaOf, READY, LOAD, INVOKE, RESULT, ERROR, DB_REQUEST, DB_REPLY, Connection };

@@ -74,6 +74,16 @@ fn a_cookie_routes_if_it_is_ours_and_its_worker_lives() {
 }
 
 #[test]
+fn a_request_of_http_goes_the_way_of_any_other() {
+    let http = RpcHeader {
+        flags: request().flags | flags::HTTP,
+        ..request()
+    };
+    let tables = tables(Affinity::None);
+    Case::sent("HTTP", tables, http, 1, &[Counter::RouteWarm]).check();
+}
+
+#[test]
 fn the_keys_of_the_epoch_before_are_valid() {
     let mut tables = tables(Affinity::None);
     let header = with_cookie(&tables, 2);
