@@ -84,6 +84,8 @@ def _of(module, meta):
     if interface == "http":
         return Handler(run_async=_http.async_adapter(handler)) if is_async else Handler(_http.adapter(handler))
     decode, encode = _CODECS[meta["payload"]]
+    if meta["interface"] == "auto":
+        decode = _as_openlambda
 
     def reply(returned):
         return (returned if isinstance(returned, Wait) else encode(returned)), None
@@ -110,6 +112,11 @@ def _takes_context(function):
 
 def _from_json(event):
     return json.loads(event) if event else None
+
+
+def _as_openlambda(event):
+    """There a request without a body has an event all the same."""
+    return json.loads(event) if event else {}
 
 
 def _to_json(reply):
