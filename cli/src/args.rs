@@ -206,6 +206,8 @@ pub(crate) enum FnVerb {
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
+        packages: PackageArgs,
+        #[command(flatten)]
         store: StoreArgs,
         #[command(flatten)]
         output: OutputArgs,
@@ -246,6 +248,26 @@ pub(crate) enum FnVerb {
     },
     /// Call a function through its VIP and print its reply
     Invoke(InvokeArgs),
+}
+
+/// How `requirements.txt` and `package.json` become layers.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PackageArgs {
+    /// Resolve anew what `requirements.lock` or `package-lock.json` has locked
+    #[arg(long)]
+    pub(crate) upgrade: bool,
+    /// Seconds that resolving and fetching packages may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) resolve_timeout: u64,
+    /// The package index, instead of the one that pip or npm is configured to
+    #[arg(long, value_name = "URL")]
+    pub(crate) index_url: Option<String>,
+    /// A host, besides the configured index, that packages may come from; may be given again
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) index_host: Vec<String>,
+    /// The Python that workers run functions with; its pip resolves
+    #[arg(long, value_name = "PATH", default_value = "/usr/bin/python3")]
+    pub(crate) python: PathBuf,
 }
 
 /// One call.

@@ -1,45 +1,54 @@
 //! Packs a function's directory into the tar.gz that the store takes.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use anyhow::{Context, Result, bail, ensure};
-use flate2::{Compression, write::GzEncoder};
-use store::manifest::MANIFEST_PATH;
+use anyhow::{Context, Result, ensure};
+use packages::archive;
+use store::{Digest, manifest::MANIFEST_PATH};
+use toml::{Table, Value};
 
 use crate::openlambda;
 
 /// Directories and files that are never part of a function.
 const LEFT_OUT: [&str; 3] = ["__pycache__", ".git", "node_modules/.cache"];
+/// What is in a layer is not in the bundle too.
+const IN_LAYER: &str = "node_modules";
 
-/// The bundle of `dir`. The same files always give the same bytes, so that publishing twice does not
-/// store twice: names are sorted, owner and times are zero, modes are 0644 or 0755.
+/// The bundle of `dir`, whose packages are in `layers`, if it requires any. The same files always give the
+/// same bytes, so that publishing twice does not store twice.
 ///
 /// A directory without a manifest may be a function of OpenLambda: then its manifest is derived, for the
 /// function `name` or that of the directory's name.
-pub(crate) fn pack(dir: &Path, name: Option<&str>) -> Result<Vec<u8>> {
-    let derived = if dir.join(MANIFEST_PATH).is_file() {
-        None
+pub(crate) fn pack(dir: &Path, name: Option<&str>, layers: Option<&[Digest]>) -> Result<Vec<u8>> {
+    let path = dir.join(MANIFEST_PATH);
+    let mut manifest = if path.is_file() {
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?
     } else {
-        Some(derive(dir, name)?)
+        derive(dir, name)?
     };
-    let mut files = Vec::new();
-    collect(dir, Path::new(""), &mut files)?;
-    files.sort();
-    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
-    if let Some(manifest) = &derived {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(manifest.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, MANIFEST_PATH, manifest.as_bytes())?;
+    if let Some(layers) = layers {
+        manifest = with_layers(&manifest, layers, dir)?;
     }
-    for file in &files {
-        append(&mut archive, dir, file)
-            .with_context(|| format!("pack {}", dir.join(file).display()))?;
-    }
-    Ok(archive.into_inner()?.finish()?)
+    let is_left_out = |path: &Path| {
+        LEFT_OUT.iter().any(|left_out| path.ends_with(left_out))
+            || (layers.is_some() && path.ends_with(IN_LAYER))
+    };
+    let instead = [(MANIFEST_PATH, manifest.into_bytes())];
+    Ok(archive::pack(dir, &is_left_out, &instead)?)
+}
+
+/// The manifest with the layers that were made for it.
+fn with_layers(manifest: &str, layers: &[Digest], dir: &Path) -> Result<String> {
+    let mut manifest: Table = toml::from_str(manifest)
+        .with_context(|| format!("read the manifest of {}", dir.display()))?;
+    ensure!(
+        !manifest.contains_key("layers"),
+        "the manifest of {} sets `layers`, and there are requirements to make layers of: remove one of both",
+        dir.display()
+    );
+    let layers = layers.iter().map(|layer| Value::from(layer.as_str()));
+    manifest.insert("layers".to_owned(), Value::Array(layers.collect()));
+    Ok(toml::to_string(&manifest)?)
 }
 
 /// The manifest of a directory that has none, if OpenLambda would run it.
@@ -67,42 +76,6 @@ fn derive(dir: &Path, name: Option<&str>) -> Result<String> {
         .with_context(|| format!("derive the manifest of {}", dir.display()))
 }
 
-fn append(archive: &mut tar::Builder<GzEncoder<Vec<u8>>>, dir: &Path, file: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let path = dir.join(file);
-    let content = fs::read(&path)?;
-    let is_executable = fs::metadata(&path)?.permissions().mode() & 0o100 != 0;
-    let mut header = tar::Header::new_gnu();
-    header.set_size(content.len() as u64);
-    header.set_mode(if is_executable { 0o755 } else { 0o644 });
-    Ok(archive.append_data(&mut header, file, content.as_slice())?)
-}
-
-/// The regular files below `dir`/`below`, relative to `dir`.
-fn collect(dir: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let folder = dir.join(below);
-    let entries = fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        let name = below.join(entry.file_name());
-        if LEFT_OUT.iter().any(|left_out| name.ends_with(left_out)) {
-            continue;
-        }
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            collect(dir, &name, files)?;
-        } else if kind.is_file() {
-            files.push(name);
-        } else {
-            bail!(
-                "{} is not a regular file: copy what it points to into the function",
-                dir.join(name).display()
-            );
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,8 +91,8 @@ mod tests {
     #[test]
     fn the_same_files_give_the_same_bytes() {
         assert_eq!(
-            pack(function().path(), None).unwrap(),
-            pack(function().path(), None).unwrap()
+            pack(function().path(), None, None).unwrap(),
+            pack(function().path(), None, None).unwrap()
         );
     }
 
@@ -128,7 +101,7 @@ mod tests {
         let dir = function();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
         assert!(
-            pack(dir.path(), None)
+            pack(dir.path(), None, None)
                 .unwrap_err()
                 .to_string()
                 .contains("link")
@@ -136,10 +109,30 @@ mod tests {
     }
 
     #[test]
+    fn the_layers_stand_in_the_packed_manifest_alone() {
+        let dir = function();
+        let manifest = "name = \"x\"\n[env]\nA = \"1\"\n";
+        fs::write(dir.path().join("warmpath.toml"), manifest).unwrap();
+        let digest = Digest::of(b"layer");
+        let with = with_layers(manifest, std::slice::from_ref(&digest), dir.path()).unwrap();
+        let table: Table = toml::from_str(&with).unwrap();
+        assert_eq!(table["layers"][0].as_str(), Some(digest.as_str()));
+        assert_eq!(table["env"]["A"].as_str(), Some("1"));
+        let on_disk = fs::read_to_string(dir.path().join("warmpath.toml")).unwrap();
+        assert_eq!(on_disk, manifest);
+        fs::write(
+            dir.path().join("warmpath.toml"),
+            "name = \"x\"\nlayers = []",
+        )
+        .unwrap();
+        assert!(pack(dir.path(), None, Some(&[])).is_err());
+    }
+
+    #[test]
     fn a_directory_without_a_manifest_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         assert!(
-            pack(dir.path(), None)
+            pack(dir.path(), None, None)
                 .unwrap_err()
                 .to_string()
                 .contains("warmpath.toml")
@@ -155,14 +148,14 @@ mod tests {
         let limits = store::Limits::default();
         let unpacked = tempfile::tempdir().unwrap();
         let to = unpacked.path().join("function");
-        let manifest = store::unpack(&pack(&function, None).unwrap(), &to, &limits).unwrap();
+        let manifest = store::unpack(&pack(&function, None, None).unwrap(), &to, &limits).unwrap();
         assert_eq!(manifest.manifest.name, "echo-1");
         assert!(
             !function.join("warmpath.toml").exists(),
             "the directory stays as it is"
         );
         fs::write(function.join("ol.yaml"), "nonsense: 1").unwrap();
-        let error = format!("{:#}", pack(&function, None).unwrap_err());
+        let error = format!("{:#}", pack(&function, None, None).unwrap_err());
         assert!(error.contains("nonsense"), "{error}");
     }
 }

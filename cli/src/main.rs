@@ -19,6 +19,10 @@ fn main() -> ExitCode {
     if let Some(exit) = worker::sandbox::init_main(std::env::args_os().skip(1)) {
         return exit;
     }
+    // Likewise `fn deploy` and the cell that it resolves packages in.
+    if let Some(exit) = packages::cell::cell_main(std::env::args_os().skip(1)) {
+        return exit;
+    }
     let args = Args::parse();
     start_tracing();
     match verb::run(args) {

@@ -21,6 +21,7 @@ mod limits;
 mod measure;
 mod misbehaving;
 mod network;
+mod packages;
 mod pauses;
 mod runtimes;
 mod secrets;

@@ -1,12 +1,13 @@
 //! `warmpath fn deploy|list|show|alias|rm`: what the code store holds.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use store::{FunctionDetail, StoreClient};
+use packages::Requires;
+use store::{Digest, FunctionDetail, StoreClient};
 
 use crate::{
-    args::{FnVerb, OutputArgs, StoreArgs},
+    args::{FnVerb, OutputArgs, PackageArgs, StoreArgs},
     bundle,
     output::{self, Exit, Table},
 };
@@ -16,10 +17,11 @@ pub(super) async fn run(verb: &FnVerb) -> Result<Exit> {
         FnVerb::Deploy {
             dir,
             name,
+            packages,
             store,
             output,
         } => {
-            deploy(dir, name.as_deref(), store, output).await?;
+            deploy(dir, name.as_deref(), packages, store, output).await?;
         }
         FnVerb::List { store, output } => list(store, output).await?,
         FnVerb::Show {
@@ -49,11 +51,16 @@ fn client(store: &StoreArgs) -> Result<StoreClient> {
 async fn deploy(
     dir: &Path,
     name: Option<&str>,
+    packages: &PackageArgs,
     store: &StoreArgs,
     output: &OutputArgs,
 ) -> Result<()> {
-    let bundle = bundle::pack(dir, name)?;
-    let published = client(store)?
+    let client = client(store)?;
+    let layers = layers(dir, packages, &client)
+        .await
+        .with_context(|| format!("deploy {}", dir.display()))?;
+    let bundle = bundle::pack(dir, name, layers.as_deref())?;
+    let published = client
         .publish(name, bundle.into())
         .await
         .with_context(|| format!("deploy {}", dir.display()))?;
@@ -62,6 +69,34 @@ async fn deploy(
     }
     let (name, version, digest) = (&published.name, published.version, &published.digest);
     output::line(format_args!("{name} version {version}, {digest}"))
+}
+
+/// The layers of what the function requires; `None` when it requires nothing.
+async fn layers(
+    dir: &Path,
+    args: &PackageArgs,
+    store: &StoreClient,
+) -> Result<Option<Vec<Digest>>> {
+    let Some(requires) = Requires::of(dir) else {
+        return Ok(None);
+    };
+    let options = packages::Options {
+        python: args.python.clone(),
+        executable: std::env::current_exe()?,
+        index_url: args.index_url.clone(),
+        index_hosts: args.index_host.clone(),
+        timeout: Duration::from_secs(args.resolve_timeout),
+        upgrade: args.upgrade,
+    };
+    let made = packages::resolve(dir, requires, &options, store).await?;
+    for layer in &made {
+        let state = if layer.shared { "shared" } else { "stored" };
+        output::talk(format_args!(
+            "layer {} {state}: {}",
+            layer.what, layer.digest
+        ));
+    }
+    Ok(Some(made.into_iter().map(|layer| layer.digest).collect()))
 }
 
 async fn list(store: &StoreArgs, output: &OutputArgs) -> Result<()> {
