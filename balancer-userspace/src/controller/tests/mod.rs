@@ -262,6 +262,33 @@ fn the_slot_map_names_live_owners_and_its_version_only_grows() {
 }
 
 #[test]
+fn workers_are_told_what_to_keep_warm_and_take_over_from_one_that_goes() {
+    let mut bench = Bench::new();
+    let function = FunctionId::of("hello");
+    let catalog = Catalog {
+        kept: vec![(function, 3)],
+        ..Catalog::default()
+    };
+    bench.controller.follow_catalog(catalog);
+    assert!(bench.controller.shared.borrow().keep_warm.is_empty());
+    let (first, _) = bench.join("a", "0-99");
+    bench.join("b", "100-199").1.unwrap();
+    let kept = |bench: &Bench| -> Vec<u32> {
+        let shared = bench.controller.shared.borrow();
+        let kept = shared.keep_warm.values().flatten();
+        kept.map(|kept| kept.instances).collect()
+    };
+    let mut both = kept(&bench);
+    both.sort_unstable();
+    assert_eq!(both, [1, 2]);
+    bench.close(first);
+    bench.settle();
+    assert_eq!(kept(&bench), [3]);
+    bench.controller.follow_catalog(Catalog::default());
+    assert!(kept(&bench).is_empty());
+}
+
+#[test]
 fn a_second_connection_of_the_same_worker_supersedes_the_first() {
     let mut bench = Bench::new();
     let (first, welcome) = bench.join("w0", "0-99");

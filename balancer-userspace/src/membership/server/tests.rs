@@ -2,13 +2,14 @@
 
 use std::net::Ipv4Addr;
 
+use ebpf_common::ids::FunctionId;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,
 };
 
 use super::*;
-use crate::membership::client::MembershipClient;
+use crate::membership::{client::MembershipClient, protocol::KeepWarm};
 
 const TOKEN: &str = "a shared secret";
 const LEASE: Duration = Duration::from_millis(150);
@@ -126,6 +127,25 @@ async fn a_client_joins_and_its_heartbeats_and_assignments_flow() {
             .is_some_and(|assignment| assignment.slots_version == 9)
     };
     timeout(PATIENCE, assignment.wait_for(is_nine))
+        .await
+        .unwrap()
+        .unwrap();
+
+    let kept = KeepWarm {
+        function: FunctionId::of("hello"),
+        instances: 2,
+    };
+    bench.shared.send_modify(|shared| {
+        // Those of another worker are none of its business.
+        let all = [(7, vec![kept]), (8, vec![kept, kept])];
+        Arc::make_mut(shared).keep_warm = Arc::new(all.into());
+    });
+    let keeps = |assignment: &Option<Assignment>| {
+        assignment
+            .as_ref()
+            .is_some_and(|assignment| assignment.keep_warm == [kept])
+    };
+    timeout(PATIENCE, assignment.wait_for(keeps))
         .await
         .unwrap()
         .unwrap();
