@@ -8,5 +8,6 @@
 mod bed;
 mod kill;
 mod leftovers;
+mod openlambda;
 mod refusals;
 mod serve;

@@ -1,0 +1,145 @@
+//! Functions in the shape of OpenLambda's, deployed from their directories as they are and called through the gateway.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tests::cluster::Cluster;
+
+use crate::bed::{examples, machine, platform};
+
+/// An answer of the gateway.
+struct Answer {
+    code: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+        let code = head.split_whitespace().nth(1).unwrap_or_default();
+        Self {
+            code: code.parse().unwrap_or_else(|_| panic!("no answer: {text}")),
+            head: head.to_ascii_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
+    }
+
+    /// The value of a header; empty without it.
+    fn header(&self, name: &str) -> &str {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines
+            .filter(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+            .next()
+            .unwrap_or_default()
+    }
+
+    /// Code, fault and status of an error.
+    fn blame(&self) -> (u16, &str, &str) {
+        (
+            self.code,
+            self.header("x-warmpath-fault"),
+            self.header("x-warmpath-status"),
+        )
+    }
+}
+
+fn call(cluster: &Cluster, method: &str, path: &str, body: &str) -> Answer {
+    let url = format!("{}/run/{path}", cluster.gateway_url());
+    let json = "content-type: application/json";
+    // More than any function's own time.
+    let budget = "x-warmpath-budget-ms: 60000";
+    let mut args = vec!["-s", "-i", "-H", json, "-H", budget, url.as_str()];
+    match method {
+        "HEAD" => args.push("--head"),
+        _ => args.extend(["-X", method]),
+    }
+    if !body.is_empty() {
+        args.extend(["-d", body]);
+    }
+    let client = &cluster.topology.client.netns;
+    Answer::parse(&client.run("curl", &args).unwrap())
+}
+
+fn deploy(cluster: &Cluster, name: &str) {
+    let dir: PathBuf = examples().join("openlambda").join(name);
+    let before = listing(&dir);
+    cluster.deploy(&dir).expect("deploys");
+    assert_eq!(listing(&dir), before, "{name} is deployed as it is");
+}
+
+fn listing(dir: &std::path::Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn functions_of_openlambda_run_unchanged() {
+    let _machine = machine();
+    let cluster = platform(&[]);
+    for name in ["echo", "wsgi", "asgi", "methods"] {
+        deploy(&cluster, name);
+    }
+    let echo = call(&cluster, "POST", "echo", r#"{"a": [1, "é"]}"#);
+    assert_eq!((echo.code, echo.json()), (200, json!({"a": [1, "é"]})));
+    assert_eq!(
+        call(&cluster, "GET", "echo", "").json(),
+        json!({}),
+        "as OpenLambda has it"
+    );
+
+    let wsgi = call(&cluster, "POST", "wsgi/a%20b?x=1&y=2", "body");
+    assert_eq!((wsgi.code, wsgi.header("x-method")), (200, "post"));
+    assert_eq!(wsgi.header("content-type"), "text/plain");
+    assert_eq!(wsgi.body, "/run/wsgi /a b x=1&y=2\nbody");
+    assert_eq!(call(&cluster, "DELETE", "wsgi", "").code, 405);
+
+    let asgi = call(&cluster, "PATCH", "asgi/x?q=1", "body");
+    assert_eq!(asgi.code, 200);
+    assert_eq!(asgi.body, "PATCH /run/asgi q=1\nbody");
+
+    assert_eq!(
+        call(&cluster, "PUT", "methods", "{}").json(),
+        json!("called")
+    );
+    let head = call(&cluster, "HEAD", "methods", "");
+    assert_eq!((head.code, head.body.as_str()), (200, ""));
+    let refused = call(&cluster, "POST", "methods", "{}");
+    assert_eq!(refused.blame(), (405, "caller", "method_not_allowed"));
+    assert_eq!(refused.header("allow"), "get, head, put");
+    cluster.stop().unwrap();
+}
+
+#[test]
+fn functions_of_openlambda_that_misbehave_are_stopped_and_blamed() {
+    let _machine = machine();
+    let cluster = platform(&[]);
+    for name in ["timeout", "hog", "bomb"] {
+        deploy(&cluster, name);
+    }
+    std::thread::scope(|scope| {
+        // As long as OpenLambda's own limit: meanwhile the others have their turn.
+        let late = scope.spawn(|| call(&cluster, "POST", "timeout", "{}"));
+        let hog = call(&cluster, "POST", "hog", "{}");
+        assert_eq!(hog.blame(), (502, "function", "out_of_memory"));
+        let modest = call(&cluster, "POST", "hog", r#"{"megabytes": 1}"#);
+        assert_eq!(modest.json(), json!(1), "the next request is served");
+        let bomb = call(&cluster, "POST", "bomb", "{}").json();
+        assert!(bomb["children"].as_u64().unwrap() < 32, "{bomb}");
+        assert_eq!(bomb["stopped_by"], "BlockingIOError");
+        let late = late.join().unwrap();
+        assert_eq!(late.blame(), (504, "function", "timeout"));
+    });
+    let awake = call(&cluster, "POST", "timeout", r#"{"seconds": 0}"#);
+    assert_eq!(awake.json(), json!("awake"));
+    cluster.stop().unwrap();
+}
