@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use warmpath_sdk::deferred::CallId;
 
 /// A serverless platform whose load balancer lives in the kernel.
 #[derive(Debug, Parser)]
@@ -173,6 +174,18 @@ pub(crate) enum WorkerVerb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Show which requests wait on a worker of this machine without an instance
+    Parked {
+        /// The worker's admin socket: `worker.sock` in its `state_dir`
+        #[arg(
+            long,
+            env = "WARMPATH_WORKER",
+            default_value = "/var/lib/warmpath/worker.sock"
+        )]
+        worker: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Change a worker's share of work
     Weight {
         /// The worker's name
@@ -248,6 +261,8 @@ pub(crate) enum FnVerb {
     },
     /// Call a function through its VIP and print its reply
     Invoke(InvokeArgs),
+    /// List a function's calls that nobody waited for and that were given up, or try one once more
+    Dead(DeadArgs),
 }
 
 /// How `requirements.txt` and `package.json` become layers.
@@ -293,6 +308,20 @@ pub(crate) struct InvokeArgs {
     /// The handler may run more than once
     #[arg(long)]
     pub(crate) idempotent: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeadArgs {
+    /// The function
+    pub(crate) name: String,
+    /// Try this call once more, from the beginning
+    #[arg(long, value_name = "ID")]
+    pub(crate) retry: Option<CallId>,
+    /// The VIP
+    #[arg(long, env = "WARMPATH_VIP", default_value = "10.99.0.1:9000")]
+    pub(crate) vip: SocketAddr,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

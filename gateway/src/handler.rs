@@ -19,6 +19,7 @@ use crate::{
     answer::{Answer, Failure, reply},
     calls::Calls,
     config::Config,
+    deferred::DEFERRED,
     metrics::Metrics,
     passage::{self, RUN},
     request::{REQUEST_ID, SESSION_COOKIE, Session, Wish, request_id},
@@ -41,6 +42,10 @@ impl Gateway {
             return plain(StatusCode::OK, "ok\n");
         }
         let id = request_id(request.headers());
+        if let Some(call) = path.strip_prefix(DEFERRED).map(str::to_owned) {
+            let answer = self.outcome_of(request.method(), &call).await;
+            return with_id(answer.unwrap_or_else(|failure| failure.answer(&id)), &id);
+        }
         let Some((function, _)) = path.strip_prefix(RUN).map(passage::split) else {
             let message = "there is nothing here: functions are called at /run/<function>";
             return with_id(
@@ -94,6 +99,9 @@ impl Gateway {
             .budget(wish.budget.unwrap_or(usual).min(most))
             .idempotent(wish.idempotent);
         call.slot = wish.slot;
+        if wish.deferred {
+            return self.defer(&wish.function, &call).await;
+        }
         let response = self.calls.call(call).await?;
         let mut answer = if response.http {
             passage::answer(&response.payload)?

@@ -7,7 +7,7 @@
 //! # Layout
 //! - `server` accepts connections and stops gracefully; `handler` is one HTTP request's life;
 //!   `request` reads headers, `passage` puts HTTP into calls and takes it out of replies, `answer` writes
-//!   status codes; `calls` spreads calls over sockets.
+//!   status codes; `deferred` has calls kept that nobody waits for; `calls` spreads calls over sockets.
 //!
 //! # Invariants
 //! - What a client sends is bounded before it is kept: head, body, time, connections.
@@ -18,6 +18,7 @@
 mod answer;
 mod calls;
 mod config;
+mod deferred;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -15,6 +15,8 @@ pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-warmpath-sessi
 pub(crate) const SHARD_KEY: HeaderName = HeaderName::from_static("x-warmpath-shard-key");
 /// `true` or `1`: the handler may run more than once for this request.
 pub(crate) const IDEMPOTENT: HeaderName = HeaderName::from_static("x-warmpath-idempotent");
+/// `true` or `1`: answered once the call is kept; what came of it is asked for later.
+pub(crate) const ASYNC: HeaderName = HeaderName::from_static("x-warmpath-async");
 /// Milliseconds that the caller is prepared to wait.
 pub(crate) const BUDGET: HeaderName = HeaderName::from_static("x-warmpath-budget-ms");
 /// Names one request in logs; made up when the caller sends none, and always in the answer.
@@ -48,6 +50,7 @@ pub(crate) struct Wish {
     pub(crate) session: Session,
     pub(crate) slot: Option<SlotId>,
     pub(crate) idempotent: bool,
+    pub(crate) deferred: bool,
     pub(crate) budget: Option<Duration>,
     pub(crate) request_id: String,
 }
@@ -77,6 +80,7 @@ impl Wish {
             session: session_of(headers)?,
             slot: text(headers, &SHARD_KEY)?.map(|key| slot_of_key(key.as_bytes())),
             idempotent: flag(headers, &IDEMPOTENT)?,
+            deferred: flag(headers, &ASYNC)?,
             budget: budget_of(headers)?,
             request_id: request_id(headers),
         })

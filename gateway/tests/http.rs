@@ -26,6 +26,7 @@ use tokio::{
 };
 use warmpath_sdk::{
     MAX_MESSAGE,
+    deferred::{Ask, CallId, FUNCTION_ID, Report, State},
     http::{self, RequestHead, ResponseHead},
     session_id,
 };
@@ -115,6 +116,9 @@ fn answer(request: RpcHeader, payload: &[u8]) -> Option<Vec<u8>> {
         .find(|status| is(&status.name().replace('_', "-")));
     let status = of_name.copied().unwrap_or(Status::Ok);
     let message = Bytes::copy_from_slice(payload);
+    if request.function == *FUNCTION_ID {
+        return Some(keep(request, &message));
+    }
     let (head, body) = http::split::<RequestHead>(&message).unwrap();
     let mut is_http = status == Status::Exception && head.path == "/http";
     let text = match status {
@@ -151,6 +155,45 @@ fn answer(request: RpcHeader, payload: &[u8]) -> Option<Vec<u8>> {
         ..request
     };
     Some([&header.emit(), text.as_slice()].concat())
+}
+
+/// Keeps nothing: the last digit of an id says what became of its call.
+fn keep(request: RpcHeader, message: &Bytes) -> Vec<u8> {
+    let (ask, event) = Ask::read(message).unwrap();
+    assert!(request.has(flags::HAS_SLOT | flags::IDEMPOTENT));
+    let id = match ask {
+        Ask::Submit { id, call } => {
+            assert_eq!((call.function.as_str(), call.budget_ms), ("echo", 2_000));
+            assert_eq!(http::split::<RequestHead>(&event).unwrap().1, "later");
+            id
+        }
+        Ask::Outcome { id } => id,
+        other => panic!("{other:?}"),
+    };
+    let state = match id.to_string().as_bytes()[15] {
+        b'0' => State::Pending,
+        b'1' => State::Done,
+        b'2' => State::Failed,
+        _ => State::Unknown,
+    };
+    let report = Report {
+        id,
+        state,
+        function: "echo".to_owned(),
+        attempts: 3,
+        status: Some("exception".to_owned()),
+        http: false,
+        at_ms: 1,
+    };
+    let reply = http::join(&report, b"[1]").unwrap();
+    let header = RpcHeader {
+        kind: Kind::Response,
+        flags: flags::FIRST | flags::LAST,
+        budget_ms: 0,
+        payload_len: reply.len() as u32,
+        ..request
+    };
+    [&header.emit(), &reply[..]].concat()
 }
 
 /// What came, as JSON, with the status of the query and headers of which some are not for a handler to say.
@@ -515,4 +558,65 @@ async fn a_busy_port_is_an_error_that_names_it() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_gets_an_id_and_its_outcome_later() {
+    let bench = Bench::start().await;
+    let kept = bench
+        .post("echo")
+        .header("x-warmpath-async", "true")
+        .body("later");
+    let kept = kept.send().await.unwrap();
+    assert_eq!(kept.status(), 202);
+    let place = header(&kept, "location").to_owned();
+    let body: Value = kept.json().await.unwrap();
+    let id: CallId = body["id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(place, format!("/async/{id}"));
+    assert_eq!(body["state"], "pending");
+    let ask = |last: &str| {
+        let url = format!("{}/async/3f0000000000000{last}", bench.base);
+        client().get(url).send()
+    };
+    for (last, code, state) in [
+        ("0", 202, "pending"),
+        ("2", 502, "failed"),
+        ("3", 404, "unknown"),
+    ] {
+        let answer = ask(last).await.unwrap();
+        assert_eq!(answer.status(), code);
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(
+            (body["state"].as_str(), body["attempts"].as_u64()),
+            (Some(state), Some(3))
+        );
+        assert_eq!(body["error"].as_str(), (state == "failed").then_some("[1]"));
+    }
+    let done = ask("1").await.unwrap();
+    assert_eq!(
+        (done.status().as_u16(), header(&done, "x-warmpath-async")),
+        (200, "done")
+    );
+    assert_eq!(done.text().await.unwrap(), "[1]");
+}
+
+#[tokio::test]
+async fn ids_and_methods_that_make_no_sense_are_refused() {
+    let bench = Bench::start().await;
+    for id in ["", "1", "ff00000000000000", "3f00000000000000/x"] {
+        let url = format!("{}/async/{id}", bench.base);
+        let answer = client().get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{id}");
+    }
+    let url = format!("{}/async/3f00000000000000", bench.base);
+    let answer = client().delete(url).send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), header(&answer, "allow")),
+        (405, "GET")
+    );
+    let odd = bench
+        .post("echo")
+        .header("x-warmpath-async", "perhaps")
+        .send();
+    assert_eq!(odd.await.unwrap().status(), 400);
 }

@@ -23,13 +23,14 @@ use store::{Catalog, CatalogEntry, Digest, Manifest};
 use tokio::runtime::Builder;
 use warmpath_sdk::{Call, Client, ClientConfig};
 use worker::{
+    bill::Usage,
     catalog::Functions,
     identity::Identity,
     invoke::Invoker,
     load::Load,
     metrics::RpcMetrics,
     park::ParkLimits,
-    pool::{Invocation, Outcome, Usage},
+    pool::{Invocation, Outcome},
     rpc::{Parts, RpcLimits, Server},
 };
 

@@ -11,6 +11,7 @@ use db::SlotSet;
 use serde::Deserialize;
 
 use crate::{
+    deferred::DeferredLimits,
     error::ConfigError,
     park::ParkLimits,
     pool::{PoolLimits, SandboxConfig},
@@ -78,6 +79,9 @@ pub struct Config {
     /// How many requests may wait without an instance.
     #[serde(default)]
     pub park: ParkLimits,
+    /// Calls that nobody waits for.
+    #[serde(default, rename = "async")]
+    pub deferred: DeferredLimits,
     /// What the RPC server may hold.
     #[serde(default)]
     pub rpc: RpcLimits,
@@ -148,6 +152,7 @@ impl Config {
             return Err("`db.slots` needs `db.listen`, or other workers cannot reach them");
         }
         self.park.check()?;
+        self.deferred.check()?;
         self.rpc.check()
     }
 
@@ -187,6 +192,8 @@ mod tests {
         [decap]
         interface = "eth0"
         sources = ["172.16.0.0/16", "fd00:1::/96"]
+        [async]
+        attempts = 5
         [park]
         until_ms_max = 60000
         [rpc]
@@ -227,6 +234,7 @@ mod tests {
         for (line, instead) in [
             ("token_file = \"/run/token\"", ""),
             ("capacity = 64", "capacity = 0"),
+            ("attempts = 5", "attempts = 0"),
             ("until_ms_max = 60000", "until_ms_max = 0"),
             ("listen = \"10.80.0.11:7200\"", ""),
             ("acknowledge_after_ms = 15", "reply_cache_bytes = 1"),

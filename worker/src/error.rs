@@ -104,6 +104,11 @@ pub enum RunError {
     /// The admin socket cannot be made.
     #[error(transparent)]
     Admin(#[from] SocketError),
+    /// The worker cannot call its own RPC server.
+    #[error(
+        "cannot open a socket to this worker's own RPC address, for calls that nobody waits for"
+    )]
+    Calls(#[from] warmpath_sdk::ConnectError),
     /// The metrics registry refuses a metric.
     #[error("cannot register the metrics")]
     Metrics(#[from] prometheus::Error),

@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`rpc`] takes packets in and sends replies; it hands whole requests to an [`invoke::Invoker`].
+//! - [`deferred`] keeps and makes the calls that nobody waits for.
 //! - [`park`] keeps the requests whose handlers wait for something.
 //! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
 //! - [`bill`] counts what each request used; [`api`] tells it to whoever asks on the admin socket.
@@ -21,6 +22,7 @@ pub mod catalog;
 pub mod code;
 mod config;
 mod decap;
+pub mod deferred;
 mod error;
 pub mod identity;
 pub mod invoke;

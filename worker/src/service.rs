@@ -22,6 +22,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
+use warmpath_sdk::{Client, ClientConfig};
 
 use crate::{
     api,
@@ -29,6 +30,7 @@ use crate::{
     code::CodeCache,
     config::Config,
     decap::Decap,
+    deferred::Shelves,
     error::RunError,
     identity::Identity,
     load::Load,
@@ -171,11 +173,23 @@ async fn serve(
     };
     let report_metrics = ReportMetrics::register(&registry)?;
     let server = Server::new(parts, config.rpc.clone());
-    let mut sockets = Vec::new();
+    let (mut sockets, mut here) = (Vec::new(), None);
     for address in config.vips.iter().chain(&config.direct_listen) {
         let (address, task) = server.listen(*address)?;
         sockets.push(task.abort_handle());
         tracing::info!(%address, "serves RPCs");
+        here = Some(address);
+    }
+    if let Some(here) = here {
+        let shelves = Shelves::new(Arc::clone(&router), config.deferred.clone());
+        server.keep_calls(Arc::clone(&shelves));
+        let client = Client::connect(here, ClientConfig::default())?;
+        shelves.serve(
+            |slot| config.db.slots.contains(slot),
+            &client,
+            &load,
+            &mut tasks,
+        );
     }
     if let Some(address) = config.metrics_listen {
         let metrics = Metrics {
@@ -195,7 +209,7 @@ async fn serve(
     }
 
     let admin = api::bind(&config.state_dir)?;
-    let routes = api::router(Arc::clone(&pool));
+    let routes = api::router(Arc::clone(&pool), Arc::clone(&server));
     tasks.spawn(serve_routes(admin, "admin", routes));
 
     // Last: from here on the balancer sends requests.

@@ -2,11 +2,13 @@
 
 mod balancer;
 pub(crate) mod blast;
+mod dead;
 mod doctor;
 mod explain;
 mod function;
 mod invoke;
 mod map;
+mod parked;
 mod policy;
 mod pool;
 mod role;
@@ -74,6 +76,10 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             verb: Some(WorkerVerb::Pool { worker, output }),
             ..
         } => pool::pool(&worker, &output).await,
+        Verb::Worker {
+            verb: Some(WorkerVerb::Parked { worker, output }),
+            ..
+        } => parked::run(&worker, &output).await,
         Verb::Worker { role, verb: None } => role::worker(&role).await,
         Verb::Gateway(role) => role::gateway(&role).await,
         Verb::Store(role) => role::store(&role).await,

@@ -30,6 +30,7 @@ mod call;
 mod client;
 mod config;
 mod cookies;
+pub mod deferred;
 mod error;
 mod exchange;
 mod flights;

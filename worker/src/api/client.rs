@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 
-use crate::{bill::BillReport, pool::PoolStanding};
+use crate::{bill::BillReport, park::ParkedReport, pool::PoolStanding};
 
 /// Why a worker could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,15 @@ impl WorkerClient {
     /// [`ClientError`].
     pub async fn pool(&self) -> Result<PoolStanding, ClientError> {
         let path = "/v1/pool";
+        self.send(path, self.http.get(url(path))).await
+    }
+
+    /// What is parked.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn parked(&self) -> Result<ParkedReport, ClientError> {
+        let path = "/v1/parked";
         self.send(path, self.http.get(url(path))).await
     }
 

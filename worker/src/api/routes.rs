@@ -11,15 +11,25 @@ use serde::Deserialize;
 
 use crate::{
     bill::BillReport,
+    park::ParkedReport,
     pool::{Pool, PoolStanding},
+    rpc::Server,
 };
 
 /// All routes.
-pub(crate) fn router(pool: Arc<Pool>) -> Router {
+pub(crate) fn router(pool: Arc<Pool>, server: Arc<Server<Arc<Pool>>>) -> Router {
+    let parked = Router::new()
+        .route("/v1/parked", get(parked))
+        .with_state(server);
     Router::new()
         .route("/v1/bills", get(bills))
         .route("/v1/pool", get(standing))
         .with_state(pool)
+        .merge(parked)
+}
+
+async fn parked(State(server): State<Arc<Server<Arc<Pool>>>>) -> Json<ParkedReport> {
+    Json(server.parked_report())
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,6 +7,7 @@
 //! long poll at their owner; a follower that meets an error tries again, for who waits has a time to wake at anyway.
 
 mod limits;
+mod report;
 mod table;
 mod wait;
 
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     limits::ParkLimits,
+    report::{ParkedReport, ParkedRequest},
     table::{ParkTable, Placed, Ticket, Until},
     wait::{Wait, Wake, WakeReason},
 };

@@ -3,9 +3,15 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use ebpf_common::wire::{Kind, RpcHeader, Status, flags};
+use ebpf_common::{
+    ids::FunctionId,
+    wire::{Kind, RpcHeader, Status, flags},
+};
 use tokio::net::UdpSocket;
-use warmpath_sdk::fragment::{FragmentError, Held};
+use warmpath_sdk::{
+    deferred::FUNCTION_ID,
+    fragment::{FragmentError, Held},
+};
 
 use super::{
     Server,
@@ -161,8 +167,7 @@ impl<I: Invoker> Server<I> {
         if self.parts.load.is_draining() {
             return self.refuse(&way, header, Status::Draining, "this worker is stopping");
         }
-        if self.parts.functions.get(header.function).is_none() && !self.parts.functions.may_learn()
-        {
+        if !self.may_know(header.function) {
             return self.refuse(&way, header, Status::UnknownFunction, UNKNOWN_FUNCTION);
         }
         let Some(permit) = self.admit(&way, header) else {
@@ -200,6 +205,14 @@ impl<I: Invoker> Server<I> {
         let progress = Reply::progress(header, held, cookie);
         let ask_after = if is_parked { self.ask_after_ms() } else { 0 };
         self.answer_now(way, &progress.with_retry_after(ask_after));
+    }
+
+    /// Whether there is such a function, as far as can be told without asking.
+    fn may_know(&self, function: FunctionId) -> bool {
+        let functions = &self.parts.functions;
+        functions.get(function).is_some()
+            || functions.may_learn()
+            || (function == *FUNCTION_ID && self.shelves.get().is_some())
     }
 
     fn bad_fragment(&self, way: &Way, error: FragmentError) {

@@ -22,7 +22,7 @@ mod serve;
 mod socket;
 mod table;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use limits::RpcLimits;
 pub use socket::BindError;
@@ -30,6 +30,7 @@ pub(crate) use table::TableSize;
 
 use crate::{
     catalog::Functions,
+    deferred::Shelves,
     identity::Identity,
     invoke::Invoker,
     load::Load,
@@ -62,7 +63,10 @@ pub struct Server<I> {
     parts: Parts<I>,
     limits: RpcLimits,
     table: table::Table,
-    parking: Arc<Parking<Box<serve::Job>>>,
+    parking: Arc<Parking<serve::Job>>,
+    larder: parked::Larder,
+    /// Absent until [`Server::keep_calls`].
+    shelves: OnceLock<Arc<Shelves>>,
 }
 
 impl<I: Invoker> Server<I> {
@@ -75,9 +79,16 @@ impl<I: Invoker> Server<I> {
             table: table::Table::new(limits.clone()),
             limits,
             parking,
+            larder: parked::Larder::default(),
+            shelves: OnceLock::new(),
         });
         tokio::spawn(Self::resume(Arc::downgrade(&server), woken));
         server
+    }
+
+    /// From now on, takes calls that nobody waits for and keeps them on `shelves`. Only the first ones count.
+    pub fn keep_calls(&self, shelves: Arc<Shelves>) {
+        self.shelves.get_or_init(|| shelves);
     }
 
     /// How many requests are parked, and the bytes that they hold.

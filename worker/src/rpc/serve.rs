@@ -12,7 +12,7 @@ use ebpf_common::{
 };
 use store::CatalogEntry;
 use tokio::{pin, select, time};
-use warmpath_sdk::fragment::Held;
+use warmpath_sdk::{deferred::FUNCTION_ID, fragment::Held};
 
 use super::{
     Server,
@@ -47,7 +47,7 @@ pub(super) struct Job {
     /// What woke it, if it was parked.
     pub(super) wake: Option<Wake>,
     /// While it is parked: what its handler left for itself.
-    pub(super) state: Option<Box<str>>,
+    pub(super) state: Option<Bytes>,
 }
 
 impl Job {
@@ -135,6 +135,11 @@ impl<I: Invoker> Server<I> {
     }
 
     async fn outcome(&self, job: &mut Job) -> Outcome {
+        if job.header.function == *FUNCTION_ID
+            && let Some(shelves) = self.shelves.get()
+        {
+            return shelves.answer(&job.payload).await;
+        }
         let invocation = match self.invocation(job).await {
             Ok(invocation) => invocation,
             Err(outcome) => return outcome,

@@ -17,13 +17,14 @@ use prometheus::Registry;
 use store::{Catalog, CatalogEntry, Digest, Manifest};
 use warmpath_sdk::{Call, Client, ClientConfig};
 use worker::{
+    bill::Usage,
     catalog::Functions,
     identity::Identity,
     invoke::Invoker,
     load::Load,
     metrics::RpcMetrics,
     park::{ParkLimits, Wait},
-    pool::{Invocation, Outcome, Usage},
+    pool::{Invocation, Outcome},
     rpc::{Parts, RpcLimits, Server},
 };
 

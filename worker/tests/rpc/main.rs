@@ -6,6 +6,7 @@
 
 mod bench;
 mod cancel;
+mod deferred;
 mod parked;
 mod relay;
 

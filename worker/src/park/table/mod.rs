@@ -178,11 +178,13 @@ impl<T> ParkTable<T> {
         parked.into_values().map(|parked| parked.item).collect()
     }
 
-    /// What is parked, and until when, in no order.
+    /// What is parked, and until when; those first that time wakes first.
     pub fn iter(&self) -> impl Iterator<Item = (Until, &T)> {
-        self.parked
-            .values()
-            .map(|parked| (parked.until, &parked.item))
+        let parked = self.by_time.iter();
+        parked.filter_map(|(_, ticket)| {
+            let parked = self.parked.get(ticket)?;
+            Some((parked.until, &parked.item))
+        })
     }
 
     /// How many are parked.

@@ -1,0 +1,117 @@
+//! A call as it lies in the database.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use db::DbError;
+use serde::{Deserialize, Serialize};
+use warmpath_sdk::{
+    deferred::Deferred,
+    http::{self, Head, HeadError},
+};
+
+use super::unreadable;
+
+/// What is known of a call that is to be made, or was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) call: Deferred,
+    /// Attempts that failed.
+    pub(super) attempts: u32,
+    /// Not before this time, in milliseconds since 1970.
+    pub(super) next_ms: u64,
+    /// The status of the last attempt.
+    pub(super) status: Option<String>,
+    /// When it was kept, and later when it was given up.
+    pub(super) at_ms: u64,
+}
+
+impl Head for Record {
+    fn check(&self) -> Result<(), HeadError> {
+        Ok(())
+    }
+}
+
+impl Record {
+    /// A call to be made at once.
+    pub(super) fn new(call: Deferred) -> Self {
+        Self {
+            call,
+            attempts: 0,
+            next_ms: 0,
+            status: None,
+            at_ms: now_ms(),
+        }
+    }
+
+    pub(super) fn join(&self, event: &[u8]) -> Result<Vec<u8>, DbError> {
+        let joined = http::join(self, event).map_err(|error| unreadable(&error))?;
+        Ok(joined.to_vec())
+    }
+
+    pub(super) fn split(value: Vec<u8>) -> Result<(Self, Bytes), DbError> {
+        http::split(&value.into()).map_err(|error| unreadable(&error))
+    }
+
+    /// When to try again after one more failure: twice as long each time, and anywhere in the second half of that, so that
+    /// what failed together does not come back together.
+    pub(super) fn back_off(&mut self, first: Duration, most: Duration) {
+        let doublings = self.attempts.saturating_sub(1).min(20);
+        let wait = first.saturating_mul(1 << doublings).min(most);
+        let wait = wait.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        self.next_ms = now_ms() + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2);
+    }
+}
+
+/// Milliseconds since 1970: what is kept outlives every process, so that no monotonic clock will do.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX / 2)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record::new(Deferred {
+            function: "f".to_owned(),
+            http: true,
+            session: Some(u64::MAX),
+            slot: None,
+            budget_ms: 1,
+        })
+    }
+
+    #[test]
+    fn a_record_survives_and_a_torn_one_is_refused() {
+        let value = record().join(b"event").unwrap();
+        let (read, event) = Record::split(value.clone()).unwrap();
+        assert_eq!((read, &event[..]), (record_at(&value), &b"event"[..]));
+        assert!(Record::split(value[..value.len() - 5].to_vec()).is_err());
+    }
+
+    fn record_at(value: &[u8]) -> Record {
+        Record::split(value.to_vec()).unwrap().0
+    }
+
+    #[test]
+    fn the_wait_doubles_up_to_its_bound_with_jitter() {
+        let (first, most) = (Duration::from_secs(1), Duration::from_secs(60));
+        for (attempts, least_ms, most_ms) in
+            [(1, 500, 1_000), (3, 2_000, 4_000), (40, 30_000, 60_000)]
+        {
+            let mut record = record();
+            record.attempts = attempts;
+            let before = now_ms();
+            record.back_off(first, most);
+            let wait = record.next_ms - before;
+            assert!(
+                (least_ms..=most_ms + 50).contains(&wait),
+                "{attempts}: {wait}"
+            );
+        }
+    }
+}

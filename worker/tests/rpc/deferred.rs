@@ -1,0 +1,225 @@
+//! Calls that nobody waits for: kept before they are answered, made at least once, over crashes too.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use db::{Embedded, Local, SlotSet};
+use ebpf_common::wire::Status;
+use tempfile::TempDir;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use warmpath_sdk::{
+    Client,
+    deferred::{Ask, CallId, DeadCalls, Deferred, Report, State},
+    http,
+};
+use worker::{
+    deferred::{DeferredLimits, Shelves},
+    park::ParkLimits,
+    rpc::RpcLimits,
+};
+
+use crate::bench::{Bench, MS};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A worker whose database lies at `path`, and which can keep calls.
+struct Keeper {
+    bench: Bench,
+    client: Client,
+    shelves: Arc<Shelves>,
+    /// Those that make the calls; none until [`Keeper::make`].
+    makers: JoinSet<()>,
+}
+
+impl Keeper {
+    fn start(path: &Path) -> Self {
+        let metrics = db::Metrics::unregistered();
+        let local = Local {
+            engine: Arc::new(Embedded::open(path, db::Options::default(), &metrics).unwrap()),
+            slots: SlotSet::new(vec!["0-16383".parse().unwrap()]).unwrap(),
+        };
+        let feeds = Arc::new(db::Router::new(Some(local), metrics));
+        let (limits, park) = (RpcLimits::default(), ParkLimits::default());
+        let bench = Bench::parking(1, 100, limits, Arc::clone(&feeds), park);
+        let limits = DeferredLimits {
+            attempts: 2,
+            backoff_ms: 20,
+            ..DeferredLimits::default()
+        };
+        let shelves = Shelves::new(feeds, limits);
+        bench.server.keep_calls(Arc::clone(&shelves));
+        Self {
+            client: bench.client(),
+            bench,
+            shelves,
+            makers: JoinSet::new(),
+        }
+    }
+
+    /// From now on, makes the calls.
+    fn make(&mut self) {
+        let makers = &mut self.makers;
+        self.shelves
+            .serve(|_| true, &self.client, &self.bench.load, makers);
+    }
+
+    async fn ask(&self, ask: &Ask, event: &[u8]) -> Bytes {
+        let call = ask.call(event).unwrap();
+        self.client.call(call).await.unwrap().payload
+    }
+
+    async fn submit(&self, function: &str, event: &[u8]) -> CallId {
+        let id = CallId::random();
+        self.ask(&submit(id, function), event).await;
+        id
+    }
+
+    async fn report(&self, id: CallId) -> (Report, Bytes) {
+        http::split(&self.ask(&Ask::Outcome { id }, b"").await).unwrap()
+    }
+
+    /// The report of a call once it is `state`.
+    async fn once(&self, id: CallId, state: State) -> (Report, Bytes) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (report, body) = self.report(id).await;
+            if report.state == state {
+                return (report, body);
+            }
+            assert!(Instant::now() < deadline, "{report:?}");
+            sleep(5 * MS).await;
+        }
+    }
+}
+
+/// Runs `work` with a runtime of its own, which ends as in a crash: nothing is finished, and the database is closed.
+fn until_crash<R>(work: impl Future<Output = R>) -> R {
+    tokio::runtime::Runtime::new().unwrap().block_on(work)
+}
+
+fn submit(id: CallId, function: &str) -> Ask {
+    let call = Deferred {
+        function: function.to_owned(),
+        http: false,
+        session: None,
+        slot: None,
+        budget_ms: 5_000,
+    };
+    Ask::Submit { id, call }
+}
+
+#[tokio::test]
+async fn a_call_is_kept_made_and_its_reply_found_by_its_id() {
+    let dir = TempDir::new().unwrap();
+    let mut keeper = Keeper::start(dir.path());
+    let early = keeper.submit("echo", b"early").await;
+    assert_eq!(keeper.report(early).await.0.state, State::Pending);
+    keeper.make();
+    let late = keeper.submit("echo", b"late").await;
+    for (id, event) in [(early, "early"), (late, "late")] {
+        let (report, reply) = keeper.once(id, State::Done).await;
+        assert_eq!(reply, event);
+        assert_eq!((report.function.as_str(), report.attempts), ("echo", 0));
+    }
+    // Submitted again, as a repeated packet would: it has ended, and is not made again.
+    let runs = keeper.bench.runs.requests();
+    keeper.ask(&submit(late, "echo"), b"late").await;
+    assert_eq!(keeper.report(late).await.0.state, State::Done);
+    sleep(50 * MS).await;
+    assert_eq!(keeper.bench.runs.requests(), runs);
+    let nobodys = CallId::random();
+    assert_eq!(keeper.report(nobodys).await.0.state, State::Unknown);
+}
+
+#[test]
+fn nothing_that_was_answered_is_lost_when_the_worker_dies_before_it_makes_it() {
+    let dir = TempDir::new().unwrap();
+    let ids = until_crash(async {
+        let keeper = Keeper::start(dir.path());
+        let mut ids = Vec::new();
+        for number in 0..40u8 {
+            ids.push(keeper.submit("echo", &[number]).await);
+        }
+        ids
+    });
+    until_crash(async {
+        let mut keeper = Keeper::start(dir.path());
+        keeper.make();
+        for (id, number) in ids.into_iter().zip(0u8..) {
+            assert_eq!(keeper.once(id, State::Done).await.1[..], [number]);
+        }
+    });
+}
+
+#[test]
+fn a_call_that_the_worker_died_with_is_made_again() {
+    let dir = TempDir::new().unwrap();
+    let id = until_crash(async {
+        let mut keeper = Keeper::start(dir.path());
+        keeper.make();
+        let id = keeper.submit("slow", b"x").await;
+        keeper.once(id, State::Running).await;
+        id
+    });
+    until_crash(async {
+        let mut keeper = Keeper::start(dir.path());
+        keeper.make();
+        assert_eq!(keeper.once(id, State::Done).await.1, "x");
+    });
+}
+
+#[tokio::test]
+async fn what_fails_again_and_again_is_given_up_listed_and_tried_once_more_on_request() {
+    let dir = TempDir::new().unwrap();
+    let mut keeper = Keeper::start(dir.path());
+    keeper.make();
+    let id = keeper.submit("raise", b"x").await;
+    let (report, error) = keeper.once(id, State::Failed).await;
+    assert_eq!(
+        (report.attempts, report.status.as_deref()),
+        (2, Some("exception"))
+    );
+    assert!(
+        String::from_utf8_lossy(&error).contains("ValueError: no"),
+        "{error:?}"
+    );
+    assert_eq!(keeper.bench.runs.requests(), 2);
+    let dead = keeper.ask(&Ask::Dead { shelf: id.shelf() }, b"").await;
+    let (dead, _) = http::split::<DeadCalls>(&dead).unwrap();
+    let listed: Vec<_> = dead
+        .calls
+        .iter()
+        .map(|call| (call.id, call.function.as_str()))
+        .collect();
+    assert_eq!(listed, [(id, "raise")]);
+    keeper.ask(&Ask::Retry { id }, b"").await;
+    keeper.once(id, State::Failed).await;
+    assert_eq!(keeper.bench.runs.requests(), 4);
+}
+
+#[tokio::test]
+async fn what_cannot_be_understood_is_the_callers_fault() {
+    let dir = TempDir::new().unwrap();
+    let keeper = Keeper::start(dir.path());
+    let no_shelf = Ask::Dead { shelf: 200 }.call(b"").unwrap();
+    let garbage = warmpath_sdk::Call {
+        payload: Bytes::from_static(b"garbage"),
+        ..no_shelf.clone()
+    };
+    for call in [no_shelf, garbage] {
+        let error = keeper.client.call(call).await.unwrap_err();
+        assert_eq!(error.status(), Some(Status::BadPayload), "{error}");
+    }
+    // A worker that keeps no calls does not know the function.
+    let bench = Bench::start();
+    let ask = Ask::Outcome {
+        id: CallId::random(),
+    }
+    .call(b"")
+    .unwrap();
+    let error = bench.client().call(ask).await.unwrap_err();
+    assert_eq!(error.status(), Some(Status::UnknownFunction), "{error}");
+}
