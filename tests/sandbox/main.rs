@@ -28,3 +28,4 @@ mod secrets;
 mod serving;
 mod waiting;
 mod warmth;
+mod zygotes;

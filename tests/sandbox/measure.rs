@@ -190,3 +190,35 @@ async fn measure_memory() {
     );
     bed.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, for a quiet machine and a release build"]
+async fn measure_a_cold_start_with_numpy_imported() {
+    let bed = Bed::start_with(|config| {
+        config.limits.idle_timeout_ms = 20;
+        config.limits.prepared = 2;
+    })
+    .await;
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("requirements.txt"), "numpy\n").unwrap();
+    let code = "import numpy\ndef f(event):\n    return int(numpy.arange(10).sum())\n";
+    let function = super::zygotes::deploy_with_packages(&bed, dir.path(), "numpy", code).await;
+    let mut warm = bed.pool.warm();
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..=COLD_STARTS {
+        warm.wait_for(Vec::is_empty).await.unwrap();
+        until_prepared(&bed).await;
+        let zygotes = bed.pool.zygotes().len();
+        let start = Instant::now();
+        let outcome = bed.call(&function, json!(null)).await;
+        times[zygotes.min(1)].push(start.elapsed());
+        assert_eq!(reply(&outcome), json!(45));
+        while bed.pool.zygotes().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    let [without, with] = times;
+    show("cold start with numpy, no zygote has it", without);
+    show("cold start with numpy, from a zygote that has it", with);
+    bed.stop().await;
+}

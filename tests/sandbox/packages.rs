@@ -129,7 +129,7 @@ fn executable() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_sandbox-init"))
 }
 
-fn options(index_url: &str) -> Options {
+pub(crate) fn options(index_url: &str) -> Options {
     Options {
         python: PathBuf::from("/usr/bin/python3"),
         executable: executable(),

@@ -372,6 +372,12 @@ pub struct Gauges {
     secret_failures: IntCounter,
     zygote_restarts: IntCounter,
     unbilled_cpu_ns: IntCounter,
+    zygotes: IntGauge,
+    zygote_memory_mb: IntGauge,
+    zygotes_grown: IntCounter,
+    zygotes_ended: IntCounter,
+    zygotes_unfit: IntCounter,
+    zygote_forks: IntCounter,
 }
 
 impl Gauges {
@@ -483,6 +489,24 @@ impl Gauges {
                 "worker_unbilled_cpu_nanoseconds_total",
                 "CPU time of ended instances that no request was charged.",
             )?,
+            zygotes: gauge("worker_package_zygotes", "Zygotes with packages imported.")?,
+            zygote_memory_mb: gauge("worker_package_zygote_memory_mb", "What they take.")?,
+            zygotes_grown: counter(
+                "worker_package_zygotes_grown_total",
+                "Zygotes with packages that were grown.",
+            )?,
+            zygotes_ended: counter(
+                "worker_package_zygotes_ended_total",
+                "Those of them that were ended: for their memory, or because they did not fork.",
+            )?,
+            zygotes_unfit: counter(
+                "worker_package_zygotes_unfit_total",
+                "Sets of packages that cannot be a zygote: they start threads, or end.",
+            )?,
+            zygote_forks: counter(
+                "worker_package_zygote_forks_total",
+                "Instances forked from a zygote with packages.",
+            )?,
         })
     }
 
@@ -512,12 +536,15 @@ impl Gauges {
             (&self.waiting, pool.waiting),
             (&self.functions, pool.functions),
             (&self.networks, pool.networks),
+            (&self.zygotes, pool.zygotes),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
         self.landlock.set(pool.landlock.into());
         self.memory_mb
             .set(i64::try_from(pool.memory_mb).unwrap_or(i64::MAX));
+        self.zygote_memory_mb
+            .set(i64::try_from(pool.zygote_memory_mb).unwrap_or(i64::MAX));
         let [by_idleness, by_memory] = &self.evictions;
         for (counter, value) in [
             (&self.evicted, table.evicted),
@@ -528,6 +555,10 @@ impl Gauges {
             (&self.secret_failures, pool.secret_failures),
             (&self.zygote_restarts, pool.zygote_restarts),
             (&self.unbilled_cpu_ns, pool.unbilled_cpu_ns),
+            (&self.zygotes_grown, pool.zygotes_grown),
+            (&self.zygotes_ended, pool.zygotes_ended),
+            (&self.zygotes_unfit, pool.zygotes_unfit),
+            (&self.zygote_forks, pool.zygote_forks),
         ] {
             counter.inc_by(value.saturating_sub(counter.get()));
         }

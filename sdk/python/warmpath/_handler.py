@@ -6,12 +6,11 @@ import json
 import os
 import sys
 
-from warmpath import _http
+from warmpath import _http, _packages
 from warmpath._context import alone, context
 from warmpath._wait import Wait
 
 HANDLER_DIR = "/handler"
-LAYERS_DIR = "/layers"
 HANDLER_NAME = "f"
 
 _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -27,11 +26,13 @@ class Handler:
 
     run        does that
     run_async  does it as a coroutine; None unless the function is an `async def`
+    imports    what its module imported (`_packages.Recorder`)
     """
 
-    __slots__ = ("run", "run_async")
+    __slots__ = ("imports", "run", "run_async")
 
     def __init__(self, run=None, run_async=None):
+        self.imports = []
         self.run = run
         self.run_async = run_async
 
@@ -45,7 +46,7 @@ def load(meta):
     os.chdir(HANDLER_DIR)
     # The standard library comes first of all but the function's own code, as in any Python.
     sys.path.insert(0, HANDLER_DIR)
-    sys.path.extend(f"{LAYERS_DIR}/{name}" for name in meta.get("layers", ()))
+    _packages.search(meta.get("layers", ()))
     entry = meta["entry"]
     path = os.path.join(HANDLER_DIR, entry)
     name = os.path.splitext(os.path.basename(entry))[0]
@@ -54,8 +55,11 @@ def load(meta):
         raise BadFunction(f"{entry} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return _of(module, meta)
+    with _packages.Recorder() as recorder:
+        spec.loader.exec_module(module)
+    handler = _of(module, meta)
+    handler.imports = recorder.report()
+    return handler
 
 
 def _of(module, meta):

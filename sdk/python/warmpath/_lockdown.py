@@ -50,16 +50,26 @@ _SCOPES_SINCE, _SCOPES = 6, 0b11
 _INSTANCE_FD = 3
 _OPEN_FILES_MAX = 512
 
+# The kinds of the namespaces of a sandbox but its pids and its user, in the order in which they travel.
+NAMESPACES = (CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWCGROUP)
+
+# Where a package zygote has what it needs.
+ZYGOTE_FD = 3
+ZYGOTE_PIDS_FD = 4
+_PR_SET_KEEPCAPS = 8
+_CAP_SYS_CHROOT = 18
+_CAP_SYS_ADMIN = 21
+
 
 def setns(fd, flags):
     """setns(2); Python has it from 3.12 on only."""
     _check(_libc.setns(fd, flags), "setns")
 
 
-def enter(init, user, doors, connection, log, handler_id, landlock, internet, seccomp):
+def enter(namespaces, user, doors, connection, log, handler_id, landlock, internet, seccomp):
     """Locks this process in. Returns the number that the instance's socket has from now on.
 
-    init        pidfd of the sandbox's init
+    namespaces  pairs of a descriptor and the kinds of namespaces of it to enter
     user        the handler's user namespace
     doors       the cgroup.procs files to join
     connection  the instance's socket
@@ -71,10 +81,8 @@ def enter(init, user, doors, connection, log, handler_id, landlock, internet, se
     """
     for door in doors:
         os.write(door, b"0")
-    setns(
-        init,
-        CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP,
-    )
+    for fd, kinds in namespaces:
+        setns(fd, kinds)
     setns(user, CLONE_NEWUSER)
     os.setsid()
     os.umask(0o077)
@@ -88,6 +96,49 @@ def enter(init, user, doors, connection, log, handler_id, landlock, internet, se
     for program in seccomp:
         _install(program)
     return _INSTANCE_FD
+
+
+def cage(namespaces, worker, own_pids, doors, uid, seccomp):
+    """Locks this process in as a package zygote, which runs code that is not ours and has to fork into sandboxes.
+
+    Entering a sandbox's namespaces takes two capabilities over the host's, and the pids of the host (a process
+    may only be born into a namespace below its own). They are all that is left, and the system calls that they
+    would be good for are closed but setns, which needs a descriptor: the worker gives it those of sandboxes
+    whose function uses these packages anyway.
+
+    namespaces  as for `enter`: those of a sandbox made for this zygote
+    worker      the socket to the worker
+    own_pids    the host's pid namespace
+    uid         the host user to become; None in a child of a package zygote, which has all this behind it
+    seccomp     filter programs
+    """
+    for door in doors:
+        os.write(door, b"0")
+    for fd, kinds in namespaces:
+        setns(fd, kinds)
+    os.setsid()
+    os.umask(0o077)
+    worker = os.dup2(worker, 100)
+    own_pids = os.dup2(own_pids, 101)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.dup2(worker, ZYGOTE_FD, inheritable=False)
+    os.dup2(own_pids, ZYGOTE_PIDS_FD, inheritable=False)
+    os.closerange(ZYGOTE_PIDS_FD + 1, 2**31 - 1)
+    os.chdir("/")
+    if uid is None:
+        return
+    _limits()
+    _drop_bounds()
+    _prctl(_PR_SET_KEEPCAPS, 1)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    _capabilities(1 << _CAP_SYS_ADMIN | 1 << _CAP_SYS_CHROOT)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    for program in seccomp:
+        _install(program)
 
 
 def _files(connection, log):
@@ -110,20 +161,30 @@ def _limits():
     resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
 
 
-def _privileges(handler_id):
+def _drop_bounds():
     for capability in range(64):
         if _raw_prctl(_PR_CAPBSET_DROP, capability) != 0:
             break  # the kernel knows no more of them
     else:
         raise OSError("the bounding set has no end")
+
+
+def _privileges(handler_id):
+    _drop_bounds()
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     _prctl(_PR_SET_SECUREBITS, _SECUREBITS_ALL_LOCKED)
     os.setgroups([])
     os.setresgid(handler_id, handler_id, handler_id)
     os.setresuid(handler_id, handler_id, handler_id)
+    _capabilities(0)
+
+
+def _capabilities(mask):
+    """Leaves these capabilities, effective and permitted, and none to be inherited."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
-    none = ctypes.create_string_buffer(24)
-    _check(_libc.capset(header, none), "capset")
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    sets = ctypes.create_string_buffer(struct.pack("=6I", low, low, 0, high, high, 0))
+    _check(_libc.capset(header, sets), "capset")
 
 
 def _landlock(version, internet=False):

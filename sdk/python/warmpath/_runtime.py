@@ -36,7 +36,7 @@ def _serve_alone(connection, handler):
         connection.send(_wire.DB_REQUEST, data=op)
         return connection.receive()
 
-    connection.send(_wire.READY)
+    connection.send(_wire.READY, {"imports": handler.imports})
     while True:
         kind, meta, event = connection.receive()
         if kind == _wire.INVOKE:

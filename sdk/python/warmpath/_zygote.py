@@ -48,7 +48,7 @@ import uuid
 import zlib
 
 import warmpath
-from warmpath import _failure, _lockdown, _runtime, _wire
+from warmpath import _failure, _lockdown, _packages, _runtime, _wire
 
 _COMMAND_BYTES_MAX = 65536
 _FDS_MAX = 16
@@ -65,6 +65,11 @@ def main():
     gc.collect()
     gc.freeze()
     worker.send(json.dumps({"ready": os.getpid()}).encode())
+    _serve(worker, own_pids)
+
+
+def _serve(worker, own_pids):
+    """Does what the worker says, until the worker is gone."""
     while True:
         try:
             message, fds, _, _ = socket.recv_fds(worker, _COMMAND_BYTES_MAX, _FDS_MAX)
@@ -74,7 +79,8 @@ def main():
             return
         command = json.loads(message)
         try:
-            answer, pidfd = _spawn(command, fds, own_pids)
+            grows = "imports" in command
+            answer, pidfd = (_grow if grows else _spawn)(command, fds, own_pids)
         except OSError as error:
             answer, pidfd = {"error": str(error)}, None
         finally:
@@ -87,19 +93,58 @@ def main():
 
 def _spawn(command, fds, own_pids):
     """Forks one instance into the sandbox that `fds` stand for."""
-    init, user, connection, log, *doors = fds
+    if command["namespaces"]:
+        pids, fds = fds[0], fds[1:]
+        namespaces, fds = _namespaces(fds)
+    else:
+        init, *fds = fds
+        pids, namespaces = init, [(init, sum(_lockdown.NAMESPACES))]
     # Children are born in that pid namespace; this process stays where it is.
-    _lockdown.setns(init, _lockdown.CLONE_NEWPID)
+    _lockdown.setns(pids, _lockdown.CLONE_NEWPID)
     try:
         pid = os.fork()
         if pid == 0:
-            _become_instance(command, init, user, connection, log, doors)
+            _become_instance(command, namespaces, *fds[:3], fds[3:])
     finally:
         _lockdown.setns(own_pids, _lockdown.CLONE_NEWPID)
     return {"pid": pid}, os.pidfd_open(pid)
 
 
-def _become_instance(command, init, user, connection, log, doors):
+def _namespaces(fds):
+    """Splits off those that are a sandbox's namespaces."""
+    count = len(_lockdown.NAMESPACES)
+    return list(zip(fds, _lockdown.NAMESPACES)), fds[count:]
+
+
+def _grow(command, fds, own_pids):
+    """Forks another zygote, which has more imported than this one."""
+    pid = os.fork()
+    if pid == 0:
+        _become_zygote(command, fds, own_pids)
+    return {"pid": pid}, os.pidfd_open(pid)
+
+
+def _become_zygote(command, fds, own_pids):
+    """The rest of the life of a package zygote; it never returns."""
+    try:
+        namespaces, (worker, *doors) = _namespaces(fds)
+        seccomp = [bytes.fromhex(program) for program in command["seccomp"]]
+        _lockdown.cage(namespaces, worker, own_pids, doors, command["uid"], seccomp)
+        _use_library(command)
+        worker = socket.socket(fileno=_lockdown.ZYGOTE_FD)
+        worker.send(json.dumps(_packages.warm(command)).encode())
+        _serve(worker, _lockdown.ZYGOTE_PIDS_FD)
+    finally:
+        os._exit(0)
+
+
+def _use_library(command):
+    """What the zygote found under the host's path is found at its path in sandboxes from now on."""
+    sys.path[:] = [_LIBRARY if path == command["library"] else path for path in sys.path]
+    warmpath.__path__[:] = [f"{_LIBRARY}/warmpath"]
+
+
+def _become_instance(command, namespaces, user, connection, log, doors):
     """The rest of the life of a forked process; it never returns."""
     status = 1
     try:
@@ -107,7 +152,7 @@ def _become_instance(command, init, user, connection, log, doors):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         seccomp = [bytes.fromhex(program) for program in command["seccomp"]]
         fd = _lockdown.enter(
-            init,
+            namespaces,
             user,
             doors,
             connection,
@@ -117,9 +162,8 @@ def _become_instance(command, init, user, connection, log, doors):
             command["internet"],
             seccomp,
         )
-        # What the zygote found under its own path is found here from now on.
-        sys.path[:] = [_LIBRARY if path == command["library"] else path for path in sys.path]
-        warmpath.__path__[:] = [f"{_LIBRARY}/warmpath"]
+        _use_library(command)
+        _packages.reseed()
         _runtime.serve(_wire.Connection(socket.socket(fileno=fd)))
         status = 0
     except BaseException:  # whatever it is, the zygote's loop must not go on in this process

@@ -52,6 +52,8 @@ impl PoolConfig {
 pub struct PoolLimits {
     /// The sum of the memory limits of all instances never exceeds this.
     pub memory_mb: u32,
+    /// What zygotes with packages imported may take together; 0 for none of them.
+    pub zygote_memory_mb: u32,
     /// An instance that served nothing for so long is ended, while too little is known of when its function
     /// is called.
     pub idle_timeout_ms: u64,
@@ -78,6 +80,7 @@ impl Default for PoolLimits {
     fn default() -> Self {
         Self {
             memory_mb: 4_096,
+            zygote_memory_mb: 256,
             idle_timeout_ms: 60_000,
             keep_alive_max_ms: 600_000,
             pause_after_ms: 1_000,

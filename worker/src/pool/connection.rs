@@ -17,7 +17,7 @@ use crate::{
     park::Wait,
     runtime::protocol::{
         DbErrorMeta, DbReplyMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta,
-        ResultMeta, WaitMeta, decode, encode,
+        LoadedMeta, ResultMeta, WaitMeta, decode, encode,
     },
 };
 
@@ -88,15 +88,16 @@ impl Connection {
             )
     }
 
-    /// Has the instance load its function; what its module raised, if it did.
+    /// Has the instance load its function: what it says of that, or what the function raised.
     pub(super) async fn load(
         &mut self,
         meta: &LoadMeta<'_>,
-    ) -> Result<Result<(), ErrorMeta>, Broken> {
+    ) -> Result<Result<LoadedMeta, ErrorMeta>, Broken> {
+        let begun = std::time::Instant::now();
         self.send(Kind::Load, Some(meta), &[]).await?;
         let frame = self.receive().await?;
         match frame.kind {
-            Kind::Ready => Ok(Ok(())),
+            Kind::Ready => Ok(Ok(LoadedMeta::parse(&frame.meta, begun.elapsed())?)),
             Kind::Error => Ok(Err(ErrorMeta::parse(&frame.meta)?)),
             other => Err(Broken::OutOfTurn(other)),
         }

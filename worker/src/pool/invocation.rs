@@ -195,6 +195,18 @@ pub struct PoolSnapshot {
     pub networks: usize,
     /// The version of Landlock that instances are behind, 0 for none.
     pub landlock: u32,
+    /// Zygotes with packages that run.
+    pub zygotes: usize,
+    /// What they take.
+    pub zygote_memory_mb: u64,
+    /// Zygotes with packages that were grown.
+    pub zygotes_grown: u64,
+    /// Those of them that were ended again.
+    pub zygotes_ended: u64,
+    /// Sets of packages that cannot be a zygote.
+    pub zygotes_unfit: u64,
+    /// Instances forked from a zygote with packages.
+    pub zygote_forks: u64,
 }
 
 #[cfg(test)]

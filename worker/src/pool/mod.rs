@@ -25,6 +25,7 @@ mod instance;
 mod invocation;
 mod keeper;
 mod log;
+mod packages;
 mod policy;
 mod roster;
 mod serve;
@@ -33,6 +34,7 @@ mod shared;
 mod standing;
 mod start;
 mod stock;
+mod zygotes;
 
 use std::{
     collections::BTreeMap,
@@ -51,11 +53,14 @@ use store::CatalogEntry;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use self::{budget::Budget, function::Standing, functions::Functions, stock::Stock};
+use self::{
+    budget::Budget, function::Standing, functions::Functions, stock::Stock, zygotes::Zygotes,
+};
 pub use self::{
     config::{PoolConfig, PoolLimits, SandboxConfig},
     invocation::{Deadline, Invocation, Outcome, Path, PoolSnapshot},
     standing::{FunctionStanding, PoolStanding},
+    zygotes::ZygoteStatus,
 };
 use crate::{
     bill::{BillReport, Ledger, Line},
@@ -151,6 +156,7 @@ pub struct Pool {
     stock: Arc<Stock>,
     /// Of sandboxes with a network, if this worker has one for them.
     networked: Option<Arc<Stock>>,
+    zygotes: Arc<Zygotes>,
     budget: Arc<Budget>,
     counters: Arc<Counters>,
     ledger: Arc<Ledger>,
@@ -193,6 +199,7 @@ impl Pool {
         let (starts, started) = mpsc::unbounded_channel();
         let (undertaker, ended) = mpsc::unbounded_channel();
         let limits = &config.limits;
+        let zygotes = Zygotes::new(limits.zygote_memory_mb, Arc::clone(&stock), tasks.clone());
         let pool = Arc::new(Self {
             functions: Functions::new(limits.clone()),
             budget: Budget::new(limits.memory_mb),
@@ -202,6 +209,7 @@ impl Pool {
             cgroup,
             stock,
             networked,
+            zygotes,
             counters: Arc::new(counters),
             ledger: Arc::default(),
             waiting: AtomicUsize::new(0),
@@ -227,6 +235,12 @@ impl Pool {
     #[must_use]
     pub fn warm(&self) -> watch::Receiver<Vec<FunctionId>> {
         self.warm.subscribe()
+    }
+
+    /// The package zygotes that run.
+    #[must_use]
+    pub fn zygotes(&self) -> Vec<ZygoteStatus> {
+        self.zygotes.list()
     }
 
     /// Sets how many instances this worker keeps of which functions, whether or not anyone calls; of all others
@@ -277,6 +291,7 @@ impl Pool {
     #[must_use]
     pub fn snapshot(&self) -> PoolSnapshot {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let zygotes = self.zygotes.list();
         let mut snapshot = PoolSnapshot {
             prepared: self.stock.len(),
             waiting: self.waiting.load(Ordering::Relaxed),
@@ -292,6 +307,12 @@ impl Pool {
             zygote_restarts: self.stock.zygote_restarts(),
             landlock: self.stock.landlock(),
             networks: self.networked.as_ref().map_or(0, |stock| stock.networks()),
+            zygotes: zygotes.len(),
+            zygote_memory_mb: zygotes.iter().map(|zygote| zygote.memory_mb).sum(),
+            zygotes_grown: count(&self.zygotes.counters.grown),
+            zygotes_ended: count(&self.zygotes.counters.ended),
+            zygotes_unfit: count(&self.zygotes.counters.unfit),
+            zygote_forks: count(&self.zygotes.counters.forks),
             ..PoolSnapshot::default()
         };
         for function in self.functions.all() {
@@ -336,7 +357,11 @@ impl Pool {
             sandbox.upgrade().inspect(|sandbox| sandbox.kill());
         }
         let stocks = [Some(Arc::clone(&self.stock)), self.networked.clone()];
-        let stop = move || stocks.iter().flatten().for_each(|stock| stock.stop());
+        let zygotes = Arc::clone(&self.zygotes);
+        let stop = move || {
+            zygotes.stop();
+            stocks.iter().flatten().for_each(|stock| stock.stop());
+        };
         drop(tokio::task::spawn_blocking(stop).await);
         self.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.ended())

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ebpf_common::wire::Status;
+use store::Manifest;
 use tokio::time::Instant;
 
 use super::{
@@ -17,13 +18,23 @@ use super::{
     instance::{Body, Instance, Parts, watch},
     invocation::Path,
     log::Tail,
+    packages::Started,
     stock::Prepared,
 };
 use crate::{
-    runtime::{self, protocol::LoadMeta},
+    runtime::{
+        self,
+        protocol::{LoadMeta, LoadedMeta},
+    },
     sandbox::{Assignment, CgroupLimits},
     secrets::Environment,
 };
+
+/// Whether instances may be forked from a zygote with packages: it has no network, and imports its packages
+/// without the variables and secrets that a function sets for them.
+fn suits_zygotes(manifest: &Manifest) -> bool {
+    manifest.network.is_empty() && manifest.env.is_empty() && manifest.secrets.is_empty()
+}
 
 /// One instance of `function`, ready for its first request.
 pub(super) async fn instance(
@@ -42,12 +53,19 @@ pub(super) async fn instance(
         Some(networked) => networked,
         None => return Err(no_network()),
     };
-    let origin = if stock.len() > 0 {
+    let (forked, from) = match suits_zygotes(&entry.manifest) {
+        true => pool.zygotes.prepare(&entry.digest).await.unzip(),
+        false => (None, None),
+    };
+    let origin = if from.is_some() || stock.len() > 0 {
         Path::Zygote
     } else {
         Path::Cold
     };
-    let prepared = stock.take().await;
+    let prepared = match forked {
+        Some(prepared) => Ok(prepared),
+        None => stock.take().await,
+    };
     let prepared = prepared.map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
     let manifest = &entry.manifest;
     let limits = CgroupLimits {
@@ -56,6 +74,7 @@ pub(super) async fn instance(
         cpu_percent: manifest.cpu_percent,
     };
     let (tmp_mb, egress) = (manifest.tmp_mb, manifest.network.clone());
+    let places = code.layers.clone();
     let layers: Vec<String> = code.layers.iter().map(|layer| layer.name.clone()).collect();
     let assigned = tokio::task::spawn_blocking(move || {
         let layers: Vec<_> = code
@@ -86,8 +105,18 @@ pub(super) async fn instance(
     );
     let (mut body, mut connection) =
         wrapped.map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
-    load(pool, function, &layers, &body, &mut connection).await?;
+    let loaded = load(pool, function, &layers, &body, &mut connection).await?;
     body.environment.forget();
+    if suits_zygotes(manifest) {
+        let started = Started {
+            function: &entry.digest,
+            tenant: &manifest.tenant,
+            layers: &layers,
+            imports: &loaded.imports,
+            from,
+        };
+        pool.zygotes.started(&started, &places);
+    }
     let used_at = pool.functions.clock().now();
     Ok(Instance::new(body, connection, used_at))
 }
@@ -175,7 +204,7 @@ async fn load(
     layers: &[String],
     body: &Body,
     connection: &mut Connection,
-) -> Result<(), Refusal> {
+) -> Result<LoadedMeta, Refusal> {
     let entry = &function.entry;
     let meta = LoadMeta {
         entry: &entry.manifest.entry,
@@ -193,7 +222,7 @@ async fn load(
     let timeout = Duration::from_millis(pool.config.limits.start_timeout_ms);
     let loaded = tokio::time::timeout(timeout, connection.load(&meta)).await;
     let (status, message) = match loaded {
-        Ok(Ok(Ok(()))) => return Ok(()),
+        Ok(Ok(Ok(loaded))) => return Ok(loaded),
         Ok(Ok(Err(error))) => (
             Status::Exception,
             format!(

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     runtime::{
+        package_zygote::{Claimed, PackageZygote},
         protocol::{HEADER_LEN, Kind},
         zygote::{Zygote, ZygoteError},
     },
@@ -35,6 +36,8 @@ pub(super) enum PrepareError {
     Zygote(#[from] ZygoteError),
     #[error("an instance ended before it was locked in; it said: {0}")]
     NotReady(String),
+    #[error("an instance that a package zygote forked does not lock itself in")]
+    Unfit,
     #[error("the worker is stopping")]
     Stopping,
 }
@@ -56,6 +59,9 @@ pub(super) struct Stock {
     ready: Mutex<Vec<Prepared>>,
     ready_len: usize,
     filling: AtomicUsize,
+    /// Sandboxes without a process, for package zygotes to fork into; kept from the first use on.
+    bare: Mutex<Vec<Sandbox>>,
+    bare_filling: AtomicUsize,
     numbers: AtomicU64,
     making: Semaphore,
     stopping: AtomicBool,
@@ -79,6 +85,8 @@ impl Stock {
             ready: Mutex::default(),
             ready_len,
             filling: AtomicUsize::new(0),
+            bare: Mutex::default(),
+            bare_filling: AtomicUsize::new(0),
             numbers: AtomicU64::new(first_number),
             making: Semaphore::new(MAKING_MAX),
             stopping: AtomicBool::new(false),
@@ -95,6 +103,62 @@ impl Stock {
         };
         self.fill();
         prepared
+    }
+
+    /// A sandbox without a process, ready or made now.
+    pub(super) async fn take_bare(self: &Arc<Self>) -> Result<Sandbox, PrepareError> {
+        let ready = self.bare().pop();
+        let sandbox = match ready {
+            Some(sandbox) => Ok(sandbox),
+            None => self.blocking(Self::make_now).await,
+        };
+        self.fill_bare();
+        sandbox
+    }
+
+    /// A sandbox with a process forked from `zygote`.
+    pub(super) async fn take_from(
+        self: &Arc<Self>,
+        zygote: Arc<PackageZygote>,
+    ) -> Result<Prepared, PrepareError> {
+        let sandbox = self.take_bare().await?;
+        let fork = move |stock: &Self| stock.fork_from(&zygote, sandbox);
+        let stock = Arc::clone(self);
+        tokio::task::spawn_blocking(move || fork(&stock))
+            .await
+            .unwrap_or(Err(PrepareError::Stopping))
+    }
+
+    /// The first zygote.
+    pub(super) const fn zygote(&self) -> &Zygote {
+        &self.zygote
+    }
+
+    /// A directory of the host that is empty.
+    pub(super) fn empty_dir(&self) -> &std::path::Path {
+        &self.maker.root
+    }
+
+    fn fill_bare(self: &Arc<Self>) {
+        let missing = |stock: &Self| {
+            let have = stock.bare().len() + stock.bare_filling.load(Ordering::Relaxed);
+            stock.ready_len > have && !stock.stopping.load(Ordering::Acquire)
+        };
+        while missing(self) {
+            self.bare_filling.fetch_add(1, Ordering::Relaxed);
+            let stock = Arc::clone(self);
+            self.tasks.spawn(async move {
+                let made = stock.blocking(Self::make_now).await;
+                stock.bare_filling.fetch_sub(1, Ordering::Relaxed);
+                match made {
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "no sandbox");
+                    }
+                    Ok(_) if stock.stopping.load(Ordering::Acquire) => {}
+                    Ok(sandbox) => stock.bare().push(sandbox),
+                }
+            });
+        }
     }
 
     /// Takes back a sandbox that was not used.
@@ -154,25 +218,60 @@ impl Stock {
         self.stopping.store(true, Ordering::Release);
         let ready = std::mem::take(&mut *self.lock());
         drop(ready);
+        let bare = std::mem::take(&mut *self.bare());
+        drop(bare);
         self.zygote.stop();
     }
 
     async fn prepare(self: &Arc<Self>) -> Result<Prepared, PrepareError> {
+        self.blocking(Self::prepare_now).await
+    }
+
+    /// Does `work` when it is its turn.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: fn(&Self) -> Result<T, PrepareError>,
+    ) -> Result<T, PrepareError> {
         let Ok(_turn) = self.making.acquire().await else {
             return Err(PrepareError::Stopping);
         };
         let stock = Arc::clone(self);
-        tokio::task::spawn_blocking(move || stock.prepare_now())
+        tokio::task::spawn_blocking(move || work(&stock))
             .await
             .unwrap_or(Err(PrepareError::Stopping))
     }
 
-    fn prepare_now(&self) -> Result<Prepared, PrepareError> {
+    fn make_now(&self) -> Result<Sandbox, PrepareError> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(PrepareError::Stopping);
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        let sandbox = self.maker.make(number)?;
+        Ok(self.maker.make(number)?)
+    }
+
+    /// A package zygote's word counts for nothing: the process is looked at once it says that it is locked in.
+    fn fork_from(
+        &self,
+        zygote: &PackageZygote,
+        sandbox: Sandbox,
+    ) -> Result<Prepared, PrepareError> {
+        let mut claimed = zygote.fork(&sandbox)?;
+        if !self.is_ready(&mut claimed.stream) {
+            sandbox.kill();
+            // The zygote may hold the log open for ever: its words are not waited for.
+            return Err(PrepareError::Unfit);
+        }
+        sandbox.occupy(PackageZygote::confirm(&claimed, &sandbox)?);
+        let Claimed { stream, log, .. } = claimed;
+        Ok(Prepared {
+            sandbox,
+            stream,
+            log,
+        })
+    }
+
+    fn prepare_now(&self) -> Result<Prepared, PrepareError> {
+        let sandbox = self.make_now()?;
         let forked = self.zygote.fork(&sandbox)?;
         sandbox.occupy(forked.pidfd);
         let (mut stream, log) = (forked.stream, forked.log);
@@ -196,6 +295,10 @@ impl Stock {
         let mut ready = [0; HEADER_LEN];
         ready[0] = Kind::Ready as u8;
         read.is_ok() && header == ready
+    }
+
+    fn bare(&self) -> std::sync::MutexGuard<'_, Vec<Sandbox>> {
+        self.bare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Prepared>> {

@@ -9,6 +9,7 @@
 mod library;
 pub mod native;
 pub mod node;
+pub mod package_zygote;
 pub mod protocol;
 pub mod python;
 pub mod zygote;

@@ -4,7 +4,8 @@
 //! all. Lengths are checked before a byte is reserved for them; every surprise is a [`FrameError`], and the
 //! instance that caused it is ended.
 
-use super::Exec;
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ebpf_common::{
     hash::slot_of_key,
@@ -14,6 +15,7 @@ use ebpf_common::{
 use serde::{Deserialize, Serialize};
 use warmpath_sdk::http::{Header, RequestHead, ResponseHead};
 
+use super::Exec;
 use crate::{
     park::{Wait, Wake},
     secrets::Environment,
@@ -185,6 +187,60 @@ pub struct LoadMeta<'a> {
 )]
 const fn is_one(concurrency: &u32) -> bool {
     *concurrency == 1
+}
+
+/// Meta of the [`Kind::Ready`] that answers a load; absent, it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub struct LoadedMeta {
+    /// The modules that the function imported.
+    #[serde(default)]
+    pub imports: Vec<Imported>,
+}
+
+/// A module that a function imported.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Imported {
+    /// Its name.
+    pub module: String,
+    /// How many microseconds that took.
+    pub us: u64,
+    /// The layer that it came from; absent for the standard library.
+    #[serde(default)]
+    pub layer: Option<String>,
+}
+
+impl LoadedMeta {
+    /// Reads it. The function's own code has run by now, so that none of it is believed: what is no module's
+    /// name is left out, and nothing took longer than `all`, which is what loading took.
+    ///
+    /// # Errors
+    /// [`FrameError::Meta`] when it is not JSON of this form.
+    pub fn parse(meta: &[u8], all: Duration) -> Result<Self, FrameError> {
+        if meta.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut loaded: Self = serde_json::from_slice(meta).or(Err(FrameError::Meta))?;
+        let most = u64::try_from(all.as_micros()).unwrap_or(u64::MAX);
+        loaded.imports.retain(|import| is_module(&import.module));
+        loaded.imports.truncate(IMPORTS_MAX);
+        for import in &mut loaded.imports {
+            import.us = most.min(import.us);
+        }
+        Ok(loaded)
+    }
+}
+
+/// Imports that are listened to.
+const IMPORTS_MAX: usize = 64;
+/// Longest name of a module.
+const MODULE_LEN_MAX: usize = 100;
+
+fn is_module(name: &str) -> bool {
+    let is_word = |word: &str| {
+        let is_letter = |c: char| c.is_alphanumeric() || c == '_';
+        !word.is_empty() && word.chars().all(is_letter)
+    };
+    name.len() <= MODULE_LEN_MAX && name.split('.').all(is_word)
 }
 
 /// Meta of [`Kind::Invoke`].

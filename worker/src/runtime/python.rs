@@ -5,7 +5,7 @@ use store::Manifest;
 use super::{Exec, File, Runtime};
 
 /// Every file of `sdk/python/warmpath`.
-const FILES: [File; 15] = [
+const FILES: [File; 16] = [
     (
         "__init__.py",
         include_str!("../../../sdk/python/warmpath/__init__.py"),
@@ -45,6 +45,10 @@ const FILES: [File; 15] = [
     (
         "_lockdown.py",
         include_str!("../../../sdk/python/warmpath/_lockdown.py"),
+    ),
+    (
+        "_packages.py",
+        include_str!("../../../sdk/python/warmpath/_packages.py"),
     ),
     (
         "_runtime.py",

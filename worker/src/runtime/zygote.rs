@@ -50,6 +50,12 @@ pub enum ZygoteError {
     /// The sandbox's cgroup cannot be joined.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The sandbox's namespaces cannot be taken hold of.
+    #[error("cannot open the namespaces of a sandbox")]
+    Namespaces(#[source] io::Error),
+    /// A package zygote names a process that is not where it should be.
+    #[error("a package zygote says that it forked process {0}, which is not in the sandbox")]
+    Liar(i32),
     /// A socket or pipe could not be made.
     #[error("cannot make the {what} of an instance")]
     Pipe {
@@ -67,8 +73,36 @@ struct Hello {
     _pid: u32,
 }
 
+/// What every zygote needs to know to fork.
+#[derive(Debug, Clone)]
+pub(super) struct Spawner {
+    /// The host directory of the Python library, as text: it travels in JSON.
+    pub(super) library: String,
+    seccomp: [String; 2],
+    /// The filter of package zygotes.
+    pub(super) cage: [String; 2],
+    internet: bool,
+    /// The version of Landlock, 0 for none.
+    landlock: u32,
+}
+
+impl Spawner {
+    /// The command to fork an instance; with `namespaces`, the descriptors are those of each.
+    pub(super) fn spawn(&self, namespaces: bool) -> Spawn<'_> {
+        Spawn {
+            library: &self.library,
+            handler_id: HANDLER_ID,
+            landlock: self.landlock,
+            internet: self.internet,
+            seccomp: &self.seccomp,
+            namespaces,
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
-struct Spawn<'a> {
+pub(super) struct Spawn<'a> {
+    namespaces: bool,
     library: &'a str,
     handler_id: u32,
     landlock: u32,
@@ -78,7 +112,7 @@ struct Spawn<'a> {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Spawned {
+pub(super) enum Spawned {
     Done { pid: i32 },
     Failed { error: String },
 }
@@ -100,12 +134,7 @@ pub struct Forked {
 #[derive(Debug)]
 pub struct Zygote {
     python: PathBuf,
-    /// The host directory of the Python library, as text: it travels in JSON.
-    library: String,
-    seccomp: [String; 2],
-    sockets: Sockets,
-    /// The version of Landlock, 0 for none.
-    landlock: u32,
+    spawner: Spawner,
     timeout: Duration,
     running: Mutex<Option<Running>>,
     /// For good: nothing starts it again. Read and written under the lock of `running`.
@@ -138,18 +167,21 @@ impl Zygote {
         timeout: Duration,
         sockets: Sockets,
     ) -> Result<Self, seccomp::SeccompError> {
-        let seccomp = seccomp::programs(sockets)?.map(|program| hex(&program));
         let landlock = landlock::version();
         if landlock == 0 {
             tracing::warn!("the kernel has no Landlock: sandboxes do without this second wall");
         }
+        let spawner = Spawner {
+            library,
+            seccomp: seccomp::programs(sockets)?.map(|program| hex(&program)),
+            cage: seccomp::zygote_programs()?.map(|program| hex(&program)),
+            internet: sockets == Sockets::Internet,
+            landlock,
+        };
         let (running, starts) = (Mutex::new(None), AtomicU64::new(0));
         Ok(Self {
             python,
-            library,
-            seccomp,
-            sockets,
-            landlock,
+            spawner,
             timeout,
             running,
             stopped: AtomicBool::new(false),
@@ -164,7 +196,7 @@ impl Zygote {
 
     /// The version of Landlock that its instances are behind, 0 for none.
     pub const fn landlock(&self) -> u32 {
-        self.landlock
+        self.spawner.landlock
     }
 
     /// Forks an instance into `sandbox`. Blocks for some milliseconds; a dead zygote is started again first.
@@ -183,12 +215,40 @@ impl Zygote {
             printed.as_fd(),
         ];
         fds.extend(doors.iter().map(AsFd::as_fd));
+        let (pid, pidfd) = self.tell(&self.spawner.spawn(false), &fds)?;
+        Ok(Forked {
+            pid,
+            pidfd,
+            stream,
+            log: log.into(),
+        })
+    }
+
+    pub(super) const fn spawner(&self) -> &Spawner {
+        &self.spawner
+    }
+
+    /// Has it fork a package zygote; its pid.
+    pub(super) fn order<T: Serialize>(
+        &self,
+        command: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<i32, ZygoteError> {
+        self.tell(command, fds).map(|(pid, _)| pid)
+    }
+
+    /// Gives it a command; a dead zygote is started again first.
+    fn tell<T: Serialize>(
+        &self,
+        command: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(i32, OwnedFd), ZygoteError> {
         let mut running = self.lock();
-        let spawned = match self.ask(&mut running, &fds) {
+        let spawned = match self.ask(&mut running, command, fds) {
             Err(ZygoteError::Channel(error)) => {
                 tracing::warn!(%error, "the zygote is gone: starting another");
                 *running = None;
-                self.ask(&mut running, &fds)
+                self.ask(&mut running, command, fds)
             }
             other => other,
         };
@@ -196,14 +256,7 @@ impl Zygote {
             // Its answer may still come, and would be taken for the next one's.
             *running = None;
         }
-        drop(running);
-        let (pid, pidfd) = spawned?;
-        Ok(Forked {
-            pid,
-            pidfd,
-            stream,
-            log: log.into(),
-        })
+        spawned
     }
 
     /// Ends it, for good.
@@ -213,9 +266,10 @@ impl Zygote {
         *running = None;
     }
 
-    fn ask(
+    fn ask<T: Serialize>(
         &self,
         running: &mut Option<Running>,
+        command: &T,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(i32, OwnedFd), ZygoteError> {
         if self.stopped.load(Ordering::Relaxed) {
@@ -225,14 +279,7 @@ impl Zygote {
             Some(zygote) => zygote,
             None => running.insert(self.start()?),
         };
-        let command = Spawn {
-            library: &self.library,
-            handler_id: HANDLER_ID,
-            landlock: self.landlock,
-            internet: self.sockets == Sockets::Internet,
-            seccomp: &self.seccomp,
-        };
-        zygote.channel.send(&command, fds)?;
+        zygote.channel.send(command, fds)?;
         let (answer, mut fds) = zygote.channel.receive::<Spawned>(Some(self.timeout))?;
         match (answer, fds.pop()) {
             (Spawned::Done { pid }, Some(pidfd)) => Ok((pid, pidfd)),
@@ -247,11 +294,21 @@ impl Zygote {
         // brings what it needs beyond the standard library.
         const PROGRAM: &str = "import sys; sys.path.insert(0, sys.argv[1]); from warmpath._zygote import main; main()";
         let child = Command::new(&self.python)
-            .args(["-I", "-S", "-c", PROGRAM, &self.library])
+            .args(["-I", "-S", "-c", PROGRAM, &self.spawner.library])
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", "/tmp")
             .env("LANG", "C.UTF-8")
+            // A zygote has to stay single-threaded to fork, and these start threads when they are imported.
+            .envs(
+                [
+                    "OPENBLAS_NUM_THREADS",
+                    "OMP_NUM_THREADS",
+                    "MKL_NUM_THREADS",
+                    "NUMEXPR_NUM_THREADS",
+                ]
+                .map(|name| (name, "1")),
+            )
             .stdin(Stdio::from(theirs.into_fd()))
             .stdout(Stdio::null())
             .spawn()

@@ -31,7 +31,7 @@ pub use self::{
     channel::{Channel, ChannelError},
     consumption::Consumption,
     init::init_main,
-    prepare::{Assignment, HANDLER_ID, Sandbox, SandboxError, SandboxMaker, Uids},
+    prepare::{Assignment, HANDLER_ID, Namespaces, Sandbox, SandboxError, SandboxMaker, Uids},
 };
 
 /// The capabilities that making sandboxes takes, with their kernel numbers.

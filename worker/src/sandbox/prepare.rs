@@ -114,6 +114,7 @@ impl SandboxMaker {
             founder: None,
             init: None,
             link: None,
+            init_pid: 0,
             cgroup: Some(cgroup),
         };
         let consumption = consumption?;
@@ -151,6 +152,7 @@ impl SandboxMaker {
         Ok(Sandbox {
             id,
             init,
+            init_pid: made.init_pid,
             user,
             channel,
             cgroup,
@@ -158,7 +160,7 @@ impl SandboxMaker {
             process: OnceLock::new(),
             is_paused: AtomicBool::new(false),
             link: made.link.take(),
-            _uid: uid,
+            uid,
             timeout: self.timeout,
         })
     }
@@ -182,6 +184,7 @@ impl SandboxMaker {
         if let Some(network) = &self.network {
             made.link = Some(network.attach(init_pid)?);
         }
+        made.init_pid = init_pid;
         let user = map_user(founder_pid, uid)?;
         channel.send(&Build {}, &[])?;
         match report()? {
@@ -201,6 +204,7 @@ struct Unfinished {
     init: Option<OwnedFd>,
     /// Goes after the namespace that it leads into.
     link: Option<Link>,
+    init_pid: u32,
     cgroup: Option<SandboxCgroup>,
 }
 
@@ -250,6 +254,8 @@ fn map_user(founder_pid: u32, uid: u32) -> Result<File, SandboxError> {
 pub struct Sandbox {
     id: u64,
     init: OwnedFd,
+    /// Its own for as long as it is not reaped, and that is when this is dropped.
+    init_pid: u32,
     user: File,
     channel: Channel,
     cgroup: SandboxCgroup,
@@ -259,7 +265,7 @@ pub struct Sandbox {
     /// Goes after all that could use it.
     link: Option<Link>,
     /// Free for another sandbox when this one is gone.
-    _uid: Uid,
+    uid: Uid,
     timeout: Duration,
 }
 
@@ -289,6 +295,39 @@ impl Sandbox {
     #[must_use]
     pub fn init(&self) -> BorrowedFd<'_> {
         self.init.as_fd()
+    }
+
+    /// Its namespaces, each by a descriptor of its own: for a process that may not enter them by the
+    /// init's pidfd, which takes a right to look into the init.
+    ///
+    /// # Errors
+    /// When its init has ended.
+    pub fn namespaces(&self) -> io::Result<Namespaces> {
+        let open = |name| File::open(format!("/proc/{}/ns/{name}", self.init_pid));
+        Ok(Namespaces {
+            pid: open("pid")?,
+            others: [
+                open("mnt")?,
+                open("ipc")?,
+                open("uts")?,
+                open("net")?,
+                open("cgroup")?,
+            ],
+        })
+    }
+
+    /// Whether process `pid` lives in it: sees its mounts.
+    #[must_use]
+    pub fn holds(&self, pid: i32) -> bool {
+        let mounts =
+            |pid: &dyn std::fmt::Display| std::fs::read_link(format!("/proc/{pid}/ns/mnt"));
+        matches!((mounts(&self.init_pid), mounts(&pid)), (Ok(ours), Ok(theirs)) if ours == theirs)
+    }
+
+    /// The user on the host that what runs in it is.
+    #[must_use]
+    pub const fn host_user(&self) -> u32 {
+        self.uid.host_id()
     }
 
     /// The handler's user namespace.
@@ -413,6 +452,15 @@ impl Drop for Sandbox {
             tracing::error!(sandbox = self.id, %error, "a sandbox leaves its cgroup");
         }
     }
+}
+
+/// What a process has to enter to be in a sandbox, but for the handler's user namespace.
+#[derive(Debug)]
+pub struct Namespaces {
+    /// Its pids, which only a child is born into.
+    pub pid: File,
+    /// Mounts, ipc, host name, network, cgroups: the order of `_lockdown.NAMESPACES`.
+    pub others: [File; 5],
 }
 
 fn kill(init: &OwnedFd) {

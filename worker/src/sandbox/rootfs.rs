@@ -23,6 +23,8 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 pub(super) const HANDLER: &str = "/handler";
 /// Where package layers are, each in a directory of its own.
 pub(super) const LAYERS: &str = "/layers";
+/// The folder that a layer of Node.js packages has.
+const MODULES: &str = "node_modules";
 /// Where the Python library is.
 pub(super) const LIBRARY: &str = "/warmpath";
 
@@ -120,6 +122,9 @@ pub(super) fn enter(
         Some(LAYERS_OPTIONS),
     )
     .map_err(failed("mount a tmpfs on", &layers))?;
+    // Node.js looks here for what a function in `/handler` requires.
+    let modules = at.join(MODULES);
+    symlink(Path::new(LAYERS).join(MODULES), &modules).map_err(failed_io("link", &modules))?;
     read_only(at)?;
     pivot(at)
 }
@@ -151,6 +156,11 @@ pub(super) fn mount_layers<'a>(
         move_mount(layer, "", rustix::fs::CWD, &place, flags)
             .map_err(|e| failed_io("mount a layer on", &place)(e.into()))?;
         read_only(&place)?;
+        let modules = Path::new(LAYERS).join(MODULES);
+        if place.join(MODULES).is_dir() && !modules.is_symlink() {
+            symlink(Path::new(name).join(MODULES), &modules)
+                .map_err(failed_io("link", &modules))?;
+        }
     }
     read_only(Path::new(LAYERS))
 }

@@ -48,6 +48,22 @@ const ALLOWED_X86_64: &str = "\
     lchown utime utimes futimesat getdents dup2 pipe poll select epoll_create epoll_wait \
     eventfd signalfd inotify_init fork vfork arch_prctl time alarm pause getpgrp";
 
+/// Calls that a package zygote makes to lock in what it forks, besides `setns` and more of `prctl`.
+const ALLOWED_ZYGOTE: &str = "setresuid setresgid setgroups capset landlock_create_ruleset \
+     landlock_add_rule landlock_restrict_self";
+/// The kinds of namespaces (`CLONE_NEW*`), one of which `setns` names.
+const SETNS_ALLOWED: [u64; 7] = [
+    0x0002_0000,
+    0x0200_0000,
+    0x0400_0000,
+    0x0800_0000,
+    0x1000_0000,
+    0x2000_0000,
+    0x4000_0000,
+];
+/// `prctl` options for the same: seccomp, bounding set, secure bits, `no_new_privs`, ambient set.
+const PRCTL_ZYGOTE: [u64; 5] = [22, 24, 28, 38, 47];
+
 /// The flags of `clone` that make namespaces (`CLONE_NEW*`).
 const CLONE_NEW_FLAGS: u64 = 0x7E02_0000;
 /// `AF_UNIX`.
@@ -93,9 +109,29 @@ pub enum Sockets {
 /// # Errors
 /// When this processor has no list.
 pub fn programs(sockets: Sockets) -> Result<[Vec<u8>; 2], SeccompError> {
+    compile(Whose::Instance(sockets))
+}
+
+/// As [`programs`], for a package zygote: also what it takes to enter a sandbox, which is of use only with a
+/// descriptor of one.
+///
+/// # Errors
+/// As [`programs`].
+pub fn zygote_programs() -> Result<[Vec<u8>; 2], SeccompError> {
+    compile(Whose::PackageZygote)
+}
+
+/// Whom a filter is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Instance(Sockets),
+    PackageZygote,
+}
+
+fn compile(whose: Whose) -> Result<[Vec<u8>; 2], SeccompError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)
         .or(Err(SeccompError::Architecture(std::env::consts::ARCH)))?;
-    let policy = policy(arch, sockets).to_string();
+    let policy = policy(arch, whose).to_string();
     let mut compiled = compile_from_json(policy.as_bytes(), arch).map_err(SeccompError::Compile)?;
     let mut take = |name| {
         compiled
@@ -106,7 +142,7 @@ pub fn programs(sockets: Sockets) -> Result<[Vec<u8>; 2], SeccompError> {
     Ok([take("clone3"), take("allowed")])
 }
 
-fn policy(arch: TargetArch, sockets: Sockets) -> Value {
+fn policy(arch: TargetArch, whose: Whose) -> Value {
     let is_x86_64 = matches!(arch, TargetArch::x86_64);
     let mut rules: Vec<Value> = names(is_x86_64)
         .map(|name| json!({ "syscall": name }))
@@ -119,7 +155,7 @@ fn policy(arch: TargetArch, sockets: Sockets) -> Value {
     ));
     rules.push(when("socket", 0, &json!("eq"), AF_UNIX));
     rules.push(when("socketpair", 0, &json!("eq"), AF_UNIX));
-    if sockets == Sockets::Internet {
+    if whose == Whose::Instance(Sockets::Internet) {
         rules.extend(
             INTERNET
                 .iter()
@@ -128,6 +164,12 @@ fn policy(arch: TargetArch, sockets: Sockets) -> Value {
     }
     rules.extend(PRCTL_ALLOWED.map(|option| when("prctl", 0, &json!("eq"), option)));
     rules.extend(IOCTL_ALLOWED.map(|request| when("ioctl", 1, &json!("eq"), request)));
+    if whose == Whose::PackageZygote {
+        let names = ALLOWED_ZYGOTE.split_whitespace();
+        rules.extend(names.map(|name| json!({ "syscall": name })));
+        rules.extend(SETNS_ALLOWED.map(|kind| when("setns", 1, &json!("eq"), kind)));
+        rules.extend(PRCTL_ZYGOTE.map(|option| when("prctl", 0, &json!("eq"), option)));
+    }
     json!({
         "clone3": {
             "mismatch_action": "allow",
@@ -183,9 +225,13 @@ mod tests {
     #[test]
     fn compiles_for_both_architectures() {
         for arch in [TargetArch::x86_64, TargetArch::aarch64] {
-            for sockets in [Sockets::Local, Sockets::Internet] {
-                let policy = policy(arch, sockets).to_string();
-                let compiled = compile_from_json(policy.as_bytes(), arch).unwrap();
+            for whose in [
+                Whose::Instance(Sockets::Local),
+                Whose::Instance(Sockets::Internet),
+                Whose::PackageZygote,
+            ] {
+                let text = policy(arch, whose).to_string();
+                let compiled = compile_from_json(text.as_bytes(), arch).unwrap();
                 // The kernel takes at most 4,096 instructions.
                 assert!((100..4_096).contains(&compiled["allowed"].len()));
             }
