@@ -135,8 +135,7 @@ impl Drop for World {
 
 fn serve_tcp(listener: TcpListener) {
     std::thread::spawn(move || {
-        for caller in listener.incoming().flatten() {
-            let mut caller = caller;
+        for mut caller in listener.incoming().flatten() {
             drop(caller.write_all(b"tcp"));
         }
     });

@@ -199,7 +199,9 @@ impl Secret<'_> {
         if bytes.len() as u64 > SECRET_BYTES_MAX || bytes.contains(&0) {
             return Err(self.unfit());
         }
-        let mut value = String::from_utf8(bytes).or(Err(self.unfit()))?;
+        let Ok(mut value) = String::from_utf8(bytes) else {
+            return Err(self.unfit());
+        };
         if value.ends_with('\n') {
             value.pop();
         }

@@ -4,10 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::{
-    initramfs::Guest,
-    suite::{Suite, TEST_ARGS},
-};
+use super::{initramfs::Guest, suite::Suite};
 
 /// Where the tests and the object are in a virtual machine.
 const TESTS: &str = "/tests";
@@ -71,7 +68,7 @@ impl Floor {
     /// The virtual machine that runs `suite`.
     pub(super) fn guest(self, suite: &Suite, frames: u64) -> Guest {
         let tests = (suite.binary.clone(), PathBuf::from(TESTS));
-        let run = format!("{TESTS} {}\n", TEST_ARGS.join(" "));
+        let run = format!("{TESTS} {}\n", suite.args().join(" "));
         match self {
             Self::Program => Guest {
                 // Some tests make a veth pair, which busybox's `ip` cannot.

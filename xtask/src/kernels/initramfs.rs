@@ -84,7 +84,7 @@ pub(crate) fn build(guest: &Guest, kernel_modules: &Path, archive: &Path) -> Res
         fs::remove_dir_all(&stage).with_context(|| format!("removing {}", stage.display()))?;
     }
     for folder in [
-        "bin", "sbin", "dev", "etc", "proc", "sys", "tmp", "run", "modules",
+        "bin", "sbin", "dev", "etc", "proc", "sys", "tmp", "run", "modules", "root", "var/tmp",
     ] {
         let folder = stage.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;

@@ -70,6 +70,9 @@ pub(crate) struct Args {
     /// Which tests.
     #[arg(long, value_name = "FLOOR", default_value = "program")]
     floor: Floor,
+    /// Only tests with this in their names.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// Frames that the differential test compares on an emulated kernel.
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     frames: u64,
@@ -90,7 +93,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
     if args.floor == Floor::Program {
         build_ebpf::build_ebpf(root)?;
     }
-    let suite = Suite::build(root, args.floor)?;
+    let suite = Suite::build(root, args.floor, &args.only)?;
     let kernels = if args.kernel.is_empty() {
         Kernel::value_variants()
     } else {

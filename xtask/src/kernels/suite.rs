@@ -18,7 +18,7 @@ use super::{
 use crate::shell;
 
 /// One test at a time, so that their lines come one by one, and what each printed at the end.
-pub(super) const TEST_ARGS: [&str; 2] = ["--test-threads=1", "--show-output"];
+const TEST_ARGS: [&str; 2] = ["--test-threads=1", "--show-output"];
 
 /// The built tests.
 #[derive(Debug)]
@@ -30,13 +30,15 @@ pub(super) struct Suite {
     pub(super) programs: Vec<(String, PathBuf)>,
     /// The object of the program tests.
     pub(super) object: PathBuf,
-    /// All tests in it.
+    /// What is in the names of the tests that are to run; empty for all.
+    only: String,
+    /// The names of those.
     pub(super) names: Vec<String>,
 }
 
 impl Suite {
     /// Builds the test binary of `floor`; the object has been built if that floor needs it.
-    pub(super) fn build(root: &Path, floor: Floor) -> Result<Self> {
+    pub(super) fn build(root: &Path, floor: Floor, only: &str) -> Result<Self> {
         let (package, test) = (floor.package(), floor.test());
         let args = [
             "test",
@@ -67,17 +69,24 @@ impl Suite {
         let ignored = shell::output(&binary.to_string_lossy(), &["--list", "--ignored"]);
         let ignored = outcome::names(&ignored.unwrap_or_default());
         let mut names = outcome::names(&listed);
-        names.retain(|name| !ignored.contains(name));
+        names.retain(|name| name.contains(only) && !ignored.contains(name));
         if names.is_empty() {
-            bail!("the test binary `{test}` holds no test");
+            bail!("the test binary `{test}` holds no test with `{only}` in its name");
         }
         Ok(Self {
             floor,
+            only: only.to_owned(),
             binary,
             programs,
             object: root.join("target/ebpf/bpfel-unknown-none/release/balancer"),
             names,
         })
+    }
+
+    /// What the test binary is called with.
+    pub(super) fn args(&self) -> Vec<&str> {
+        let only = Some(self.only.as_str()).filter(|only| !only.is_empty());
+        TEST_ARGS.into_iter().chain(only).collect()
     }
 
     /// The virtual machine that runs them.
@@ -97,7 +106,7 @@ impl Suite {
         on_line(release.trim());
         let mut command = Command::new(&self.binary);
         command
-            .args(TEST_ARGS)
+            .args(self.args())
             .env(OBJECT_VARIABLE, &self.object)
             .stdin(Stdio::null());
         let mut lines = Lines::spawn(command, timeout)?;
