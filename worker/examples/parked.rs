@@ -134,7 +134,12 @@ fn serve(feeds: Arc<db::Router>) -> (Arc<Server<Waits>>, SocketAddr) {
         feeds,
         park: ParkLimits::default(),
     };
-    let server = Server::new(parts, RpcLimits::default());
+    // A burst of replies is more than the client's socket takes: what it lost is asked for, however long that lasts.
+    let limits = RpcLimits {
+        reply_cache_ms: 120_000,
+        ..RpcLimits::default()
+    };
+    let server = Server::new(parts, limits);
     let (address, _task) = server.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     (server, address)
 }
@@ -161,6 +166,9 @@ fn park(client: &UdpSocket, ids: std::ops::Range<u64>) {
 
 /// Receives a reply to every request; asks for those that were lost. When the first one came.
 fn answered(client: &UdpSocket, count: u64) -> Instant {
+    client
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
     let mut open: HashSet<u64> = (0..count).collect();
     let mut first = None;
     while !open.is_empty() {
@@ -172,7 +180,7 @@ fn answered(client: &UdpSocket, count: u64) -> Instant {
             Some(_) => (),
             None => open
                 .iter()
-                .take(1_000)
+                .take(500)
                 .for_each(|id| send(client, *id, flags::RESUME)),
         }
     }
