@@ -86,7 +86,7 @@ fn listing(dir: &std::path::Path) -> Vec<PathBuf> {
 fn functions_of_openlambda_run_unchanged() {
     let _machine = machine();
     let cluster = platform(&[]);
-    for name in ["echo", "wsgi", "asgi", "methods"] {
+    for name in ["echo", "environment", "wsgi", "asgi", "methods"] {
         deploy(&cluster, name);
     }
     let echo = call(&cluster, "POST", "echo", r#"{"a": [1, "é"]}"#);
@@ -96,6 +96,11 @@ fn functions_of_openlambda_run_unchanged() {
         json!({}),
         "as OpenLambda has it"
     );
+
+    let names = r#"{"names": ["GREETING", "DEBUG_MODE", "PORT", "OTHER"]}"#;
+    let environment = call(&cluster, "POST", "environment", names).json();
+    let expected = json!({"GREETING": "Hello, world", "DEBUG_MODE": "true", "PORT": "5432", "OTHER": "not set"});
+    assert_eq!(environment, expected);
 
     let wsgi = call(&cluster, "POST", "wsgi/a%20b?x=1&y=2", "body");
     assert_eq!((wsgi.code, wsgi.header("x-method")), (200, "post"));
