@@ -195,7 +195,9 @@ impl Calls {
 
     /// Why `call` ended.
     fn why(&self, call: u32) -> Broken {
-        match self.state().broken {
+        // Copied out, so that the lock is not held on the way.
+        let broken = self.state().broken;
+        match broken {
             Some((_, Some(to_blame))) if to_blame != call => Broken::Neighbour,
             Some((broken, _)) => broken,
             None => Broken::Closed,
