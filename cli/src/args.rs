@@ -186,6 +186,18 @@ pub(crate) enum WorkerVerb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Show the zygotes with packages of a worker on this machine
+    Zygotes {
+        /// The worker's admin socket, `<state_dir>/worker.sock`
+        #[arg(
+            long,
+            env = "WARMPATH_WORKER",
+            default_value = "/var/lib/warmpath/worker.sock"
+        )]
+        worker: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Change a worker's share of work
     Weight {
         /// The worker's name

@@ -16,6 +16,7 @@ mod status;
 mod top;
 mod trace;
 mod worker;
+mod zygotes;
 
 use anyhow::{Context, Result};
 
@@ -80,6 +81,10 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             verb: Some(WorkerVerb::Parked { worker, output }),
             ..
         } => parked::run(&worker, &output).await,
+        Verb::Worker {
+            verb: Some(WorkerVerb::Zygotes { worker, output }),
+            ..
+        } => zygotes::show(&worker, &output).await,
         Verb::Worker { role, verb: None } => role::worker(&role).await,
         Verb::Gateway(role) => role::gateway(&role).await,
         Verb::Store(role) => role::store(&role).await,

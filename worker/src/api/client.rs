@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 
-use crate::{bill::BillReport, park::ParkedReport, pool::PoolStanding};
+use crate::{
+    bill::BillReport,
+    park::ParkedReport,
+    pool::{PoolStanding, ZygoteStatus},
+};
 
 /// Why a worker could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +78,15 @@ impl WorkerClient {
             http,
             socket: socket.to_owned(),
         })
+    }
+
+    /// The zygotes with packages that run.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn zygotes(&self) -> Result<Vec<ZygoteStatus>, ClientError> {
+        let path = "/v1/zygotes";
+        self.send(path, self.http.get(url(path))).await
     }
 
     /// What was billed since the worker's start, or in the last `window_s` seconds.

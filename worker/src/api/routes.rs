@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::{
     bill::BillReport,
     park::ParkedReport,
-    pool::{Pool, PoolStanding},
+    pool::{Pool, PoolStanding, ZygoteStatus},
     rpc::Server,
 };
 
@@ -23,6 +23,7 @@ pub(crate) fn router(pool: Arc<Pool>, server: Arc<Server<Arc<Pool>>>) -> Router 
         .with_state(server);
     Router::new()
         .route("/v1/bills", get(bills))
+        .route("/v1/zygotes", get(zygotes))
         .route("/v1/pool", get(standing))
         .with_state(pool)
         .merge(parked)
@@ -45,4 +46,8 @@ async fn bills(State(pool): State<Arc<Pool>>, Query(query): Query<BillsQuery>) -
 
 async fn standing(State(pool): State<Arc<Pool>>) -> Json<PoolStanding> {
     Json(pool.standing())
+}
+
+async fn zygotes(State(pool): State<Arc<Pool>>) -> Json<Vec<ZygoteStatus>> {
+    Json(pool.zygotes())
 }

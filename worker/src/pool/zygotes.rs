@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use store::Digest;
 use tokio_util::task::TaskTracker;
 
@@ -37,12 +37,12 @@ const PIDS_MAX: u32 = 64;
 const TMP_MB: u32 = 1;
 
 /// A package zygote, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZygoteStatus {
     /// Its number, never used again by this worker.
     pub id: u64,
     /// The zygote that it was forked from; absent for the first one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<u64>,
     /// Whose functions it serves.
     pub tenant: String,
