@@ -273,8 +273,69 @@ pub(crate) enum FnVerb {
     },
     /// Call a function through its VIP and print its reply
     Invoke(InvokeArgs),
+    /// Say what functions used and what that comes to, by version and caller
+    Cost(CostArgs),
     /// List a function's calls that nobody waited for and that were given up, or try one once more
     Dead(DeadArgs),
+}
+
+/// How `requirements.txt` and `package.json` become layers.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PackageArgs {
+    /// Resolve anew what `requirements.lock` or `package-lock.json` has locked
+    #[arg(long)]
+    pub(crate) upgrade: bool,
+    /// Seconds that resolving and fetching packages may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) resolve_timeout: u64,
+    /// The package index, instead of the one that pip or npm is configured to
+    #[arg(long, value_name = "URL")]
+    pub(crate) index_url: Option<String>,
+    /// A host, besides the configured index, that packages may come from; may be given again
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) index_host: Vec<String>,
+    /// The Python that workers run functions with; its pip resolves
+    #[arg(long, value_name = "PATH", default_value = "/usr/bin/python3")]
+    pub(crate) python: PathBuf,
+}
+
+/// Which workers to ask.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WorkerSocketArgs {
+    /// A worker's admin socket, `<state_dir>/worker.sock`; may be given again for more
+    #[arg(
+        long,
+        env = "WARMPATH_WORKER",
+        value_delimiter = ',',
+        default_value = "/var/lib/warmpath/worker.sock"
+    )]
+    pub(crate) worker: Vec<PathBuf>,
+}
+
+/// Which bills to add up, and how.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CostArgs {
+    /// Only this function
+    pub(crate) name: Option<String>,
+    /// Only this version of it
+    #[arg(long, value_name = "N")]
+    pub(crate) version: Option<u32>,
+    /// Only this caller: an address, or the name that the gateway gave it
+    #[arg(long)]
+    pub(crate) caller: Option<String>,
+    /// Only the last so many seconds, rounded up to whole minutes; an hour at most
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) window: Option<u64>,
+    /// Also say what another memory limit would have come to, for example `memory_mb=64`
+    #[arg(long, value_name = "memory_mb=N", value_parser = crate::verb::parse_what_if)]
+    pub(crate) what_if: Option<u32>,
+    /// A TOML file with prices; docs/cost.md lists its keys
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prices: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) workers: WorkerSocketArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// How `requirements.txt` and `package.json` become layers.

@@ -5,6 +5,7 @@ mod args;
 mod bundle;
 mod openlambda;
 mod output;
+mod prices;
 mod verb;
 
 use std::process::ExitCode;

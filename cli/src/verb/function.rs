@@ -41,6 +41,7 @@ pub(super) async fn run(verb: &FnVerb) -> Result<Exit> {
         FnVerb::Rm { name, store } => rm(name, store).await?,
         FnVerb::Dead(args) => return super::dead::run(args).await,
         FnVerb::Invoke(args) => return super::invoke::invoke(args).await,
+        FnVerb::Cost(args) => return super::cost::cost(args).await,
     }
     Ok(Exit::Ok)
 }

@@ -2,6 +2,7 @@
 
 mod balancer;
 pub(crate) mod blast;
+mod cost;
 mod dead;
 mod doctor;
 mod explain;
@@ -20,6 +21,7 @@ mod zygotes;
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::cost::parse_what_if;
 use crate::{
     args::{Args, BalancerVerb, FnVerb, MapVerb, PoliceVerb, RouteVerb, Verb, WorkerVerb},
     output::Exit,
@@ -90,6 +92,7 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         Verb::Store(role) => role::store(&role).await,
         Verb::Db(role) => role::db(&role).await,
         Verb::Fn(FnVerb::Invoke(args)) => invoke::invoke(&args).await,
+        Verb::Fn(FnVerb::Cost(args)) => cost::cost(&args).await,
         Verb::Fn(verb) => function::run(&verb).await,
         Verb::Status {
             top: Some(rows),
