@@ -338,26 +338,6 @@ pub(crate) struct CostArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// How `requirements.txt` and `package.json` become layers.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct PackageArgs {
-    /// Resolve anew what `requirements.lock` or `package-lock.json` has locked
-    #[arg(long)]
-    pub(crate) upgrade: bool,
-    /// Seconds that resolving and fetching packages may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    pub(crate) resolve_timeout: u64,
-    /// The package index, instead of the one that pip or npm is configured to
-    #[arg(long, value_name = "URL")]
-    pub(crate) index_url: Option<String>,
-    /// A host, besides the configured index, that packages may come from; may be given again
-    #[arg(long, value_name = "HOST[:PORT]")]
-    pub(crate) index_host: Vec<String>,
-    /// The Python that workers run functions with; its pip resolves
-    #[arg(long, value_name = "PATH", default_value = "/usr/bin/python3")]
-    pub(crate) python: PathBuf,
-}
-
 /// One call.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct InvokeArgs {
