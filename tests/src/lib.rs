@@ -2,10 +2,12 @@
 //!
 //! # Layout
 //! - [`cluster`]: a whole platform as processes in a test bed
+//! - [`pool`]: the pool of a worker in this process, with a store and a database
 //! - [`load`]: the load generator, a process in the client's namespace
 //! - [`topology`] and the others: the `testbed` package's hosts, processes and what they leave on the machine
 
 pub mod cluster;
 pub mod load;
+pub mod pool;
 
-pub use testbed::{machine, netns, pass, process, run, topology, wait};
+pub use testbed::{machine, netns, pass, proc, process, run, svg, topology, wait};

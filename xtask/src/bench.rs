@@ -17,6 +17,8 @@ const REPORTS: &str = "target/bench";
 const FIGURES: &str = "docs/figures";
 /// The control plane's benchmark: an example of its crate, which builds in a fraction of the time of the others.
 const CONTROL: &str = "bench-control";
+/// The worker's benchmark, a package of its own: it needs none of the data plane's, and they not it.
+const WORKER: &str = "bench-worker";
 
 /// Which benchmark.
 #[derive(Debug, clap::Subcommand)]
@@ -33,7 +35,10 @@ pub(crate) enum Bench {
     /// What the control plane costs with a million functions and 4,096 workers: load, changes, CPU, memory.
     #[command(disable_help_flag = true)]
     Control(PassedOn),
-    /// All figures of data plane and control plane, and docs/performance.md written anew with them.
+    /// What sandboxes and instances cost: first replies beside crun and runc, a burst, turnover, memory, warm requests.
+    #[command(disable_help_flag = true)]
+    Worker(PassedOn),
+    /// All figures of data plane, control plane and worker, and docs/performance.md written anew with them.
     All {
         /// A third of the rounds and a quarter of the packets: shows that everything works, measures little.
         #[arg(long)]
@@ -63,11 +68,16 @@ pub(crate) struct PassedOn {
 /// Builds and runs `bench`.
 pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
     if !shell::is_root() {
-        bail!("benchmarks load XDP programs: run them as root");
+        bail!("benchmarks load XDP programs and make sandboxes: run them as root");
     }
-    setup::run(setup::Mode::Install)?;
+    let purpose = match bench {
+        Bench::Worker(_) | Bench::All { .. } => setup::Purpose::Containers,
+        _ => setup::Purpose::Project,
+    };
+    setup::run_for(setup::Mode::Install, purpose)?;
     build_ebpf::build_ebpf(root)?;
     let (package, verb, passed_on) = match bench {
+        Bench::Worker(passed_on) => return become_worker(root, WORKER, passed_on),
         Bench::All { quick } => return all(root, *quick),
         Bench::Document => return document(root),
         Bench::Control(passed_on) => return control(root, passed_on),
@@ -90,14 +100,33 @@ fn control(root: &Path, passed_on: &PassedOn) -> Result<ExitCode> {
     demo::become_it(command)
 }
 
+/// Builds and runs the churn: sandboxes under random kills.
+pub(crate) fn churn(root: &Path, passed_on: &PassedOn) -> Result<ExitCode> {
+    if !shell::is_root() {
+        bail!("churn makes sandboxes: run it as root");
+    }
+    setup::run(setup::Mode::Install)?;
+    become_worker(root, "churn", passed_on)
+}
+
+/// Builds the package that measures the worker, and becomes one of its binaries.
+fn become_worker(root: &Path, binary: &str, passed_on: &PassedOn) -> Result<ExitCode> {
+    build_worker(root)?;
+    let mut command = Command::new(demo::binary(root, binary));
+    // What it writes goes below the folder that it is run in.
+    command.args(&passed_on.args).current_dir(root);
+    demo::become_it(command)
+}
+
 /// Runs what docs/performance.md shows, one after the other, and writes it.
 fn all(root: &Path, quick: bool) -> Result<ExitCode> {
     build(root)?;
     build_control(root)?;
+    build_worker(root)?;
     let reports = root.join(REPORTS);
     fs::create_dir_all(&reports).with_context(|| format!("making {}", reports.display()))?;
     for (program, args) in steps(root, quick) {
-        // The control plane's table goes below the folder that it is run in.
+        // The tables of control plane and worker go below the folder that it is run in.
         shell::run(Command::new(program).args(args).current_dir(root))?;
     }
     document(root)
@@ -108,6 +137,7 @@ fn steps(root: &Path, quick: bool) -> Vec<(PathBuf, Vec<OsString>)> {
     let step = |name: &str, has_plot: bool| {
         let (program, mut args) = match name {
             "control" => (control_binary(root), Vec::new()),
+            "worker" => (demo::binary(root, WORKER), Vec::new()),
             verb => (demo::binary(root, "bench"), vec![verb.into()]),
         };
         args.push("--report".into());
@@ -128,6 +158,7 @@ fn steps(root: &Path, quick: bool) -> Vec<(PathBuf, Vec<OsString>)> {
         step("live", false),
         step("ops", false),
         step("control", true),
+        step("worker", true),
     ]
 }
 
@@ -152,6 +183,10 @@ fn build(root: &Path) -> Result<()> {
 fn build_control(root: &Path) -> Result<()> {
     let build = ["build", "--release", "--package", "balancer-userspace"];
     shell::cargo(root, &[&build[..], &["--example", CONTROL]].concat())
+}
+
+fn build_worker(root: &Path) -> Result<()> {
+    shell::cargo(root, &["build", "--release", "--package", WORKER])
 }
 
 fn control_binary(root: &Path) -> PathBuf {
@@ -183,6 +218,7 @@ mod tests {
                 "bench live --report /w/target/bench/live.json",
                 "bench ops --report /w/target/bench/ops.json",
                 "bench-control --report /w/target/bench/control.json --plot /w/docs/figures/control.svg",
+                "bench-worker --report /w/target/bench/worker.json --plot /w/docs/figures/worker.svg",
             ]
         );
     }
@@ -193,6 +229,6 @@ mod tests {
             .iter()
             .map(|line| line.rsplit(' ').next().unwrap().to_owned())
             .collect();
-        assert_eq!(ends, ["--quick", "--quick", "3", "--quick"]);
+        assert_eq!(ends, ["--quick", "--quick", "3", "--quick", "--quick"]);
     }
 }

@@ -62,6 +62,9 @@ enum Verb {
     /// Measure: the XDP program rule by rule, single operations, live traffic.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Make and remove 20,000 sandboxes under random kills, and look for whatever is left.
+    #[command(disable_help_flag = true)]
+    Churn(bench::PassedOn),
     /// Send packets by the kernel's pktgen, read its results, or run it against the program in a virtual machine.
     #[command(subcommand)]
     Pktgen(pktgen::Verb),
@@ -117,6 +120,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Verb::Demo(args) => return demo::run(&root, &args),
         Verb::Kernels(args) => return kernels::run(&root, &args),
         Verb::Bench(bench) => return bench::run(&root, &bench),
+        Verb::Churn(args) => return bench::churn(&root, &args),
         Verb::Pktgen(verb) => return pktgen::run(&root, &verb),
         Verb::Clean => return demo::clean(&root),
     }

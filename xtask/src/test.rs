@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result, bail};
 use crate::{build_ebpf, demo, setup, shell};
 
 /// The test binaries that need root. A run that leaves one out has failed, whatever the others say.
-const PRIVILEGED_FLOORS: &[&str] = &["prog", "netns", "sandbox", "storage", "platform"];
+const PRIVILEGED_FLOORS: &[&str] = &["prog", "netns", "sandbox", "storage", "platform", "kills"];
 
 /// The features that turn those binaries on.
-pub(crate) const PRIVILEGED_FEATURES: &str =
-    "tests/privileged,prog-tests/privileged,bench/privileged,traffic/privileged";
+pub(crate) const PRIVILEGED_FEATURES: &str = "tests/privileged,prog-tests/privileged,bench/privileged,traffic/privileged,\
+     bench-worker/privileged";
 
 /// Which floors to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

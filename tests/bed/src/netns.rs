@@ -60,6 +60,15 @@ impl Netns {
         Ok(netns)
     }
 
+    /// The one that this process is in.
+    #[must_use]
+    pub fn own() -> Self {
+        Self {
+            name: "our own".to_owned(),
+            path: PathBuf::from("/proc/self/ns/net"),
+        }
+    }
+
     /// Its name in `/run/netns`.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use testbed::svg::{self, escape};
+
 use crate::report::Row;
 
 const WIDTH: f64 = 1_020.0;
@@ -39,14 +41,11 @@ struct Line<'a> {
 
 /// Draws `rows` as an SVG page.
 pub(crate) fn svg(rows: &[Row]) -> String {
-    let mut page = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \
-         height=\"{HEIGHT}\" font-family=\"system-ui, sans-serif\" font-size=\"12\" fill=\"#222\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-         <text x=\"60\" y=\"28\" font-size=\"16\" font-weight=\"600\">The XDP program's time for a packet, by routing \
+    let mut content = String::from(
+        "<text x=\"60\" y=\"28\" font-size=\"16\" font-weight=\"600\">The XDP program's time for a packet, by routing \
          rule and number of flows</text>\n\
          <text x=\"60\" y=\"46\" fill=\"#555\">ns, net of the harness measured in the same run; medians, bars from the fastest to the slowest \
-         round; forwarding mode l2</text>\n"
+         round; forwarding mode l2</text>\n",
     );
     let panels = [("IPv4", "v4"), ("IPv6", "v6")].map(|(title, ip)| (title, lines(rows, ip)));
     let highest = panels
@@ -59,9 +58,9 @@ pub(crate) fn svg(rows: &[Row]) -> String {
             left,
             highest: highest * 1.05,
         };
-        page += &panel.draw(title, lines);
+        content += &panel.draw(title, lines);
     }
-    page + "</svg>\n"
+    svg::page(WIDTH, HEIGHT, &content)
 }
 
 /// The same as an HTML page, with the figures below.
@@ -231,12 +230,6 @@ impl Panel {
             BOTTOM + 36.0
         )
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }
 
 #[cfg(test)]

@@ -73,6 +73,18 @@ pub(crate) const EMULATION_TOOLS: &[Tool] = &[
     },
 ];
 
+/// What only `cargo xtask bench worker` needs: the container runtimes that our sandboxes are compared with.
+const CONTAINER_TOOLS: &[Tool] = &[
+    Tool {
+        program: "crun",
+        package: "crun",
+    },
+    Tool {
+        program: "runc",
+        package: "runc",
+    },
+];
+
 /// What the machine shall be made ready for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -80,6 +92,8 @@ pub(crate) enum Purpose {
     Project,
     /// All of that, and other kernels in virtual machines.
     Kernels,
+    /// Building and showing the project, and containers to compare it with.
+    Containers,
 }
 
 impl Purpose {
@@ -87,6 +101,7 @@ impl Purpose {
         let more = match self {
             Self::Project => &[],
             Self::Kernels => EMULATION_TOOLS,
+            Self::Containers => CONTAINER_TOOLS,
         };
         TOOLS.iter().chain(more)
     }
@@ -156,6 +171,12 @@ fn installed_packages() -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_are_asked_for_only_by_the_benchmark() {
+        let asks = |purpose: Purpose| purpose.tools().any(|tool| tool.package == "crun");
+        assert!(asks(Purpose::Containers) && !asks(Purpose::Project) && !asks(Purpose::Kernels));
+    }
 
     #[test]
     fn the_emulator_is_asked_for_only_where_it_is_needed() {

@@ -2,17 +2,16 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use ::tests::load::{Histogram, Sample};
+use ::tests::{
+    load::{Histogram, Sample},
+    svg::{COLOURS, escape, page},
+};
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 640.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 24.0;
 const PLOT_HEIGHT: f64 = 210.0;
-/// Line colours that people who see colours differently can tell apart (Okabe and Ito).
-const COLOURS: &[&str] = &[
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
-];
 /// The slowest share of requests is left out of the latency plot, or it would be all that one sees.
 const TAIL_SHOWN: f64 = 0.99;
 const LATENCY_STEPS: u64 = 120;
@@ -55,16 +54,11 @@ struct Plot<'a> {
 
 /// Draws the page.
 pub(crate) fn draw(pictures: &Pictures) -> String {
-    let mut page = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \
-         height=\"{HEIGHT}\" font-family=\"system-ui, sans-serif\" font-size=\"12\" fill=\"#222\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
-    );
-    page += &latency(pictures).draw();
+    let mut content = latency(pictures).draw();
     if let Some(hand_over) = &pictures.hand_over {
-        page += &hand_over_plot(hand_over).draw();
+        content += &hand_over_plot(hand_over).draw();
     }
-    page + "</svg>\n"
+    page(WIDTH, HEIGHT, &content)
 }
 
 fn latency(pictures: &Pictures) -> Plot<'static> {
@@ -269,12 +263,6 @@ fn ticks(from: f64, to: f64) -> Vec<f64> {
     let first = (from / step).ceil() as i64;
     let last = (to / step).floor() as i64;
     (first..=last).map(|index| index as f64 * step).collect()
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }
 
 #[cfg(test)]

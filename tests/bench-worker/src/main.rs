@@ -1,0 +1,162 @@
+//! The benchmarks of the worker: `cargo xtask bench worker` builds this binary and becomes it.
+//!
+//! # Layout
+//! - [`cold`]: from a request to its first reply, by the way an instance comes, beside crun and runc ([`oci`], [`hybrid`])
+//! - [`burst`]: a hundred requests at once on an idle worker
+//! - [`turnover`]: sandboxes made and removed a second, and what an idle one costs in memory
+//! - [`warm`]: requests a second and latency of a warm function, by the way a request comes
+//! - [`parked`]: a hundred thousand requests that wait
+//! - [`row`], [`plot`]: the report, for programs and for people
+//!
+//! Cases are interleaved: each takes its turn in each round, so that what else the machine does meets all of them alike.
+
+mod burst;
+mod cold;
+mod hybrid;
+mod oci;
+mod parked;
+mod plot;
+mod pools;
+mod row;
+mod turnover;
+mod warm;
+
+use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use row::Row;
+
+/// Where `cargo xtask bench document` looks for what it puts into docs/performance.md.
+const FRAGMENT: &str = "target/bench/worker.md";
+
+/// Measures the worker.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Write the rows as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Draw them as SVG into this file.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Only cases whose name contains this.
+    #[arg(long, default_value = "")]
+    case: String,
+    /// Few rounds: shows that everything works, measures little.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What to measure, and how long.
+#[derive(Debug, Clone)]
+struct Scope {
+    case: String,
+    is_quick: bool,
+}
+
+impl Scope {
+    /// Whether `case` was asked for.
+    fn has(&self, case: &str) -> bool {
+        case.contains(&self.case)
+    }
+
+    /// `full`, or a small part of it.
+    fn rounds(&self, full: usize) -> usize {
+        if self.is_quick {
+            full.div_ceil(8)
+        } else {
+            full
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    // The sandboxes of the pools here are made by this very executable.
+    if let Some(code) = worker::sandbox::init_main(std::env::args_os().skip(1)) {
+        return code;
+    }
+    let is_host = std::env::args().nth(1).as_deref() == Some(parked::VERB);
+    let done = if is_host {
+        runtime().and_then(|runtime| runtime.block_on(parked::be_the_host()))
+    } else {
+        run(&Args::parse())
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _closed = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    testbed::run::need_root()?;
+    hybrid::own_mounts()?;
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let scope = Scope {
+        case: args.case.clone(),
+        is_quick: args.quick,
+    };
+    let runtime = runtime()?;
+    // In a task, not in `block_on`: there each answer would have to be handed from a worker thread to this one.
+    let rows = runtime.block_on(runtime.spawn(measure(scope)))??;
+    write!(std::io::stdout(), "{}", row::table(&rows)).context("printing the table")?;
+    if let Some(path) = &args.report {
+        write_file(path, &serde_json::to_string_pretty(&rows)?)?;
+    }
+    if let Some(path) = &args.plot {
+        write_file(path, &plot::svg(&rows))?;
+    }
+    if args.case.is_empty() {
+        write_file(&PathBuf::from(FRAGMENT), &row::markdown(&rows))?;
+    }
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the async runtime")
+}
+
+async fn measure(scope: Scope) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    rows.extend(
+        cold::rows(&scope)
+            .await
+            .context("measuring first replies")?,
+    );
+    rows.extend(burst::rows(&scope).await.context("measuring a burst")?);
+    rows.extend(turnover::rows(&scope).await.context("measuring turnover")?);
+    rows.extend(
+        parked::rows(&scope)
+            .await
+            .context("measuring parked requests")?,
+    );
+    rows.extend(
+        warm::rows(&scope)
+            .await
+            .context("measuring warm requests")?,
+    );
+    Ok(rows)
+}
+
+fn write_file(path: &PathBuf, text: &str) -> Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    }
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// A line about where we are, for whoever waits.
+fn say(line: &str) {
+    let _closed = writeln!(std::io::stderr(), "{line}");
+}
