@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use ebpf_common::wire::Status;
 use serde_json::json;
+use tests::{proc, run::ProcessId};
 use worker::{
     code::CodeCache,
     pool::{Pool, PoolError},
@@ -124,6 +125,37 @@ async fn a_killed_zygote_is_replaced() {
     bed.pool.stop().await;
     assert_eq!(cgroups(&name), Vec::<PathBuf>::new());
     assert_eq!(processes_of(&dir), BTreeSet::new());
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_sandbox_that_was_killed_is_given_to_nobody() {
+    let bed = Bed::start().await;
+    let function = bed
+        .deploy("hello", "def f(event):\n    return 1\n", "")
+        .await;
+    let prepared: BTreeSet<u32> = cgroups(&bed.config.worker)
+        .iter()
+        .flat_map(|group| proc::members(group))
+        .collect();
+    assert!(!prepared.is_empty(), "nothing is prepared");
+    let lives = |pid: &u32| ProcessId::of(pid.cast_signed()).is_some();
+    for pid in &prepared {
+        let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+        drop(nix::sys::signal::kill(
+            pid,
+            nix::sys::signal::Signal::SIGKILL,
+        ));
+    }
+    let gone = async {
+        while prepared.iter().any(lives) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone)
+        .await
+        .expect("what is killed ends");
+    assert_eq!(bed.reply(&function, json!(null)).await, json!(1));
     bed.stop().await;
 }
 

@@ -96,6 +96,7 @@ impl Stock {
 
     /// A ready sandbox; when there is none, one made now.
     pub(super) async fn take(self: &Arc<Self>) -> Result<Prepared, PrepareError> {
+        self.drop_dead();
         let ready = self.lock().pop();
         let prepared = match ready {
             Some(prepared) => Ok(prepared),
@@ -168,6 +169,7 @@ impl Stock {
 
     /// Makes what is missing, in the background.
     pub(super) fn fill(self: &Arc<Self>) {
+        self.drop_dead();
         let missing = |stock: &Self| {
             let have = stock.len() + stock.filling.load(Ordering::Relaxed);
             stock.ready_len > have && !stock.stopping.load(Ordering::Acquire)
@@ -187,6 +189,22 @@ impl Stock {
                     Ok(prepared) => stock.lock().push(prepared),
                 }
             });
+        }
+    }
+
+    /// Removes those that have ended while they waited: killed by the kernel for want of memory, or by hand.
+    fn drop_dead(&self) {
+        let dead: Vec<_> = self
+            .lock()
+            .extract_if(.., |prepared| !prepared.sandbox.is_alive())
+            .collect();
+        if !dead.is_empty() {
+            tracing::warn!(
+                count = dead.len(),
+                "sandboxes ended while they were kept ready"
+            );
+            // What is left of them blocks until it is gone.
+            self.tasks.spawn_blocking(move || drop(dead));
         }
     }
 

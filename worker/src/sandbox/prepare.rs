@@ -424,6 +424,19 @@ impl Sandbox {
         self.is_paused.load(Ordering::Acquire)
     }
 
+    /// Whether its init and the process forked into it run.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut ends = vec![PollFd::new(&self.init, PollFlags::IN)];
+        ends.extend(
+            self.process
+                .get()
+                .map(|process| PollFd::new(process, PollFlags::IN)),
+        );
+        // The descriptor of a process that has ended is readable.
+        matches!(poll(&mut ends, Some(&Timespec::default())), Ok(0))
+    }
+
     /// Kills everything in the sandbox: with its pid 1 the kernel kills all others.
     pub fn kill(&self) {
         kill(&self.init);

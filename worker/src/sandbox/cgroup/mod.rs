@@ -22,6 +22,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use cgroups_rs::fs::Cgroup;
@@ -35,6 +36,10 @@ use self::{
     freeze::Freezer,
     layout::Layout,
 };
+
+/// How long the successor of a killed worker waits for its group to be free.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+const LOCK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Why a cgroup could not be made, limited or removed.
 #[derive(Debug, thiserror::Error)]
@@ -297,9 +302,14 @@ fn lock(directory: &Path) -> Result<OwnedFd, CgroupError> {
         path: directory.to_owned(),
         source,
     })?;
-    // A lock of the open file, which the kernel lets go when the worker ends, however it ends.
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file.into()),
-        Err(_) => Err(CgroupError::Taken(directory.to_owned())),
+    // A lock of the open file, which the kernel lets go when the worker ends, however it ends; but not before what it was
+    // just starting has become another program, for that has the open file until then.
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file.into()),
+            Err(_) if Instant::now() < deadline => std::thread::sleep(LOCK_INTERVAL),
+            Err(_) => return Err(CgroupError::Taken(directory.to_owned())),
+        }
     }
 }

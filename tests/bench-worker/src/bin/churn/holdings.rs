@@ -7,8 +7,6 @@ use testbed::proc;
 
 use crate::host::{Host, PREPARED};
 
-/// Processes of a sandbox that waits for a function: its init, and the forked instance.
-const PER_SANDBOX: usize = 2;
 /// The worker's memory may differ by so much between two looks: allocators keep what they may need again.
 const RSS_SLACK_KB: u64 = 6 * 1_024;
 /// A connection that is about to be closed, of the metrics or the store.
@@ -62,13 +60,13 @@ impl Holdings {
         })
     }
 
-    /// Whether nothing is there but the sandboxes that are kept ready.
+    /// Whether nothing is there but the sandboxes that are kept ready: with a process forked into them, or bare.
     pub(crate) fn is_at_rest(&self) -> bool {
         let ready = self.prepared as usize;
         self.prepared >= PREPARED
-            && self.groups == ready
-            && self.processes == ready * PER_SANDBOX
-            && self.namespaces == ready
+            && self.groups <= ready * 2 + 1
+            && self.processes == self.groups + ready
+            && self.namespaces == self.groups
             && self.zygotes >= 1
     }
 }
@@ -102,6 +100,12 @@ pub(crate) fn judge(looks: &[Holdings]) -> Vec<String> {
         faults.push(format!(
             "file descriptors: {} became {}",
             early.fds, last.fds
+        ));
+    }
+    if last.groups > early.groups {
+        faults.push(format!(
+            "sandboxes: {} became {}",
+            early.groups, last.groups
         ));
     }
     if last.rss_kb > early.rss_kb + RSS_SLACK_KB {
