@@ -125,7 +125,7 @@ async fn read_head(client: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(St
         }
     };
     let rest = bytes.split_off(end);
-    let head = String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData)?;
+    let head = String::from_utf8(bytes).or(Err(std::io::ErrorKind::InvalidData))?;
     Ok((head, rest))
 }
 

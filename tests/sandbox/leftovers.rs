@@ -142,10 +142,12 @@ async fn a_prepared_sandbox_that_was_killed_is_given_to_nobody() {
     let lives = |pid: &u32| ProcessId::of(pid.cast_signed()).is_some();
     for pid in &prepared {
         let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
-        drop(nix::sys::signal::kill(
-            pid,
-            nix::sys::signal::Signal::SIGKILL,
-        ));
+        // It may have gone with another one, whose child it is.
+        let (Ok(()) | Err(nix::errno::Errno::ESRCH)) =
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)
+        else {
+            panic!("process {pid} cannot be killed");
+        };
     }
     let gone = async {
         while prepared.iter().any(lives) {

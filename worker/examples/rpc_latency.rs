@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ebpf_common::{ids::FunctionId, wire::Status};
+use ebpf_common::ids::FunctionId;
 use prometheus::Registry;
 use store::{Catalog, CatalogEntry, Digest, Manifest};
 use tokio::runtime::Builder;

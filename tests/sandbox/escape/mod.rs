@@ -111,7 +111,7 @@ impl Attempt {
 
     /// The attempt gets `control` (one of several, with `|` between them) as root; `with` behind each of `walls`
     /// alone; and `with` from a handler.
-    pub(super) async fn is_refused(self, walls: &[Wall], with: &str, control: &str) {
+    pub(super) async fn must_be_refused(self, walls: &[Wall], with: &str, control: &str) {
         let event = Value::Null;
         let free = self.outside(None, &event);
         let got = free.as_str().unwrap_or_default();
@@ -172,6 +172,6 @@ async fn refused(expression: &str, walls: &[Wall], with: &str, control: &str) {
     let code = format!("def f(event):\n    return {expression}\n");
     Attempt::new(&code)
         .await
-        .is_refused(walls, with, control)
+        .must_be_refused(walls, with, control)
         .await;
 }

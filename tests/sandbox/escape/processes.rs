@@ -32,7 +32,7 @@ def f(event):
 "#;
     Attempt::new(code)
         .await
-        .is_refused(&[Seccomp], "EPERM", "worked")
+        .must_be_refused(&[Seccomp], "EPERM", "worked")
         .await;
 }
 

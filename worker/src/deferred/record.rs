@@ -89,12 +89,17 @@ mod tests {
     fn a_record_survives_and_a_torn_one_is_refused() {
         let value = record().join(b"event").unwrap();
         let (read, event) = Record::split(value.clone()).unwrap();
-        assert_eq!((read, &event[..]), (record_at(&value), &b"event"[..]));
-        assert!(Record::split(value[..value.len() - 5].to_vec()).is_err());
+        assert_eq!(
+            (read, &event[..]),
+            (record_at(value.clone()), &b"event"[..])
+        );
+        let mut torn = value;
+        torn.truncate(torn.len() - 5);
+        assert!(Record::split(torn).is_err());
     }
 
-    fn record_at(value: &[u8]) -> Record {
-        Record::split(value.to_vec()).unwrap().0
+    fn record_at(value: Vec<u8>) -> Record {
+        Record::split(value).unwrap().0
     }
 
     #[test]

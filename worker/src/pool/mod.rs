@@ -187,7 +187,11 @@ impl Pool {
     ) -> Result<Arc<Self>, PoolError> {
         let tasks = TaskTracker::new();
         let counters = Counters::new()?;
-        let (cgroup, stock, networked) = {
+        let Grounds {
+            cgroup,
+            plain: stock,
+            networked,
+        } = {
             let (config, tasks) = (config.clone(), tasks.clone());
             tokio::task::spawn_blocking(move || set_up(&config, tasks))
                 .await
@@ -414,19 +418,17 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Sandboxes of both stocks share a cgroup and so a row of numbers; those with a network begin here.
 const FIRST_NETWORKED: u64 = 1 << 40;
 
-/// Everything that blocks: checks, the cgroup, the library, the empty directory for roots.
-fn set_up(
-    config: &PoolConfig,
-    tasks: TaskTracker,
-) -> Result<(Arc<WorkerCgroup>, Arc<Stock>, Option<Arc<Stock>>), PoolError> {
-    crate::sandbox::check()?;
-    // The init of a sandbox is started by a process that ends at once; it must become our child.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|source| {
-        PoolError::State {
-            path: PathBuf::from("/proc/self"),
-            source: source.into(),
-        }
-    })?;
+/// What sandboxes are made from.
+struct Grounds {
+    cgroup: Arc<WorkerCgroup>,
+    /// Sandboxes without a network.
+    plain: Arc<Stock>,
+    /// Those with one, where the configuration has one.
+    networked: Option<Arc<Stock>>,
+}
+
+/// The empty directory for roots, and the one with the runtimes' libraries, which are written into it.
+fn directories(config: &PoolConfig) -> Result<(PathBuf, PathBuf), PoolError> {
     let state = |path: &PathBuf| {
         let path = path.clone();
         move |source| PoolError::State { path, source }
@@ -436,13 +438,27 @@ fn set_up(
         .state_dir
         .canonicalize()
         .map_err(state(&config.state_dir))?;
+    let (root, library) = (state_dir.join("root"), state_dir.join("python"));
+    std::fs::create_dir_all(&root).map_err(state(&root))?;
+    runtime::install(&library)?;
+    Ok((root, library))
+}
+
+/// Everything that blocks: checks, the cgroup, the directories, the zygotes.
+fn set_up(config: &PoolConfig, tasks: TaskTracker) -> Result<Grounds, PoolError> {
+    crate::sandbox::check()?;
+    // The init of a sandbox is started by a process that ends at once; it must become our child.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|source| {
+        PoolError::State {
+            path: PathBuf::from("/proc/self"),
+            source: source.into(),
+        }
+    })?;
+    let (root, library) = directories(config)?;
     let cgroup = Arc::new(WorkerCgroup::claim(
         &config.sandbox.cgroup_parent,
         &config.worker,
     )?);
-    let (root, library) = (state_dir.join("root"), state_dir.join("python"));
-    std::fs::create_dir_all(&root).map_err(state(&root))?;
-    runtime::install(&library)?;
     let timeout = Duration::from_millis(config.sandbox.prepare_timeout_ms);
     let uids = Uids::new(config.sandbox.uid_first, config.sandbox.uid_count);
     // Those with a network have a zygote of their own: what it lets its instances do differs.
@@ -483,7 +499,11 @@ fn set_up(
         }
         None => None,
     };
-    Ok((cgroup, plain, networked))
+    Ok(Grounds {
+        cgroup,
+        plain,
+        networked,
+    })
 }
 
 /// An error and its causes in one line.

@@ -283,10 +283,7 @@ impl Policy {
     /// The zygotes that have to go for `needed_mb`, each worth less per MB than `worth`; `None` when
     /// that does not make room.
     fn victims(&self, needed_mb: u64, worth: f64, now_s: f64) -> Option<Vec<u64>> {
-        let mut free = self
-            .budget_mb
-            .checked_sub(self.memory_mb())
-            .unwrap_or_default();
+        let mut free = self.budget_mb.saturating_sub(self.memory_mb());
         let mut nodes: Vec<(f64, u64, u64)> = self
             .nodes
             .iter()
@@ -386,7 +383,7 @@ mod tests {
     use super::*;
 
     fn function(number: usize) -> Digest {
-        Digest::of(&number.to_le_bytes())
+        Digest::of(&(number as u64).to_le_bytes())
     }
 
     fn names(names: &[&str]) -> BTreeSet<Import> {

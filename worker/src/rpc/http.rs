@@ -15,16 +15,17 @@ pub(super) fn take(
     header: &RpcHeader,
     payload: &Bytes,
     manifest: &Manifest,
-) -> Result<(Option<Box<RequestHead>>, Bytes), Outcome> {
+) -> Result<(Option<Box<RequestHead>>, Bytes), Box<Outcome>> {
     let speaks_http = manifest.interface != Interface::Event;
     if !header.has(flags::HTTP) {
         let head = speaks_http.then(|| Box::new(RequestHead::of_call(payload.len())));
         return Ok((head, payload.clone()));
     }
     let (head, body) = http::split::<RequestHead>(payload)
-        .map_err(|error| Outcome::failed(Status::BadPayload, error.to_string()))?;
+        .map_err(|error| Box::new(Outcome::failed(Status::BadPayload, error.to_string())))?;
     if !manifest.takes(&head.method) {
-        return Err(Outcome::failed(Status::MethodNotAllowed, manifest.allow()));
+        let refused = Outcome::failed(Status::MethodNotAllowed, manifest.allow());
+        return Err(Box::new(refused));
     }
     Ok((speaks_http.then(|| Box::new(head)), body))
 }

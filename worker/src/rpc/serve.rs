@@ -182,7 +182,8 @@ impl<I: Invoker> Server<I> {
         let Some(function) = function else {
             return Err(Outcome::failed(Status::UnknownFunction, UNKNOWN_FUNCTION));
         };
-        let (http, payload) = http::take(header, &job.payload, &function.manifest)?;
+        let (http, payload) =
+            http::take(header, &job.payload, &function.manifest).map_err(|refused| *refused)?;
         job.function = Some(Arc::clone(&function));
         Ok(Invocation {
             function,

@@ -159,7 +159,7 @@ impl World {
             return;
         }
         let number = self.held[which % self.held.len()].number;
-        drop(self.roster.take_free(number));
+        self.roster.take_free(number);
         self.held.retain(|place| place.number != number);
         self.alive.remove(&number);
         self.roster.lost(number);
