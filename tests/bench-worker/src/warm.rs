@@ -11,12 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::tests::pool::{PoolBed, free_address, reply};
 use anyhow::{Context as _, Result};
 use nix::sys::prctl::set_timerslack;
 use prometheus::Registry;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use store::{Catalog, CatalogEntry};
-use tests::pool::{PoolBed, free_address, reply};
 use tokio::sync::watch;
 use warmpath_sdk::{Call, Client, ClientConfig};
 use worker::{
