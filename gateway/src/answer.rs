@@ -9,7 +9,7 @@ use hyper::{
     header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use serde::Serialize;
-use warmpath_sdk::{CallError, Fault, Status};
+use warmpath_sdk::{CallError, Fault, Status, http::content_type};
 
 use crate::request::BadRequest;
 
@@ -192,13 +192,7 @@ const fn code_of_status(status: Status) -> StatusCode {
 
 /// A handler's reply.
 pub(crate) fn reply(payload: Bytes) -> Answer {
-    // The wire does not say what a payload is: what reads as JSON is called JSON.
-    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&payload).is_ok();
-    let kind = if is_json {
-        "application/json"
-    } else {
-        "application/octet-stream"
-    };
+    let kind = content_type(&payload);
     let mut answer = Response::new(Full::new(payload));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -134,12 +134,13 @@ pub(crate) fn answer(message: &Bytes) -> Result<Answer, Failure> {
     Ok(answer)
 }
 
-/// Headers that a handler has no say in.
+/// Headers that a handler has no say in. The bill comes from its worker, which lets no other one pass.
 fn is_ours(name: &HeaderName) -> bool {
-    http::is_of_one_hop(name.as_str())
-        || *name == hyper::header::CONTENT_LENGTH
-        || *name == REQUEST_ID
-        || name.as_str().starts_with("x-warmpath-")
+    let name = name.as_str();
+    http::is_of_one_hop(name)
+        || name == hyper::header::CONTENT_LENGTH
+        || name == REQUEST_ID
+        || (name.starts_with("x-warmpath-") && name != http::BILL)
 }
 
 fn header_of(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Failure> {

@@ -214,6 +214,7 @@ fn mirror(head: &RequestHead, body: &[u8]) -> Vec<u8> {
             pair("x-mine", "caf\u{e9}"),
             pair("connection", "close"),
             pair("x-warmpath-status", "forged"),
+            pair(http::BILL, "cpu_ns=1"),
         ],
     };
     http::join(&answer, text.to_string().as_bytes())
@@ -385,6 +386,7 @@ async fn method_path_query_headers_and_body_go_there_and_status_headers_and_body
     let response = request.send().await.unwrap();
     assert_eq!(response.status(), 418);
     assert_eq!(header(&response, "content-type"), "text/plain");
+    assert_eq!(header(&response, http::BILL), "cpu_ns=1");
     let mine = response.headers()["x-mine"].as_bytes();
     assert_eq!(mine, b"caf\xe9");
     assert_eq!(header(&response, "x-warmpath-status"), "ok");

@@ -105,6 +105,8 @@ fn functions_of_openlambda_run_unchanged() {
     let wsgi = call(&cluster, "POST", "wsgi/a%20b?x=1&y=2", "body");
     assert_eq!((wsgi.code, wsgi.header("x-method")), (200, "post"));
     assert_eq!(wsgi.header("content-type"), "text/plain");
+    let bill = wsgi.header("x-warmpath-bill");
+    assert!(bill.starts_with("cpu_ns="), "{bill}");
     assert_eq!(wsgi.body, "/run/wsgi /a b x=1&y=2\nbody");
     assert_eq!(call(&cluster, "DELETE", "wsgi", "").code, 405);
 

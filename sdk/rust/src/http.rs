@@ -28,6 +28,9 @@ const OF_ONE_HOP: [&str; 10] = [
     "upgrade",
 ];
 
+/// What a request used, in the head of its reply. The worker writes it, and takes away what a handler calls so.
+pub const BILL: &str = "x-warmpath-bill";
+
 /// Name, in lower case, and value; each character of a value is one byte.
 pub type Header = (String, String);
 
@@ -101,6 +104,27 @@ impl RequestHead {
             query: String::new(),
             headers: vec![("content-length".to_owned(), body_len.to_string())],
         }
+    }
+}
+
+impl ResponseHead {
+    /// The head of a reply whose function says nothing of HTTP: the wire does not tell what a payload is, so
+    /// what reads as JSON is called JSON.
+    #[must_use]
+    pub fn of_reply(payload: &[u8]) -> Self {
+        Self {
+            status: 200,
+            headers: vec![("content-type".to_owned(), content_type(payload).to_owned())],
+        }
+    }
+}
+
+/// What to call a payload of which nothing else is known.
+#[must_use]
+pub fn content_type(payload: &[u8]) -> &'static str {
+    match serde_json::from_slice::<serde::de::IgnoredAny>(payload) {
+        Ok(_) => "application/json",
+        Err(_) => "application/octet-stream",
     }
 }
 

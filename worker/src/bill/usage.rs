@@ -1,5 +1,7 @@
 //! The bill of one request.
 
+use std::fmt;
+
 use db::{Locality, OpKind};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,28 @@ impl Usage {
         self.start_cpu_ns += charge.start_cpu_ns;
         self.idle_cpu_ns += charge.idle_cpu_ns;
         self.memory_mb_ms += u64::from(memory_mb) * charge.share_us / 1_000;
+    }
+}
+
+/// `name=value` pairs with commas between them, as the header `X-Warmpath-Bill` has them.
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cpu_ns={}, start_cpu_ns={}, idle_cpu_ns={}, wall_us={}, queue_us={}, cold_us={}, memory_mb_ms={}, \
+             memory_peak_kb={}, bytes_in={}, bytes_out={}, db_ops={}",
+            self.cpu_ns,
+            self.start_cpu_ns,
+            self.idle_cpu_ns,
+            self.wall_us,
+            self.queue_us,
+            self.cold_us,
+            self.memory_mb_ms,
+            self.memory_peak_kb,
+            self.bytes_in,
+            self.bytes_out,
+            self.db.total(),
+        )
     }
 }
 

@@ -4,9 +4,12 @@
 //! knows the manifest.
 
 use bytes::Bytes;
-use ebpf_common::wire::{RpcHeader, Status, flags};
+use ebpf_common::{
+    limits::MAX_MESSAGE,
+    wire::{RpcHeader, Status, flags},
+};
 use store::{Interface, Manifest};
-use warmpath_sdk::http::{self, RequestHead};
+use warmpath_sdk::http::{self, RequestHead, ResponseHead};
 
 use crate::pool::Outcome;
 
@@ -30,15 +33,23 @@ pub(super) fn take(
     Ok((speaks_http.then(|| Box::new(head)), body))
 }
 
-/// The payload of the reply, and whether it has the flag HTTP.
+/// The payload of the reply, with its bill if it came by HTTP, and whether it has the flag HTTP.
 pub(super) fn put(header: &RpcHeader, outcome: &mut Outcome) -> bool {
-    let Some(head) = outcome.http.take().filter(|_| header.has(flags::HTTP)) else {
+    let head = outcome.http.take();
+    if !header.has(flags::HTTP) || outcome.wait.is_some() {
         return false;
-    };
-    if outcome.status != Status::Ok {
-        return true;
     }
+    if outcome.status != Status::Ok {
+        return head.is_some();
+    }
+    let of_event = head.is_none();
+    let mut head = head.unwrap_or_else(|| ResponseHead::of_reply(&outcome.payload));
+    head.headers.retain(|(name, _)| name != http::BILL);
+    let bill = (http::BILL.to_owned(), outcome.usage.to_string());
+    head.headers.push(bill);
     match http::join(&head, &outcome.payload) {
+        // An event's reply may be as long as a message: then it goes without a bill.
+        Ok(message) if of_event && message.len() > MAX_MESSAGE => return false,
         Ok(message) => outcome.payload = message,
         Err(error) => {
             let usage = outcome.usage;
@@ -55,7 +66,6 @@ pub(super) fn put(header: &RpcHeader, outcome: &mut Outcome) -> bool {
 #[cfg(test)]
 mod tests {
     use ebpf_common::ids::FunctionId;
-    use warmpath_sdk::http::ResponseHead;
 
     use super::*;
 
@@ -123,10 +133,52 @@ mod tests {
         assert_eq!(outcome.payload, "body");
         let mut outcome = answered("1");
         assert!(put(&header(flags::HTTP), &mut outcome));
-        let (head, body) = http::split::<ResponseHead>(&outcome.payload).unwrap();
+        let (head, body) = reply(&outcome);
         assert_eq!((head.status, &body[..]), (201, &b"body"[..]));
         let mut outcome = answered("1\r\nset-cookie: a=b");
         assert!(!put(&header(flags::HTTP), &mut outcome));
         assert_eq!(outcome.status, Status::BadReply);
+    }
+
+    fn reply(outcome: &Outcome) -> (ResponseHead, Bytes) {
+        http::split(&outcome.payload).unwrap()
+    }
+
+    fn bills(head: &ResponseHead) -> Vec<&str> {
+        let bills = head.headers.iter().filter(|(name, _)| name == http::BILL);
+        bills.map(|(_, bill)| bill.as_str()).collect()
+    }
+
+    #[test]
+    fn a_reply_by_http_has_the_workers_bill_and_no_other() {
+        let mut outcome = Outcome {
+            http: Some(ResponseHead {
+                status: 200,
+                headers: vec![(http::BILL.to_owned(), "cpu_ns=0".to_owned())],
+            }),
+            ..Outcome::failed(Status::Ok, "body")
+        };
+        outcome.usage.cpu_ns = 1_234;
+        assert!(put(&header(flags::HTTP), &mut outcome));
+        let (head, _) = reply(&outcome);
+        let [bill] = bills(&head)[..] else {
+            panic!("{:?} is not one bill", head.headers);
+        };
+        assert!(bill.starts_with("cpu_ns=1234, "), "{bill}");
+    }
+
+    #[test]
+    fn an_events_reply_has_a_bill_unless_it_fills_the_message() {
+        let mut outcome = Outcome::failed(Status::Ok, "[1]");
+        assert!(put(&header(flags::HTTP), &mut outcome));
+        let (head, body) = reply(&outcome);
+        assert_eq!((bills(&head).len(), &body[..]), (1, &b"[1]"[..]));
+        let kind = ("content-type".to_owned(), "application/json".to_owned());
+        assert!(head.headers.contains(&kind));
+
+        let long = "x".repeat(MAX_MESSAGE);
+        let mut outcome = Outcome::failed(Status::Ok, long.clone());
+        assert!(!put(&header(flags::HTTP), &mut outcome));
+        assert_eq!(outcome.payload, long);
     }
 }
