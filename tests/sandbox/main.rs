@@ -18,6 +18,7 @@ mod isolation;
 mod layers;
 mod leftovers;
 mod limits;
+mod logs;
 mod measure;
 mod misbehaving;
 mod network;

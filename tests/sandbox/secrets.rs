@@ -4,6 +4,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use ebpf_common::wire::{Fault, Status};
 use serde_json::json;
+use worker::log::Wanted;
 
 use super::bed::{Bed, json as reply_of, text};
 
@@ -139,4 +140,20 @@ fn files_with(dir: &Path, text: &str, found: &mut Vec<std::path::PathBuf>) {
             found.push(path);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_printed_is_not_kept() {
+    let bed = bed().await;
+    put(&bed, "default", "s3cret\n", 0o600);
+    let code = "import os\ndef f(event):\n    print('key', os.environ['KEY'])\n";
+    let function = bed.deploy("leaks", code, MANIFEST).await;
+    bed.reply(&function, json!(null)).await;
+    let wanted = Wanted {
+        function: "leaks".to_owned(),
+        ..Wanted::default()
+    };
+    let entries = bed.pool.logs().read(&wanted).entries;
+    assert_eq!(entries[0].text, "key [hidden]\n");
+    bed.stop().await;
 }

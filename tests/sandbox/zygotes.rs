@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use store::{CatalogEntry, Digest};
 use tokio::time::Instant;
+use worker::log::Wanted;
 
 use super::bed::{Bed, bundle};
 
@@ -60,7 +61,7 @@ fn layers(digests: &[&Digest]) -> String {
 async fn what_a_function_imports_is_imported_once_for_all_its_instances() {
     let bed = start().await;
     let slow = put(&bed, &[("slow.py", SLOW)]).await;
-    let code = "import slow\nseen = []\ndef f(event):\n    seen.append(1)\n    return [slow.BORN, len(seen)]\n";
+    let code = "import slow\nseen = []\ndef f(event):\n    seen.append(1)\n    print('born in', slow.BORN[0])\n    return [slow.BORN, len(seen)]\n";
     let one = bed.deploy("one", code, &layers(&[&slow])).await;
     let other = bed
         .deploy("other", &format!("{code}\n# another\n"), &layers(&[&slow]))
@@ -80,6 +81,17 @@ async fn what_a_function_imports_is_imported_once_for_all_its_instances() {
         zygotes[0].forks >= 3 && zygotes[0].memory_mb > 0,
         "{zygotes:?}"
     );
+    // What is forked from a zygote prints to its own worker's pipes.
+    let wanted = Wanted {
+        function: "other".to_owned(),
+        ..Wanted::default()
+    };
+    let printed = bed.pool.logs().read(&wanted).entries;
+    let born = format!("born in {}\n", born[0][0]);
+    let heard = printed
+        .iter()
+        .any(|entry| entry.request.is_some() && entry.text == born);
+    assert!(heard, "{born} in {printed:?}");
     bed.stop().await;
 }
 

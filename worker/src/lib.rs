@@ -5,7 +5,8 @@
 //! - [`deferred`] keeps and makes the calls that nobody waits for.
 //! - [`park`] keeps the requests whose handlers wait for something.
 //! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
-//! - [`bill`] counts what each request used; [`api`] tells it to whoever asks on the admin socket.
+//! - [`bill`] counts what each request used; [`api`] tells it to whoever asks on the admin socket; [`log`] keeps what
+//!   functions print.
 //! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are, and [`report`] tells
 //!   the balancer.
 //! - [`decap`] takes the encapsulation off what the balancer sends, in the kernel.
@@ -27,6 +28,7 @@ mod error;
 pub mod identity;
 pub mod invoke;
 pub mod load;
+pub mod log;
 mod membership;
 pub mod metrics;
 pub mod park;

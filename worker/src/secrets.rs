@@ -146,6 +146,12 @@ impl Environment {
         Ok(environment)
     }
 
+    /// The values that `manifest` calls secrets, not to be kept when they are printed.
+    pub fn secrets_of(&self, manifest: &Manifest) -> impl Iterator<Item = &str> {
+        let names = manifest.secrets.keys();
+        names.filter_map(|name| self.variables.get(name).map(String::as_str))
+    }
+
     /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

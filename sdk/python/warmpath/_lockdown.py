@@ -66,14 +66,16 @@ def setns(fd, flags):
     _check(_libc.setns(fd, flags), "setns")
 
 
-def enter(namespaces, user, doors, connection, log, handler_id, landlock, internet, seccomp):
+def enter(
+    namespaces, user, doors, connection, out, err, handler_id, landlock, internet, seccomp
+):
     """Locks this process in. Returns the number that the instance's socket has from now on.
 
     namespaces  pairs of a descriptor and the kinds of namespaces of it to enter
     user        the handler's user namespace
     doors       the cgroup.procs files to join
     connection  the instance's socket
-    log         where what the handler prints goes
+    out, err    where what the handler prints goes
     handler_id  user and group in the user namespace
     landlock    version of Landlock to be used, 0 on a kernel without it
     internet    whether TCP is not to be refused, for its packets are filtered outside
@@ -86,7 +88,7 @@ def enter(namespaces, user, doors, connection, log, handler_id, landlock, intern
     setns(user, CLONE_NEWUSER)
     os.setsid()
     os.umask(0o077)
-    _files(connection, log)
+    _files(connection, out, err)
     _limits()
     _privileges(handler_id)
     os.chdir("/tmp")
@@ -141,15 +143,16 @@ def cage(namespaces, worker, own_pids, doors, uid, seccomp):
         _install(program)
 
 
-def _files(connection, log):
-    """Leaves four descriptors: an empty stdin, the log twice, the instance's socket."""
+def _files(connection, out, err):
+    """Leaves four descriptors: an empty stdin, both outputs, the instance's socket."""
     # First above all numbers that are to be overwritten.
     connection = os.dup2(connection, 100)
-    log = os.dup2(log, 101)
+    out = os.dup2(out, 101)
+    err = os.dup2(err, 102)
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
     os.dup2(connection, _INSTANCE_FD, inheritable=False)
     os.closerange(_INSTANCE_FD + 1, 2**31 - 1)
 

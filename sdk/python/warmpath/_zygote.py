@@ -99,12 +99,13 @@ def _spawn(command, fds, own_pids):
     else:
         init, *fds = fds
         pids, namespaces = init, [(init, sum(_lockdown.NAMESPACES))]
+    user, connection, out, err, *doors = fds
     # Children are born in that pid namespace; this process stays where it is.
     _lockdown.setns(pids, _lockdown.CLONE_NEWPID)
     try:
         pid = os.fork()
         if pid == 0:
-            _become_instance(command, namespaces, *fds[:3], fds[3:])
+            _become_instance(command, namespaces, user, connection, (out, err), doors)
     finally:
         _lockdown.setns(own_pids, _lockdown.CLONE_NEWPID)
     return {"pid": pid}, os.pidfd_open(pid)
@@ -144,7 +145,7 @@ def _use_library(command):
     warmpath.__path__[:] = [f"{_LIBRARY}/warmpath"]
 
 
-def _become_instance(command, namespaces, user, connection, log, doors):
+def _become_instance(command, namespaces, user, connection, outputs, doors):
     """The rest of the life of a forked process; it never returns."""
     status = 1
     try:
@@ -156,7 +157,7 @@ def _become_instance(command, namespaces, user, connection, log, doors):
             user,
             doors,
             connection,
-            log,
+            *outputs,
             command["handler_id"],
             command["landlock"],
             command["internet"],

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     bill::BillReport,
+    log::{LogPage, Wanted},
     park::ParkedReport,
     pool::{PoolStanding, ZygoteStatus},
 };
@@ -119,6 +120,25 @@ impl WorkerClient {
     pub async fn parked(&self) -> Result<ParkedReport, ClientError> {
         let path = "/v1/parked";
         self.send(path, self.http.get(url(path))).await
+    }
+
+    /// What `wanted` printed; with `follow`, waits a while until there is something.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn logs(&self, wanted: &Wanted, follow: bool) -> Result<LogPage, ClientError> {
+        let path = "/v1/logs";
+        let (after, follow) = (wanted.after.to_string(), follow.to_string());
+        let mut query = vec![
+            ("function", wanted.function.as_str()),
+            ("after", &after),
+            ("follow", &follow),
+        ];
+        if let Some(request) = &wanted.request {
+            query.push(("request", request));
+        }
+        self.send(path, self.http.get(url(path)).query(&query))
+            .await
     }
 
     async fn send<T: DeserializeOwned>(

@@ -11,10 +11,14 @@ use serde::Deserialize;
 
 use crate::{
     bill::BillReport,
+    log::{LogPage, Wanted},
     park::ParkedReport,
     pool::{Pool, PoolStanding, ZygoteStatus},
     rpc::Server,
 };
+
+/// Whoever follows a log is answered after so long, with nothing if there is nothing, and asks again.
+const FOLLOW_MAX: Duration = Duration::from_secs(20);
 
 /// All routes.
 pub(crate) fn router(pool: Arc<Pool>, server: Arc<Server<Arc<Pool>>>) -> Router {
@@ -25,6 +29,7 @@ pub(crate) fn router(pool: Arc<Pool>, server: Arc<Server<Arc<Pool>>>) -> Router 
         .route("/v1/bills", get(bills))
         .route("/v1/zygotes", get(zygotes))
         .route("/v1/pool", get(standing))
+        .route("/v1/logs", get(logs))
         .with_state(pool)
         .merge(parked)
 }
@@ -50,4 +55,34 @@ async fn standing(State(pool): State<Arc<Pool>>) -> Json<PoolStanding> {
 
 async fn zygotes(State(pool): State<Arc<Pool>>) -> Json<Vec<ZygoteStatus>> {
     Json(pool.zygotes())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogsQuery {
+    /// The function's name.
+    function: String,
+    /// Only this request: 16 hexadecimal digits.
+    request: Option<String>,
+    /// Only later entries than this one.
+    #[serde(default)]
+    after: u64,
+    /// Wait until there is something.
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn logs(State(pool): State<Arc<Pool>>, Query(query): Query<LogsQuery>) -> Json<LogPage> {
+    let wanted = Wanted {
+        function: query.function,
+        request: query.request,
+        after: query.after,
+    };
+    let logs = pool.logs();
+    if query.follow
+        && let Ok(page) = tokio::time::timeout(FOLLOW_MAX, logs.follow(&wanted)).await
+    {
+        return Json(page);
+    }
+    Json(logs.read(&wanted))
 }

@@ -11,17 +11,16 @@ use std::{
 use tokio::{io::unix::AsyncFd, sync::mpsc, time::Instant};
 
 use super::{
-    Counters,
     budget::Share,
     connection::{Answer, Broken, Connection},
     function::FunctionPool,
     invocation::Path,
-    log::{Tail, drain},
     roster::Places,
     shared::SharedConnection,
 };
 use crate::{
     bill::{Charge, DbOps, Gauge, Ticket},
+    log::Output,
     runtime::protocol::InvokeMeta,
     sandbox::{Sandbox, SandboxError},
     secrets::Environment,
@@ -71,7 +70,7 @@ pub(super) struct Body {
     sandbox: Arc<Sandbox>,
     /// How many requests it serves at a time.
     places: u32,
-    tail: Tail,
+    output: Arc<Output>,
     /// How it came to be.
     origin: Path,
     /// What it was started with; once it is loaded without the values, which only the instance has.
@@ -95,7 +94,7 @@ pub(super) struct Body {
 pub(super) struct Parts {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) begun: Instant,
-    pub(super) tail: Tail,
+    pub(super) output: Arc<Output>,
     pub(super) environment: Environment,
     pub(super) share: Share,
     pub(super) origin: Path,
@@ -108,7 +107,7 @@ impl Body {
         Self {
             sandbox: parts.sandbox,
             places: parts.function.entry.manifest.concurrency,
-            tail: parts.tail,
+            output: parts.output,
             origin: parts.origin,
             environment: parts.environment,
             is_fresh: AtomicBool::new(true),
@@ -126,9 +125,9 @@ impl Body {
         self.sandbox.id()
     }
 
-    /// The end of what it printed.
-    pub(super) fn printed(&self) -> String {
-        self.tail.text()
+    /// What it prints.
+    pub(super) fn output(&self) -> &Output {
+        &self.output
     }
 
     /// When it was begun to start it.
@@ -318,11 +317,9 @@ impl Drop for Instance {
 
 /// Follows an instance to its end: drains what it prints, and ends it when its main process has ended.
 pub(super) async fn watch(
-    log: OwnedFd,
-    tail: Tail,
+    output: Arc<Output>,
     sandbox: Weak<Sandbox>,
     function: Weak<FunctionPool>,
-    counters: Arc<Counters>,
 ) {
     let process = sandbox.upgrade().and_then(|sandbox| {
         let process = sandbox.process()?.as_fd().try_clone_to_owned().ok()?;
@@ -345,7 +342,7 @@ pub(super) async fn watch(
         }
     };
     let drained = async {
-        if let Err(error) = drain(log, tail, &counters.log_bytes).await {
+        if let Err(error) = output.drain().await {
             tracing::warn!(%error, "cannot read what a handler prints");
         }
     };

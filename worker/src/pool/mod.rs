@@ -24,7 +24,6 @@ mod functions;
 mod instance;
 mod invocation;
 mod keeper;
-mod log;
 mod packages;
 mod policy;
 mod roster;
@@ -65,6 +64,7 @@ pub use self::{
 use crate::{
     bill::{BillReport, Ledger, Line},
     code::CodeCache,
+    log::Logs,
     runtime::{self, zygote::Zygote},
     sandbox::{
         CgroupError, CheckError, Sandbox, SandboxMaker, Uids, WorkerCgroup,
@@ -115,7 +115,7 @@ pub(crate) struct Counters {
     evictions: AtomicU64,
     evicted_for_memory: AtomicU64,
     destroyed: AtomicU64,
-    log_bytes: AtomicU64,
+    log_bytes: Arc<AtomicU64>,
     unbilled_cpu_ns: AtomicU64,
     secret_failures: AtomicU64,
 }
@@ -138,7 +138,7 @@ impl Counters {
             evictions: AtomicU64::new(0),
             evicted_for_memory: AtomicU64::new(0),
             destroyed: AtomicU64::new(0),
-            log_bytes: AtomicU64::new(0),
+            log_bytes: Arc::default(),
             unbilled_cpu_ns: AtomicU64::new(0),
             secret_failures: AtomicU64::new(0),
         })
@@ -160,6 +160,7 @@ pub struct Pool {
     budget: Arc<Budget>,
     counters: Arc<Counters>,
     ledger: Arc<Ledger>,
+    logs: Arc<Logs>,
     /// Requests in a queue.
     waiting: AtomicUsize,
     /// Everything that runs a handler, to kill it when the worker stops.
@@ -216,6 +217,7 @@ impl Pool {
             zygotes,
             counters: Arc::new(counters),
             ledger: Arc::default(),
+            logs: Arc::default(),
             waiting: AtomicUsize::new(0),
             running: Mutex::default(),
             warm: watch::Sender::new(Vec::new()),
@@ -338,6 +340,12 @@ impl Pool {
     #[must_use]
     pub fn bills(&self, within: Option<Duration>) -> BillReport {
         self.ledger.report(&self.config.worker, within)
+    }
+
+    /// What functions print.
+    #[must_use]
+    pub fn logs(&self) -> &Arc<Logs> {
+        &self.logs
     }
 
     /// The sums by function.

@@ -190,6 +190,7 @@ impl Pool {
         self.counters.paths[path as usize].fetch_add(1, Ordering::Relaxed);
         instance.set_used();
         let mut usage = started(&instance, path, entered, now);
+        instance.body().output().begin(invocation.request_id);
         let ticket = instance.body().begin();
         let answered = {
             let event = &invocation.payload;
@@ -197,6 +198,7 @@ impl Pool {
             tokio::time::timeout_at(deadline.at, invoked).await
         };
         let (charge, peak_kb) = instance.body().charge(ticket);
+        instance.body().output().end(invocation.request_id);
         usage.add(charge, function.entry.manifest.memory_mb);
         usage.memory_peak_kb = peak_kb;
         let (status, message) = match answered {
@@ -235,7 +237,7 @@ impl Pool {
             function = invocation.function.qualified,
             instance = usage.instance,
             status = status.name(),
-            output = instance.body().printed(),
+            output = instance.body().output().tail(),
             "an instance is ended"
         );
         function.discard(instance);

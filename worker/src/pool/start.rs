@@ -17,11 +17,11 @@ use super::{
     function::{FunctionPool, Refusal},
     instance::{Body, Instance, Parts, watch},
     invocation::Path,
-    log::Tail,
     packages::Started,
     stock::Prepared,
 };
 use crate::{
+    log::{Hidden, Output, Source},
     runtime::{
         self,
         protocol::{LoadMeta, LoadedMeta},
@@ -173,22 +173,27 @@ fn wrap(
     begun: Instant,
     environment: Environment,
 ) -> std::io::Result<(Body, Connection)> {
-    let tail = Tail::default();
     let sandbox = Arc::new(prepared.sandbox);
     pool.running().push(Arc::downgrade(&sandbox));
     let connection = Connection::new(prepared.stream)?;
+    let source = Source {
+        function: function.entry.name.clone(),
+        version: function.entry.version,
+        instance: sandbox.id(),
+        hidden: Hidden::new(environment.secrets_of(&function.entry.manifest)),
+    };
+    let (logs, total) = (Arc::clone(&pool.logs), Arc::clone(&pool.counters.log_bytes));
+    let output = Arc::new(Output::new(source, prepared.outputs, logs, total)?);
     let watched = watch(
-        prepared.log,
-        tail.clone(),
+        Arc::clone(&output),
         Arc::downgrade(&sandbox),
         Arc::downgrade(function),
-        Arc::clone(&pool.counters),
     );
     pool.tasks.spawn(watched);
     let body = Body::new(Parts {
         sandbox,
         begun,
-        tail,
+        output,
         environment,
         share,
         origin,
@@ -245,7 +250,7 @@ async fn load(
     };
     tracing::debug!(
         function = entry.qualified,
-        output = body.printed(),
+        output = body.output().tail(),
         "not loaded"
     );
     Err(Refusal { status, message })

@@ -47,7 +47,7 @@ pub(super) enum PrepareError {
 pub(super) struct Prepared {
     pub(super) sandbox: Sandbox,
     pub(super) stream: UnixStream,
-    pub(super) log: OwnedFd,
+    pub(super) outputs: [OwnedFd; 2],
 }
 
 /// The sandboxes kept ready.
@@ -276,15 +276,17 @@ impl Stock {
         let mut claimed = zygote.fork(&sandbox)?;
         if !self.is_ready(&mut claimed.stream) {
             sandbox.kill();
-            // The zygote may hold the log open for ever: its words are not waited for.
+            // The zygote may hold the pipes open for ever: its words are not waited for.
             return Err(PrepareError::Unfit);
         }
         sandbox.occupy(PackageZygote::confirm(&claimed, &sandbox)?);
-        let Claimed { stream, log, .. } = claimed;
+        let Claimed {
+            stream, outputs, ..
+        } = claimed;
         Ok(Prepared {
             sandbox,
             stream,
-            log,
+            outputs,
         })
     }
 
@@ -292,15 +294,15 @@ impl Stock {
         let sandbox = self.make_now()?;
         let forked = self.zygote.fork(&sandbox)?;
         sandbox.occupy(forked.pidfd);
-        let (mut stream, log) = (forked.stream, forked.log);
+        let (mut stream, outputs) = (forked.stream, forked.outputs);
         if !self.is_ready(&mut stream) {
             sandbox.kill();
-            return Err(PrepareError::NotReady(last_words(log)));
+            return Err(PrepareError::NotReady(last_words(outputs)));
         }
         Ok(Prepared {
             sandbox,
             stream,
-            log,
+            outputs,
         })
     }
 
@@ -324,11 +326,11 @@ impl Stock {
     }
 }
 
-fn last_words(log: OwnedFd) -> String {
+fn last_words([_, stderr]: [OwnedFd; 2]) -> String {
     let mut words = String::new();
     // What cannot be read cannot be told.
     drop(
-        std::fs::File::from(log)
+        std::fs::File::from(stderr)
             .take(LAST_WORDS_MAX)
             .read_to_string(&mut words),
     );

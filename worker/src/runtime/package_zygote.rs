@@ -88,8 +88,8 @@ pub struct Claimed {
     pub pid: i32,
     /// The protocol's socket.
     pub stream: UnixStream,
-    /// What it prints.
-    pub log: OwnedFd,
+    /// What it prints: standard output, standard error.
+    pub outputs: [OwnedFd; 2],
 }
 
 /// A zygote with packages imported. Dropped, it ends.
@@ -193,19 +193,25 @@ impl PackageZygote {
     pub fn fork(&self, sandbox: &Sandbox) -> Result<Claimed, ZygoteError> {
         let pipe = |what| move |source| ZygoteError::Pipe { what, source };
         let (stream, theirs) = UnixStream::pair().map_err(pipe("socket"))?;
-        let (log, printed) = std::io::pipe().map_err(pipe("log pipe"))?;
+        let (out, stdout) = std::io::pipe().map_err(pipe("output pipe"))?;
+        let (err, stderr) = std::io::pipe().map_err(pipe("output pipe"))?;
         let namespaces = sandbox.namespaces().map_err(ZygoteError::Namespaces)?;
         let doors = sandbox.cgroup().doors()?;
         let mut fds = vec![namespaces.pid.as_fd()];
         fds.extend(namespaces.others.iter().map(AsFd::as_fd));
-        fds.extend([sandbox.user(), theirs.as_fd(), printed.as_fd()]);
+        fds.extend([
+            sandbox.user(),
+            theirs.as_fd(),
+            stdout.as_fd(),
+            stderr.as_fd(),
+        ]);
         fds.extend(doors.iter().map(AsFd::as_fd));
         let pid = self.ask(&self.spawner.spawn(true), &fds)?;
         self.forks.fetch_add(1, Ordering::Relaxed);
         Ok(Claimed {
             pid,
             stream,
-            log: log.into(),
+            outputs: [out.into(), err.into()],
         })
     }
 

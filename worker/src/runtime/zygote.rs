@@ -126,8 +126,8 @@ pub struct Forked {
     pub pidfd: OwnedFd,
     /// The protocol's socket.
     pub stream: UnixStream,
-    /// What it prints.
-    pub log: OwnedFd,
+    /// What it prints: standard output, standard error.
+    pub outputs: [OwnedFd; 2],
 }
 
 /// A zygote, running or to be started.
@@ -206,13 +206,15 @@ impl Zygote {
     pub fn fork(&self, sandbox: &Sandbox) -> Result<Forked, ZygoteError> {
         let pipe = |what| move |source| ZygoteError::Pipe { what, source };
         let (stream, theirs) = UnixStream::pair().map_err(pipe("socket"))?;
-        let (log, printed) = std::io::pipe().map_err(pipe("log pipe"))?;
+        let (out, stdout) = std::io::pipe().map_err(pipe("output pipe"))?;
+        let (err, stderr) = std::io::pipe().map_err(pipe("output pipe"))?;
         let doors = sandbox.cgroup().doors()?;
         let mut fds = vec![
             sandbox.init(),
             sandbox.user(),
             theirs.as_fd(),
-            printed.as_fd(),
+            stdout.as_fd(),
+            stderr.as_fd(),
         ];
         fds.extend(doors.iter().map(AsFd::as_fd));
         let (pid, pidfd) = self.tell(&self.spawner.spawn(false), &fds)?;
@@ -220,7 +222,7 @@ impl Zygote {
             pid,
             pidfd,
             stream,
-            log: log.into(),
+            outputs: [out.into(), err.into()],
         })
     }
 
