@@ -277,6 +277,26 @@ pub(crate) enum FnVerb {
     Cost(CostArgs),
     /// List a function's calls that nobody waited for and that were given up, or try one once more
     Dead(DeadArgs),
+    /// Print what a function printed, by request
+    Logs(LogsArgs),
+}
+
+/// Which output to show.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LogsArgs {
+    /// The function
+    pub(crate) name: String,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only this request: its id, 16 hexadecimal digits
+    #[arg(long, value_name = "ID", value_parser = crate::verb::parse_request)]
+    pub(crate) request: Option<String>,
+    #[command(flatten)]
+    pub(crate) workers: WorkerSocketArgs,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// How `requirements.txt` and `package.json` become layers.

@@ -1,10 +1,19 @@
 //! Deploying and calling.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
 use ebpf_common::maps::Class;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::json;
 use tests::wait;
 
-use crate::bed::{machine, platform};
+use crate::bed::{machine, platform, warmpath};
 
 #[test]
 fn a_deployed_function_answers_by_rpc_and_by_http() {
@@ -76,4 +85,59 @@ fn an_unknown_function_is_the_callers_fault_and_a_failing_one_the_functions() {
     );
     let next = cluster.invoke("failing", r#"{"fail":false}"#, &[]).unwrap();
     assert_eq!(next["status"], "ok", "{next}");
+}
+
+#[test]
+fn what_a_function_printed_is_told_by_request() {
+    let _machine = machine();
+    let cluster = platform(&["failing"]);
+    let (netns, sockets) = (&cluster.topology.client.netns, cluster.worker_sockets());
+    let warmpath = warmpath().display().to_string();
+    let logs = |more: &[&str]| {
+        let args = [&["fn", "logs", "failing", "--worker", &sockets], more].concat();
+        netns.run(&warmpath, &args).unwrap()
+    };
+    let fail = || cluster.invoke("failing", r#"{"fail":true}"#, &[]).unwrap();
+    let last = "err ValueError: this function always fails, on purpose";
+    assert_eq!(fail()["status"], "exception");
+    let printed = logs(&[]);
+    println!("{printed}");
+    assert!(printed.trim_end().ends_with(last), "{printed}");
+    let (request, _) = printed.split_once(' ').unwrap();
+    assert!(
+        printed.lines().all(|line| line.starts_with(request)),
+        "{printed}"
+    );
+    assert_eq!(logs(&["--request", request]), printed);
+    assert_eq!(logs(&["--request", "0123456789abcdef"]), "");
+    let objects = logs(&["--request", request, "--json"]);
+    for line in objects.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&entry["request"], &entry["stream"]),
+            (&json!(request), &json!("stderr"))
+        );
+    }
+
+    let mut follower = netns
+        .command("timeout")
+        .args([
+            "30", &warmpath, "fn", "logs", "failing", "-f", "--worker", &sockets,
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().expect("it goes on").unwrap();
+    while !next().ends_with(last) {}
+    assert_eq!(fail()["status"], "exception");
+    let mut line = next();
+    assert!(!line.starts_with(request), "{line}");
+    while !line.ends_with(last) {
+        line = next();
+    }
+    // `timeout` hands it on.
+    let pid = Pid::from_raw(follower.id().cast_signed());
+    kill(pid, Signal::SIGTERM).unwrap();
+    follower.wait().unwrap();
 }

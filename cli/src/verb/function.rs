@@ -42,6 +42,7 @@ pub(super) async fn run(verb: &FnVerb) -> Result<Exit> {
         FnVerb::Dead(args) => return super::dead::run(args).await,
         FnVerb::Invoke(args) => return super::invoke::invoke(args).await,
         FnVerb::Cost(args) => return super::cost::cost(args).await,
+        FnVerb::Logs(args) => return super::logs::logs(args).await,
     }
     Ok(Exit::Ok)
 }

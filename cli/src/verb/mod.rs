@@ -8,6 +8,7 @@ mod doctor;
 mod explain;
 mod function;
 mod invoke;
+mod logs;
 mod map;
 mod parked;
 mod policy;
@@ -21,7 +22,7 @@ mod zygotes;
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::cost::parse_what_if;
+pub(crate) use self::{cost::parse_what_if, logs::parse_request};
 use crate::{
     args::{Args, BalancerVerb, FnVerb, MapVerb, PoliceVerb, RouteVerb, Verb, WorkerVerb},
     output::Exit,
@@ -93,6 +94,7 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         Verb::Db(role) => role::db(&role).await,
         Verb::Fn(FnVerb::Invoke(args)) => invoke::invoke(&args).await,
         Verb::Fn(FnVerb::Cost(args)) => cost::cost(&args).await,
+        Verb::Fn(FnVerb::Logs(args)) => logs::logs(&args).await,
         Verb::Fn(verb) => function::run(&verb).await,
         Verb::Status {
             top: Some(rows),

@@ -64,6 +64,11 @@ impl Paths {
         self.dir.join("bpf")
     }
 
+    /// The admin socket of the worker on `host`.
+    pub(super) fn worker_socket(&self, host: &Host) -> PathBuf {
+        self.data.join(&host.role).join("worker.sock")
+    }
+
     fn token(&self) -> PathBuf {
         self.dir.join("token")
     }

@@ -293,6 +293,14 @@ impl Cluster {
         })
     }
 
+    /// The workers' admin sockets, as the command line takes them.
+    #[must_use]
+    pub fn worker_sockets(&self) -> String {
+        let workers = self.topology.workers.iter();
+        let sockets = workers.map(|worker| self.paths.worker_socket(worker).display().to_string());
+        sockets.collect::<Vec<_>>().join(",")
+    }
+
     /// Calls a function once through the VIP by `warmpath fn invoke`.
     ///
     /// # Errors
