@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use warmpath_sdk::deferred::CallId;
+use worker::profile::ProfileRequest;
 
 /// A serverless platform whose load balancer lives in the kernel.
 #[derive(Debug, Parser)]
@@ -275,6 +276,8 @@ pub(crate) enum FnVerb {
     Invoke(InvokeArgs),
     /// Say what functions used and what that comes to, by version and caller
     Cost(CostArgs),
+    /// Say where a function that is being called spends its time, as a flame graph
+    Profile(ProfileArgs),
     /// List a function's calls that nobody waited for and that were given up, or try one once more
     Dead(DeadArgs),
     /// Print what a function printed, by request
@@ -356,6 +359,27 @@ pub(crate) struct CostArgs {
     pub(crate) workers: WorkerSocketArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// What to profile, and how.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ProfileArgs {
+    /// The function: all its versions, or one with `@alias` or `@version`
+    pub(crate) name: String,
+    /// How long to look
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(ProfileRequest::SECONDS_MAX)))]
+    pub(crate) seconds: u32,
+    /// How often a second to look at each running call
+    #[arg(long, value_name = "N", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=i64::from(ProfileRequest::HZ_MAX)))]
+    pub(crate) hz: u32,
+    /// Write the flame graph to this file (SVG)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) workers: WorkerSocketArgs,
+    /// Print the stacks and their samples as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// One call.

@@ -3,6 +3,7 @@
 
 mod args;
 mod bundle;
+mod flame;
 mod openlambda;
 mod output;
 mod prices;

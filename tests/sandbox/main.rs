@@ -24,6 +24,7 @@ mod misbehaving;
 mod network;
 mod packages;
 mod pauses;
+mod profile;
 mod runtimes;
 mod secrets;
 mod serving;

@@ -222,3 +222,77 @@ async fn measure_a_cold_start_with_numpy_imported() {
     show("cold start with numpy, from a zygote that has it", with);
     bed.stop().await;
 }
+
+/// A handler that only computes, for some milliseconds, five calls deep.
+const COMPUTES: &str = "
+def sum_to(n):
+    total = 0
+    for i in range(n):
+        total += i * i % 7
+    return total
+def deep(level):
+    return sum_to(60_000) if level == 0 else deep(level - 1)
+def f(event):
+    return deep(5)
+";
+const PROFILE_ROUNDS: usize = 15;
+const PROFILE_PHASE: Duration = Duration::from_secs(2);
+
+/// Mean CPU time and median wall time of one request, in microseconds, and how many were made in a phase.
+async fn computing(bed: &Bed, function: &Arc<store::CatalogEntry>) -> (f64, f64, usize) {
+    let end = Instant::now() + PROFILE_PHASE;
+    let (mut cpu, mut wall) = (Vec::new(), Vec::new());
+    while Instant::now() < end {
+        let outcome = bed.call(function, json!(null)).await;
+        reply(&outcome);
+        cpu.push(outcome.usage.cpu_ns as f64 / 1e3);
+        wall.push(outcome.usage.wall_us as f64);
+    }
+    (mean(&cpu), median(&mut wall), cpu.len())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, for a quiet machine and a release build"]
+async fn measure_a_profile() {
+    let bed = Bed::start().await;
+    let function = bed.deploy("computes", COMPUTES, "timeout_ms = 20000").await;
+    computing(&bed, &function).await;
+    let (mut cpu, mut wall, mut requests) = (Vec::new(), Vec::new(), [0, 0]);
+    let mut before = Vec::new();
+    for _ in 0..PROFILE_ROUNDS {
+        let off = computing(&bed, &function).await;
+        let asked = worker::profile::ProfileRequest {
+            function: "computes".to_owned(),
+            seconds: 2,
+            hz: 99,
+        };
+        let (report, on) = tokio::join!(bed.pool.profile(&asked), computing(&bed, &function));
+        assert!(report.unwrap().samples > 50);
+        // The sampler is gone a second after its last call.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        cpu.push((on.0 / off.0 - 1.0) * 100.0);
+        wall.push((on.1 / off.1 - 1.0) * 100.0);
+        before.push(off.1);
+        requests[0] += off.2;
+        requests[1] += on.2;
+    }
+    let [off, on] = requests;
+    println!(
+        "profiled at 99 Hz, {PROFILE_ROUNDS} pairs of {PROFILE_PHASE:?}: {off} requests without, {on} with; a request \
+         without: p50 {:.0} us; with, median of pairs: CPU time {:+.2} %, wall time {:+.2} %",
+        median(&mut before),
+        median(&mut cpu),
+        median(&mut wall)
+    );
+    println!("CPU time by pair, sorted: {cpu:.1?}");
+    bed.stop().await;
+}

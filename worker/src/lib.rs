@@ -5,8 +5,8 @@
 //! - [`deferred`] keeps and makes the calls that nobody waits for.
 //! - [`park`] keeps the requests whose handlers wait for something.
 //! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
-//! - [`bill`] counts what each request used; [`api`] tells it to whoever asks on the admin socket; [`log`] keeps what
-//!   functions print.
+//! - [`bill`] counts what each request used, [`profile`] where a function spends its time, [`log`] keeps what functions
+//!   print; [`api`] tells it to whoever asks on the admin socket.
 //! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are, and [`report`] tells
 //!   the balancer.
 //! - [`decap`] takes the encapsulation off what the balancer sends, in the kernel.
@@ -33,6 +33,7 @@ mod membership;
 pub mod metrics;
 pub mod park;
 pub mod pool;
+pub mod profile;
 pub mod report;
 pub mod rpc;
 pub mod runtime;

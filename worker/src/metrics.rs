@@ -370,6 +370,7 @@ pub struct Gauges {
     destroyed: IntCounter,
     log_bytes: IntCounter,
     secret_failures: IntCounter,
+    profile_samples: IntCounter,
     zygote_restarts: IntCounter,
     unbilled_cpu_ns: IntCounter,
     zygotes: IntGauge,
@@ -477,6 +478,10 @@ impl Gauges {
                 "Instances ended after a timeout, a crash, a bad reply or for want of memory.",
             )?,
             log_bytes: counter("worker_log_bytes_total", "Bytes that handlers printed.")?,
+            profile_samples: counter(
+                "worker_profile_samples_total",
+                "Samples in the profiles of functions that were taken.",
+            )?,
             secret_failures: counter(
                 "worker_secret_failures_total",
                 "Instances not started for want of a secret, or because others could read it.",
@@ -553,6 +558,7 @@ impl Gauges {
             (&self.destroyed, pool.destroyed),
             (&self.log_bytes, pool.log_bytes),
             (&self.secret_failures, pool.secret_failures),
+            (&self.profile_samples, pool.profile_samples),
             (&self.zygote_restarts, pool.zygote_restarts),
             (&self.unbilled_cpu_ns, pool.unbilled_cpu_ns),
             (&self.zygotes_grown, pool.zygotes_grown),

@@ -43,6 +43,7 @@ pub(super) async fn run(verb: &FnVerb) -> Result<Exit> {
         FnVerb::Invoke(args) => return super::invoke::invoke(args).await,
         FnVerb::Cost(args) => return super::cost::cost(args).await,
         FnVerb::Logs(args) => return super::logs::logs(args).await,
+        FnVerb::Profile(args) => return super::profile::profile(args).await,
     }
     Ok(Exit::Ok)
 }

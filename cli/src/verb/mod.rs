@@ -13,6 +13,7 @@ mod map;
 mod parked;
 mod policy;
 mod pool;
+mod profile;
 mod role;
 mod status;
 mod top;
@@ -95,6 +96,7 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         Verb::Fn(FnVerb::Invoke(args)) => invoke::invoke(&args).await,
         Verb::Fn(FnVerb::Cost(args)) => cost::cost(&args).await,
         Verb::Fn(FnVerb::Logs(args)) => logs::logs(&args).await,
+        Verb::Fn(FnVerb::Profile(args)) => profile::profile(&args).await,
         Verb::Fn(verb) => function::run(&verb).await,
         Verb::Status {
             top: Some(rows),

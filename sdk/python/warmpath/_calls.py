@@ -1,6 +1,6 @@
 """Several requests at a time: threads for plain handlers, one event loop for those that are `async def`.
 
-The main thread reads, and gives each frame to its call; whoever sends holds a lock for one frame. The worker sends
+The main thread reads, and gives each frame to its call. The worker sends
 no more calls at a time than the manifest allows, so that the pool of threads never has a queue.
 """
 
@@ -10,7 +10,7 @@ import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from warmpath import _context, _failure, _wire
+from warmpath import _context, _failure, _profile, _wire
 from warmpath._wait import Wait
 
 
@@ -34,8 +34,9 @@ def serve(connection, handler, concurrency):
 class _Call:
     """One call that runs: its number, its request, and the answers that come for it."""
 
-    def __init__(self, number):
+    def __init__(self, number, profile_hz):
         self.number = number
+        self.profile_hz = profile_hz
         self.request = _context.Request()
         self.answers = queue.SimpleQueue()
 
@@ -45,11 +46,12 @@ class _Calls:
 
     def __init__(self, connection):
         self._connection = connection
-        self._sending = threading.Lock()
         self._running = {}
+        self._profiler = _profile.Profiler(self._send)
+        os.register_at_fork(after_in_child=self._profiler.forget)
 
     def begin(self, meta):
-        call = _Call(meta["call"])
+        call = _Call(meta["call"], meta.get("profile"))
         call.request.begin(meta)
         call.request.exchange = lambda op: self._exchange(call, op)
         self._running[call.number] = call
@@ -66,7 +68,7 @@ class _Calls:
         contextvars.copy_context().run(self._run, handler, call, event, head)
 
     def _run(self, handler, call, event, head):
-        _context.serve(call.request)
+        self._enter(call)
         try:
             reply, said = handler.run(event, head)
         except BaseException as error:  # sys.exit() in a handler is an error of that request
@@ -76,13 +78,18 @@ class _Calls:
 
     async def run_async(self, handler, call, event, head):
         """Serves a call as a task of its own."""
-        _context.serve(call.request)
+        self._enter(call)
         try:
             reply, said = await handler.run_async(event, head)
         except BaseException as error:
             self._fail(call, error)
         else:
             self._finish(call, reply, said)
+
+    def _enter(self, call):
+        _context.serve(call.request)
+        if call.profile_hz:
+            self._profiler.begin(call.profile_hz, call.number, threading.get_ident())
 
     def _finish(self, call, reply, said):
         self._end(call)
@@ -97,6 +104,8 @@ class _Calls:
         self._send(_wire.ERROR, _failure.describe(error) | {"call": call.number})
 
     def _end(self, call):
+        if call.profile_hz:
+            self._profiler.end(call.number)
         call.request.exchange = None
         self._running.pop(call.number, None)
         # Whoever still waits for an answer waits in vain.
@@ -107,11 +116,10 @@ class _Calls:
         return call.answers.get()
 
     def _send(self, kind, meta, data=b""):
-        with self._sending:
-            try:
-                self._connection.send(kind, meta, data)
-            except OSError:  # the worker is gone, or this is a process that the handler forked
-                os._exit(1)
+        try:
+            self._connection.send(kind, meta, data)
+        except OSError:  # the worker is gone, or this is a process that the handler forked
+            os._exit(1)
 
 
 def _on_a_loop(calls, handler):

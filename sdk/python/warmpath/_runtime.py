@@ -1,8 +1,9 @@
 """The loop of an instance: load the function once, then serve requests, one after the other as a rule."""
 
 import os
+import threading
 
-from warmpath import _calls, _context, _exec, _failure, _handler, _wire
+from warmpath import _calls, _context, _exec, _failure, _handler, _profile, _wire
 from warmpath._wait import Wait
 
 
@@ -31,6 +32,8 @@ def serve(connection):
 
 def _serve_alone(connection, handler):
     run = _on_a_loop(handler.run_async) if handler.run_async else handler.run
+    profiler = _profile.Profiler(connection.send)
+    os.register_at_fork(after_in_child=profiler.forget)
 
     def exchange(op):
         connection.send(_wire.DB_REQUEST, data=op)
@@ -39,8 +42,15 @@ def _serve_alone(connection, handler):
     connection.send(_wire.READY, {"imports": handler.imports})
     while True:
         kind, meta, event = connection.receive()
-        if kind == _wire.INVOKE:
-            _invoke(connection, exchange, run, meta, event)
+        if kind != _wire.INVOKE:
+            continue
+        profile_hz = meta.get("profile")
+        if profile_hz:
+            profiler.begin(profile_hz, None, threading.get_ident())
+        answer = _invoke(exchange, run, meta, event)
+        if profile_hz:
+            profiler.end(None)
+        connection.send(*answer)
 
 
 def _on_a_loop(run_async):
@@ -50,7 +60,8 @@ def _on_a_loop(run_async):
     return lambda event, head: loop.run_until_complete(run_async(event, head))
 
 
-def _invoke(connection, exchange, run, meta, event):
+def _invoke(exchange, run, meta, event):
+    """The frame that answers the request."""
     request = _context.alone
     request.begin(meta)
     request.exchange = exchange
@@ -58,15 +69,13 @@ def _invoke(connection, exchange, run, meta, event):
         reply, said = run(event, meta.get("http"))
     except BaseException as error:  # sys.exit() in a handler is an error of that request
         request.exchange = None
-        connection.send(_wire.ERROR, _failure.describe(error))
-        return
+        return _wire.ERROR, _failure.describe(error)
     finally:
         request.exchange = None
         _failure.flush()
     if isinstance(reply, Wait):
-        connection.send(_wire.WAIT, reply.meta)
-    else:
-        connection.send(_wire.RESULT, said, reply)
+        return _wire.WAIT, reply.meta
+    return _wire.RESULT, said, reply
 
 
 def _disown(connection):

@@ -5,6 +5,7 @@
 
 import json
 import struct
+import threading
 
 READY = 1
 LOAD = 2
@@ -14,6 +15,7 @@ ERROR = 5
 DB_REQUEST = 6
 DB_REPLY = 7
 WAIT = 8
+PROFILE = 13
 
 _HEADER = struct.Struct(">BII")
 # A request fits as a rule; of a longer one the rest is read at once.
@@ -30,6 +32,7 @@ class Connection:
     def __init__(self, sock):
         self._sock = sock
         self._ahead = b""
+        self._sending = threading.Lock()
 
     def receive(self):
         """The next frame: its type, its meta (a dict) and its data (bytes)."""
@@ -39,9 +42,13 @@ class Connection:
 
     def send(self, kind, meta=None, data=b""):
         meta = json.dumps(meta).encode() if meta else b""
-        self._sock.sendall(_HEADER.pack(kind, len(meta), len(data)) + meta + data)
+        frame = _HEADER.pack(kind, len(meta), len(data)) + meta + data
+        with self._sending:
+            self._sock.sendall(frame)
 
     def close(self):
+        """In a process that the handler forked: nothing is sent from here, whoever was sending then."""
+        self._sending = threading.Lock()
         self._sock.close()
 
     def _take(self, count):

@@ -10,6 +10,7 @@ use crate::{
     log::{LogPage, Wanted},
     park::ParkedReport,
     pool::{PoolStanding, ZygoteStatus},
+    profile::{ProfileReport, ProfileRequest},
 };
 
 /// Why a worker could not be asked.
@@ -138,6 +139,16 @@ impl WorkerClient {
             query.push(("request", request));
         }
         self.send(path, self.http.get(url(path)).query(&query))
+            .await
+    }
+
+    /// Where a function spends its time; the answer comes when that was watched for as long as was asked.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused with status 404 when the worker does not know the function.
+    pub async fn profile(&self, request: &ProfileRequest) -> Result<ProfileReport, ClientError> {
+        let path = "/v1/profile";
+        self.send(path, self.http.post(url(path)).json(request))
             .await
     }
 

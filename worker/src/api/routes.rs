@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::{Query, State},
-    routing::get,
+    http::StatusCode,
+    routing::{get, post},
 };
 use serde::Deserialize;
 
@@ -13,7 +14,8 @@ use crate::{
     bill::BillReport,
     log::{LogPage, Wanted},
     park::ParkedReport,
-    pool::{Pool, PoolStanding, ZygoteStatus},
+    pool::{Pool, PoolStanding, ProfileError, ZygoteStatus},
+    profile::{ProfileReport, ProfileRequest},
     rpc::Server,
 };
 
@@ -30,6 +32,7 @@ pub(crate) fn router(pool: Arc<Pool>, server: Arc<Server<Arc<Pool>>>) -> Router 
         .route("/v1/zygotes", get(zygotes))
         .route("/v1/pool", get(standing))
         .route("/v1/logs", get(logs))
+        .route("/v1/profile", post(profile))
         .with_state(pool)
         .merge(parked)
 }
@@ -85,4 +88,19 @@ async fn logs(State(pool): State<Arc<Pool>>, Query(query): Query<LogsQuery>) -> 
         return Json(page);
     }
     Json(logs.read(&wanted))
+}
+
+async fn profile(
+    State(pool): State<Arc<Pool>>,
+    Json(request): Json<ProfileRequest>,
+) -> Result<Json<ProfileReport>, (StatusCode, String)> {
+    pool.profile(&request).await.map(Json).map_err(|error| {
+        let status = match &error {
+            ProfileError::Range => StatusCode::BAD_REQUEST,
+            ProfileError::Unknown { .. } => StatusCode::NOT_FOUND,
+            ProfileError::Runtime { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            ProfileError::Busy { .. } => StatusCode::CONFLICT,
+        };
+        (status, error.to_string())
+    })
 }

@@ -15,6 +15,7 @@ use warmpath_sdk::http::ResponseHead;
 use crate::{
     bill::DbOps,
     park::Wait,
+    profile::Tap,
     runtime::protocol::{
         DbErrorMeta, DbReplyMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta,
         LoadedMeta, ResultMeta, WaitMeta, decode, encode,
@@ -108,6 +109,7 @@ impl Connection {
         &mut self,
         meta: &InvokeMeta<'_>,
         event: &[u8],
+        mut tap: Option<Tap>,
         db: &db::Router,
         ops: &mut DbOps,
     ) -> Result<Answer, Broken> {
@@ -121,6 +123,10 @@ impl Connection {
                 Kind::Error => return Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
                 Kind::Wait => return Ok(Answer::Wait(WaitMeta::parse(&frame.meta)?)),
                 Kind::DbRequest => self.serve_db(&frame.data, db, ops).await?,
+                Kind::Profile => match &mut tap {
+                    Some(tap) => tap.admit()?.add(&frame.data)?,
+                    None => return Err(Broken::OutOfTurn(Kind::Profile)),
+                },
                 other => return Err(Broken::OutOfTurn(other)),
             }
         }

@@ -24,7 +24,10 @@ use super::{
     },
     roster::{Places, Roster, Seat},
 };
-use crate::bill::{Account, Ledger, Subject};
+use crate::{
+    bill::{Account, Ledger, Subject},
+    profile::Slot,
+};
 
 /// An instance that was to be kept warm and could not be started is tried again after so long.
 const WARMTH_RETRY: Duration = Duration::from_secs(5);
@@ -58,6 +61,8 @@ pub(super) struct Standing {
 pub(super) struct FunctionPool {
     /// The function as it was called first; limits and code are the same under all its ids.
     pub(super) entry: Arc<CatalogEntry>,
+    /// Its profile, while one is taken.
+    pub(super) profile: Slot,
     state: Mutex<State>,
     /// The ids that name this bundle now: `hello@latest` and `hello@3`, say.
     ids: Mutex<Vec<FunctionId>>,
@@ -97,6 +102,7 @@ impl FunctionPool {
         Arc::new(Self {
             instances_max: limits.instances_per_function.min(own_max),
             entry,
+            profile: Slot::default(),
             state: Mutex::new(State {
                 roster: Roster::new(limits.sessions_per_function, places),
                 history: History::default(),

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     bill::{Charge, DbOps, Gauge, Ticket},
     log::Output,
+    profile::Tap,
     runtime::protocol::InvokeMeta,
     sandbox::{Sandbox, SandboxError},
     secrets::Environment,
@@ -219,12 +220,13 @@ impl Instance {
         &mut self,
         meta: InvokeMeta<'_>,
         event: &[u8],
+        tap: Option<Tap>,
         db: &db::Router,
         ops: &mut DbOps,
     ) -> Result<Answer, Broken> {
         match &mut self.line {
-            Line::Alone(connection) => connection.invoke(&meta, event, db, ops).await,
-            Line::Shared(shared) => shared.invoke(meta, event, db, ops).await,
+            Line::Alone(connection) => connection.invoke(&meta, event, tap, db, ops).await,
+            Line::Shared(shared) => shared.invoke(meta, event, tap, db, ops).await,
         }
     }
 

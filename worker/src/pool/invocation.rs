@@ -187,6 +187,8 @@ pub struct PoolSnapshot {
     pub log_bytes: u64,
     /// Instances that were not started for want of a secret.
     pub secret_failures: u64,
+    /// Samples in the profiles that were taken.
+    pub profile_samples: u64,
     /// Starts of a zygote beyond the first.
     pub zygote_restarts: u64,
     /// CPU time of ended instances that no request was charged.

@@ -26,6 +26,7 @@ mod invocation;
 mod keeper;
 mod packages;
 mod policy;
+mod profiles;
 mod roster;
 mod serve;
 mod sessions;
@@ -58,6 +59,7 @@ use self::{
 pub use self::{
     config::{PoolConfig, PoolLimits, SandboxConfig},
     invocation::{Deadline, Invocation, Outcome, Path, PoolSnapshot},
+    profiles::ProfileError,
     standing::{FunctionStanding, PoolStanding},
     zygotes::ZygoteStatus,
 };
@@ -118,6 +120,7 @@ pub(crate) struct Counters {
     log_bytes: Arc<AtomicU64>,
     unbilled_cpu_ns: AtomicU64,
     secret_failures: AtomicU64,
+    profile_samples: AtomicU64,
 }
 
 impl Counters {
@@ -141,6 +144,7 @@ impl Counters {
             log_bytes: Arc::default(),
             unbilled_cpu_ns: AtomicU64::new(0),
             secret_failures: AtomicU64::new(0),
+            profile_samples: AtomicU64::new(0),
         })
     }
 }
@@ -310,6 +314,7 @@ impl Pool {
             log_bytes: count(&self.counters.log_bytes),
             unbilled_cpu_ns: count(&self.counters.unbilled_cpu_ns),
             secret_failures: count(&self.counters.secret_failures),
+            profile_samples: count(&self.counters.profile_samples),
             zygote_restarts: self.stock.zygote_restarts(),
             landlock: self.stock.landlock(),
             networks: self.networked.as_ref().map_or(0, |stock| stock.networks()),

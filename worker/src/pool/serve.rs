@@ -19,7 +19,7 @@ use super::{
     keeper::Wanted,
     roster::{Granted, Places, Seat},
 };
-use crate::{bill::Usage, runtime::protocol::InvokeMeta};
+use crate::{bill::Usage, profile::Tap, runtime::protocol::InvokeMeta};
 
 /// The exception that means what a kill for want of memory means.
 const MEMORY_ERROR: &str = "MemoryError";
@@ -178,6 +178,7 @@ impl Pool {
             let refusal = waited_too_long(invocation, deadline);
             return Outcome::failed(refusal.status, refusal.message);
         }
+        let tap = function.profile.tap();
         let meta = InvokeMeta {
             call: None,
             request_id: invocation.request_id,
@@ -186,6 +187,7 @@ impl Pool {
             function: &invocation.function.qualified,
             wake: invocation.wake.as_ref(),
             http: invocation.http.as_deref(),
+            profile: tap.as_ref().map(Tap::hz),
         };
         self.counters.paths[path as usize].fetch_add(1, Ordering::Relaxed);
         instance.set_used();
@@ -194,7 +196,7 @@ impl Pool {
         let ticket = instance.body().begin();
         let answered = {
             let event = &invocation.payload;
-            let invoked = instance.invoke(meta, event, &self.db, &mut usage.db);
+            let invoked = instance.invoke(meta, event, tap, &self.db, &mut usage.db);
             tokio::time::timeout_at(deadline.at, invoked).await
         };
         let (charge, peak_kb) = instance.body().charge(ticket);

@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connection::{Answer, Broken, Connection, answer_db, receive, send};
 use crate::{
     bill::DbOps,
+    profile::Tap,
     runtime::protocol::{CallMeta, ErrorMeta, Frame, InvokeMeta, Kind, ResultMeta, WaitMeta},
     sandbox::Sandbox,
 };
@@ -49,10 +50,17 @@ struct Calls(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<u32, mpsc::Sender<Frame>>,
+    running: HashMap<u32, Running>,
     last: u32,
     /// Why it is of no use any more, and which call is to blame; `None`: all that ran.
     broken: Option<(Broken, Option<u32>)>,
+}
+
+/// What is known of a call that runs, for whoever reads.
+#[derive(Debug)]
+struct Running {
+    frames: mpsc::Sender<Frame>,
+    tap: Option<Tap>,
 }
 
 impl SharedConnection {
@@ -90,10 +98,11 @@ impl SharedConnection {
         &self,
         mut meta: InvokeMeta<'_>,
         event: &[u8],
+        tap: Option<Tap>,
         db: &db::Router,
         ops: &mut DbOps,
     ) -> Result<Answer, Broken> {
-        let mut call = self.calls.begin()?;
+        let mut call = self.calls.begin(tap)?;
         meta.call = Some(call.number);
         let conversation = async {
             self.send(Kind::Invoke, Some(&meta), event).await?;
@@ -147,8 +156,8 @@ impl Drop for Call<'_> {
 }
 
 impl Calls {
-    fn begin(&self) -> Result<Call<'_>, Broken> {
-        let (sender, frames) = mpsc::channel(FRAMES_WAITING_MAX);
+    fn begin(&self, tap: Option<Tap>) -> Result<Call<'_>, Broken> {
+        let (sender, received) = mpsc::channel(FRAMES_WAITING_MAX);
         let mut state = self.state();
         if let Some((broken, _)) = state.broken {
             return Err(broken);
@@ -158,11 +167,12 @@ impl Calls {
             number = number.wrapping_add(1);
         }
         state.last = number;
-        state.running.insert(number, sender);
+        let frames = sender;
+        state.running.insert(number, Running { frames, tap });
         drop(state);
         Ok(Call {
             number,
-            frames,
+            frames: received,
             calls: self,
         })
     }
@@ -171,12 +181,15 @@ impl Calls {
     fn deliver(&self, frame: Frame) -> Result<(), (Broken, Option<u32>)> {
         let CallMeta { call } =
             CallMeta::parse(&frame.meta).map_err(|error| (error.into(), None))?;
+        if frame.kind == Kind::Profile {
+            return self.sampled(call, &frame);
+        }
         let mut state = self.state();
         let is_last = matches!(frame.kind, Kind::Result | Kind::Error | Kind::Wait);
         let sender = if is_last {
-            state.running.remove(&call)
+            state.running.remove(&call).map(|call| call.frames)
         } else {
-            state.running.get(&call).cloned()
+            state.running.get(&call).map(|call| call.frames.clone())
         };
         drop(state);
         let sender = sender.ok_or((Broken::UnknownCall(call), None))?;
@@ -184,6 +197,20 @@ impl Calls {
         sender
             .try_send(frame)
             .or(Err((Broken::OutOfTurn(kind), Some(call))))
+    }
+
+    /// Takes samples, for whose sake no call has to stop what it does.
+    fn sampled(&self, call: u32, frame: &Frame) -> Result<(), (Broken, Option<u32>)> {
+        let mut state = self.state();
+        let running = state.running.get_mut(&call);
+        let tap = &mut running.ok_or((Broken::UnknownCall(call), None))?.tap;
+        let admitted = match tap {
+            Some(tap) => tap.admit().map_err(Broken::from),
+            None => Err(Broken::OutOfTurn(Kind::Profile)),
+        };
+        drop(state);
+        let added = admitted.and_then(|recording| Ok(recording.add(&frame.data)?));
+        added.map_err(|broken| (broken, Some(call)))
     }
 
     /// Ends all calls; the first reason given is the one that counts.
@@ -235,10 +262,10 @@ mod tests {
     use super::*;
     use crate::runtime::protocol::{FrameError, encode};
 
-    type Running = JoinHandle<Result<Answer, Broken>>;
+    type Asked = JoinHandle<Result<Answer, Broken>>;
 
     /// A connection with calls 1 to N running, and the handler's end of it.
-    async fn bench<const N: usize>() -> (Arc<SharedConnection>, UnixStream, [Running; N]) {
+    async fn bench<const N: usize>() -> (Arc<SharedConnection>, UnixStream, [Asked; N]) {
         let (here, handler) = UnixStream::pair().unwrap();
         let shared = SharedConnection::over(Connection::new(here).unwrap(), Weak::new());
         let calls = std::array::from_fn(|_| {
@@ -252,9 +279,11 @@ mod tests {
                     function: "f@1",
                     wake: None,
                     http: None,
+                    profile: None,
                 };
                 let db = db::Router::new(None, db::Metrics::unregistered());
-                shared.invoke(meta, b"", &db, &mut DbOps::default()).await
+                let ops = &mut DbOps::default();
+                shared.invoke(meta, b"", None, &db, ops).await
             })
         });
         while shared.calls.state().running.len() < N {
@@ -270,14 +299,14 @@ mod tests {
         frame
     }
 
-    async fn result(call: Running) -> Bytes {
+    async fn result(call: Asked) -> Bytes {
         match call.await.unwrap() {
             Ok(Answer::Result(data, _)) => data,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn broken(call: Running) -> Broken {
+    async fn broken(call: Asked) -> Broken {
         call.await.unwrap().unwrap_err()
     }
 

@@ -18,6 +18,7 @@ use warmpath_sdk::http::{Header, RequestHead, ResponseHead};
 use super::Exec;
 use crate::{
     park::{Wait, Wake},
+    profile,
     secrets::Environment,
 };
 
@@ -46,6 +47,8 @@ pub enum Kind {
     DbReply = 7,
     /// From it: run the function again when a feed moves, or at a time.
     Wait = 8,
+    /// From it: samples of the threads that run calls.
+    Profile = 13,
 }
 
 impl Kind {
@@ -57,6 +60,7 @@ impl Kind {
             5 => Some((Self::Error, 0)),
             6 => Some((Self::DbRequest, db::limits::OP_BYTES_MAX)),
             8 => Some((Self::Wait, 0)),
+            13 => Some((Self::Profile, profile::FRAME_BYTES_MAX)),
             _ => None,
         }
     }
@@ -77,6 +81,12 @@ pub enum FrameError {
     /// The meta is not what its kind has.
     #[error("the handler's process wrote garbage to the worker: its meta is malformed")]
     Meta,
+    /// The samples are none.
+    #[error("the handler's process wrote garbage to the worker: its profile is malformed")]
+    Profile,
+    /// There are more samples than anyone asked for.
+    #[error("the handler's process floods the worker with profiles")]
+    ProfileFlood,
 }
 
 /// One frame from an instance.
@@ -264,6 +274,9 @@ pub struct InvokeMeta<'a> {
     /// What stood before the body, if the handler speaks HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<&'a RequestHead>,
+    /// How often a second to sample the thread that runs it, while a profile is taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<u32>,
 }
 
 /// Meta of [`Kind::Result`]; a handler that does not speak HTTP sends none.
@@ -502,6 +515,7 @@ mod tests {
             function: "f@1",
             wake: None,
             http: None,
+            profile: None,
         };
         encode(&mut out, Kind::Invoke, Some(&meta), b"[1]");
         let json = br#"{"request_id":7,"deadline_ms":100,"function":"f@1"}"#;

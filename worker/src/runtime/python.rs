@@ -5,7 +5,7 @@ use store::Manifest;
 use super::{Exec, File, Runtime};
 
 /// Every file of `sdk/python/warmpath`.
-const FILES: [File; 16] = [
+const FILES: [File; 17] = [
     (
         "__init__.py",
         include_str!("../../../sdk/python/warmpath/__init__.py"),
@@ -49,6 +49,10 @@ const FILES: [File; 16] = [
     (
         "_packages.py",
         include_str!("../../../sdk/python/warmpath/_packages.py"),
+    ),
+    (
+        "_profile.py",
+        include_str!("../../../sdk/python/warmpath/_profile.py"),
     ),
     (
         "_runtime.py",
