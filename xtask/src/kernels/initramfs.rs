@@ -60,6 +60,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 [ -e /moved ] || mount -t tmpfs tmpfs /tmp
+/bin/busybox chmod 1777 /tmp /var/tmp
 mount -t tmpfs tmpfs /run
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
