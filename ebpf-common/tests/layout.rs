@@ -329,8 +329,8 @@ fn table_positions() {
 #[test]
 fn status_codes() {
     let golden = [
-        0, 1, 100, 101, 102, 103, 104, 105, 106, 200, 201, 202, 203, 204, 205, 300, 301, 302, 303,
-        304, 305, 306,
+        0, 1, 100, 101, 102, 103, 104, 105, 106, 107, 200, 201, 202, 203, 204, 205, 300, 301, 302,
+        303, 304, 305, 306,
     ];
     let codes: Vec<u16> = Status::ALL.iter().map(|status| *status as u16).collect();
     assert_eq!(codes, golden);
