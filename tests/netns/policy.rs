@@ -3,10 +3,10 @@
 
 use balancer_userspace::maps;
 use ebpf_common::maps::name;
-use serde_json::Value;
-use tests::topology::Layout;
+use serde_json::{Value, json};
+use tests::{topology::Layout, wait};
 
-use crate::bed::Bed;
+use crate::bed::{Bed, PATIENCE};
 
 /// Maps that packets, heartbeats and time change.
 const LIVELY: [&str; 10] = [
@@ -27,6 +27,23 @@ fn held(bed: &Bed) -> Vec<(&'static str, Vec<Value>)> {
     let names = name::ALL.iter().filter(|name| !LIVELY.contains(name));
     let held = |name: &&'static str| (*name, maps::dump(&bed.pin_path(), name).unwrap().entries);
     names.map(held).collect()
+}
+
+/// Waits until the copies of tables that are not live are what the live ones are: they are written a while later.
+fn wait_level(bed: &Bed) {
+    let copy = |rows: &[Value], live: bool| -> Vec<Value> {
+        let rows = rows.iter().filter(|row| row["live"] == live);
+        rows.map(|row| json!([row["first"], row["last"], row["worker"]]))
+            .collect()
+    };
+    wait::until("both copies written", PATIENCE, || {
+        let is_level = |name: &&'static str| {
+            let rows = maps::dump(&bed.pin_path(), name).unwrap().entries;
+            copy(&rows, true) == copy(&rows, false)
+        };
+        Ok([name::SLOTS, name::HOME].iter().all(is_level).then_some(()))
+    })
+    .unwrap();
 }
 
 fn revisions(bed: &Bed) -> Vec<u64> {
@@ -160,6 +177,7 @@ fn single_keys_are_set_and_taken_out() {
 fn a_file_that_cannot_be_kept_is_refused_whole() {
     let bed = Bed::new(Layout::OneArm, 2);
     let _echoes = bed.echoes();
+    wait_level(&bed);
     let before = held(&bed);
     let vip = "[[vip]]\naddress = \"10.99.0.1\"\nport = 9000\n";
     let blocks = |count: u32| {
