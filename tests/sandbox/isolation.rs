@@ -128,8 +128,20 @@ def f(event):
     }
     for name in found["root"].as_array().unwrap() {
         let expected = [
-            "bin", "dev", "etc", "handler", "lib", "lib32", "lib64", "proc", "sbin", "tmp", "usr",
-            "layers", "warmpath",
+            "bin",
+            "dev",
+            "etc",
+            "handler",
+            "lib",
+            "lib32",
+            "lib64",
+            "proc",
+            "sbin",
+            "tmp",
+            "usr",
+            "layers",
+            "node_modules",
+            "warmpath",
         ];
         assert!(expected.contains(&name.as_str().unwrap()), "/{name}");
     }
