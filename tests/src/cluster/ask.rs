@@ -7,7 +7,7 @@ use balancer_userspace::{
     api::types::{CounterValue, SlotsStatus, Status, WorkerStatus},
     client::{AdminClient, AdminError},
 };
-use ebpf_common::maps::Class;
+use ebpf_common::maps::{Class, Counter};
 use serde_json::Value;
 
 use super::Cluster;
@@ -15,6 +15,13 @@ use crate::wait;
 
 /// Packets keep coming (heartbeats, ARP), so that two sums are equal only between two of them.
 const COUNTERS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why a LOAD packet is dropped.
+const LOAD_DROPS: [Counter; 3] = [
+    Counter::DropLoadForged,
+    Counter::DropLoadStale,
+    Counter::DropLoadUnknown,
+];
 
 /// The counters of the XDP program at one moment between two packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,14 +59,23 @@ impl Counters {
     /// All outcomes; equal to [`Self::packets`], or a packet was lost to the books.
     #[must_use]
     pub fn outcomes(&self) -> u64 {
-        self.sum(Class::Pass) + self.sum(Class::Consume) + self.rpc_outcomes()
+        self.sum(Class::Pass) + self.sum(Class::Consume) + self.rpc_outcomes() + self.load_drops()
     }
 
-    /// The outcomes of packets for a VIP.
+    /// The outcomes of packets for a VIP. Of dropped LOAD packets, which are no client's, it has none: a worker
+    /// that has just come up may report before the control plane has entered it.
     #[must_use]
     pub fn rpc_outcomes(&self) -> u64 {
-        [Class::Route, Class::Drop, Class::Error, Class::Answer]
+        let all: u64 = [Class::Route, Class::Drop, Class::Error, Class::Answer]
             .map(|class| self.sum(class))
+            .iter()
+            .sum();
+        all - self.load_drops()
+    }
+
+    fn load_drops(&self) -> u64 {
+        LOAD_DROPS
+            .map(|reason| self.get(Class::Drop, reason.label()))
             .iter()
             .sum()
     }
