@@ -9,5 +9,6 @@ mod bed;
 mod kill;
 mod leftovers;
 mod openlambda;
+mod packages;
 mod refusals;
 mod serve;

@@ -8,10 +8,10 @@ use tests::cluster::Cluster;
 use crate::bed::{examples, machine, platform};
 
 /// An answer of the gateway.
-struct Answer {
-    code: u16,
+pub(crate) struct Answer {
+    pub(crate) code: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
@@ -25,12 +25,12 @@ impl Answer {
         }
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
     }
 
     /// The value of a header; empty without it.
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines
             .filter(|(key, _)| *key == name)
@@ -40,7 +40,7 @@ impl Answer {
     }
 
     /// Code, fault and status of an error.
-    fn blame(&self) -> (u16, &str, &str) {
+    pub(crate) fn blame(&self) -> (u16, &str, &str) {
         (
             self.code,
             self.header("x-warmpath-fault"),
@@ -49,12 +49,26 @@ impl Answer {
     }
 }
 
-fn call(cluster: &Cluster, method: &str, path: &str, body: &str) -> Answer {
+pub(crate) fn call(cluster: &Cluster, method: &str, path: &str, body: &str) -> Answer {
+    call_with(cluster, method, path, body, &[])
+}
+
+/// [`call`] with more headers.
+pub(crate) fn call_with(
+    cluster: &Cluster,
+    method: &str,
+    path: &str,
+    body: &str,
+    headers: &[&str],
+) -> Answer {
     let url = format!("{}/run/{path}", cluster.gateway_url());
     let json = "content-type: application/json";
     // More than any function's own time.
     let budget = "x-warmpath-budget-ms: 60000";
-    let mut args = vec!["-s", "-i", "-H", json, "-H", budget, url.as_str()];
+    let mut args = vec!["-s", "-i", url.as_str()];
+    for header in [json, budget].iter().chain(headers) {
+        args.extend(["-H", header]);
+    }
     match method {
         "HEAD" => args.push("--head"),
         _ => args.extend(["-X", method]),
@@ -73,7 +87,7 @@ fn deploy(cluster: &Cluster, name: &str) {
     assert_eq!(listing(&dir), before, "{name} is deployed as it is");
 }
 
-fn listing(dir: &std::path::Path) -> Vec<PathBuf> {
+pub(crate) fn listing(dir: &std::path::Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())

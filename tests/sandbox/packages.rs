@@ -5,24 +5,17 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
     time::Duration,
 };
 
-use axum::{
-    Router,
-    extract::{Path as UrlPath, State},
-    http::StatusCode,
-    response::{Html, IntoResponse, Response},
-    routing::get,
-};
+use bytes::Bytes;
 use packages::{
     Fault, Made, Options, Requires, ResolveError,
     cell::{Cell, Mount, Plan, Program, host_user},
 };
 use serde_json::json;
-use store::Digest;
 use tempfile::TempDir;
+use tests::index::{Index, Mood, real_wheels};
 use tokio::net::TcpListener;
 
 use super::bed::Bed;
@@ -43,27 +36,8 @@ with zipfile.ZipFile(path, 'w') as wheel:
     write(f'{info}/RECORD', '')
 ";
 
-/// How the index behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mood {
-    Honest,
-    /// Sends other files than it has hashes of.
-    Lying,
-    /// Answers 503.
-    Broken,
-    /// Never answers.
-    Silent,
-    /// Has its files elsewhere.
-    Elsewhere,
-}
-
-struct Index {
-    files: BTreeMap<String, Vec<u8>>,
-    mood: Mood,
-}
-
-/// A simple index (PEP 503) on loopback; its URL.
-async fn serve_index(mood: Mood, wheels: &[(&str, &str, &str)]) -> String {
+/// An index on loopback with these wheels (name, version, what it needs), and one package as source only.
+fn serve_index(mood: Mood, wheels: &[(&str, &str, &str)]) -> Index {
     let dir = TempDir::new().unwrap();
     let mut files = BTreeMap::new();
     for (name, version, needs) in wheels {
@@ -75,54 +49,25 @@ async fn serve_index(mood: Mood, wheels: &[(&str, &str, &str)]) -> String {
             .args([name, version, needs])
             .status();
         assert!(made.unwrap().success());
-        files.insert(file, std::fs::read(&path).unwrap());
+        files.insert(file, std::fs::read(&path).unwrap().into());
     }
-    files.insert("onlysource-1.0.tar.gz".to_owned(), b"never opened".to_vec());
-    let routes = Router::new()
-        .route("/simple/{name}/", get(page))
-        .route("/files/{file}", get(file))
-        .with_state(Arc::new(Index { files, mood }));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/simple", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, routes).await });
-    url
+    files.insert(
+        "onlysource-1.0.tar.gz".to_owned(),
+        b"never opened".as_slice().into(),
+    );
+    serve(mood, files)
 }
 
-async fn page(State(index): State<Arc<Index>>, UrlPath(name): UrlPath<String>) -> Response {
-    match index.mood {
-        Mood::Broken => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        Mood::Silent => std::future::pending().await,
-        Mood::Honest | Mood::Lying | Mood::Elsewhere => {}
-    }
-    let base = match index.mood {
-        Mood::Elsewhere => "http://elsewhere.invalid",
-        _ => "",
-    };
-    let prefix = format!("{name}-");
-    let links: Vec<String> = index
-        .files
-        .iter()
-        .filter(|(file, _)| file.starts_with(&prefix))
-        .map(|(file, content)| {
-            let digest = Digest::of(content);
-            format!(
-                "<a href=\"{base}/files/{file}#sha256={}\">{file}</a>",
-                digest.hex()
-            )
-        })
-        .collect();
-    if links.is_empty() {
-        return StatusCode::NOT_FOUND.into_response();
-    }
-    Html(links.join("\n")).into_response()
+/// An index on loopback with the real packages of `cargo xtask wheels`.
+pub(crate) fn serve_real_wheels() -> Index {
+    let target = executable();
+    let target = target.ancestors().nth(2).unwrap();
+    serve(Mood::Honest, real_wheels(target).unwrap())
 }
 
-async fn file(State(index): State<Arc<Index>>, UrlPath(file): UrlPath<String>) -> Response {
-    match index.files.get(&file) {
-        Some(_) if index.mood == Mood::Lying => b"something else".into_response(),
-        Some(content) => content.clone().into_response(),
-        None => StatusCode::NOT_FOUND.into_response(),
-    }
+fn serve(mood: Mood, files: BTreeMap<String, Bytes>) -> Index {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    Index::serve(listener, mood, files).unwrap()
 }
 
 fn executable() -> PathBuf {
@@ -158,9 +103,11 @@ async fn requirements_become_layers_that_functions_share_and_import() {
         ("lower", "1.5", ""),
         ("lower", "0.9", ""),
     ];
-    let url = serve_index(Mood::Honest, &wheels).await;
+    let index = serve_index(Mood::Honest, &wheels);
     let dir = requiring("upper\n");
-    let made = resolve(&bed, dir.path(), &options(&url)).await.unwrap();
+    let made = resolve(&bed, dir.path(), &options(index.url()))
+        .await
+        .unwrap();
     let what: Vec<(&str, bool)> = made.iter().map(|m| (m.what.as_str(), m.shared)).collect();
     assert_eq!(what, [("lower 1.5", false), ("upper 1.0", false)]);
     let lock = std::fs::read_to_string(dir.path().join("requirements.lock")).unwrap();
@@ -168,7 +115,9 @@ async fn requirements_become_layers_that_functions_share_and_import() {
 
     // Another function that needs one of them gets the same layer, though it is compiled anew.
     let other = requiring("lower==1.5\n");
-    let shared = resolve(&bed, other.path(), &options(&url)).await.unwrap();
+    let shared = resolve(&bed, other.path(), &options(index.url()))
+        .await
+        .unwrap();
     assert_eq!(
         (&shared[0].digest, shared[0].shared),
         (&made[0].digest, true)
@@ -192,21 +141,25 @@ def f(event):
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_locked_is_what_is_deployed_until_it_is_resolved_anew() {
     let bed = Bed::start().await;
-    let old = serve_index(Mood::Honest, &[("lib", "1.0", "")]).await;
+    let old = serve_index(Mood::Honest, &[("lib", "1.0", "")]);
     let dir = requiring("lib\n");
-    let first = resolve(&bed, dir.path(), &options(&old)).await.unwrap();
-    let new = serve_index(Mood::Honest, &[("lib", "1.0", ""), ("lib", "2.0", "")]).await;
-    let locked = resolve(&bed, dir.path(), &options(&new)).await.unwrap();
+    let first = resolve(&bed, dir.path(), &options(old.url()))
+        .await
+        .unwrap();
+    let new = serve_index(Mood::Honest, &[("lib", "1.0", ""), ("lib", "2.0", "")]);
+    let locked = resolve(&bed, dir.path(), &options(new.url()))
+        .await
+        .unwrap();
     assert_eq!(locked[0].digest, first[0].digest);
     let upgrade = Options {
         upgrade: true,
-        ..options(&new)
+        ..options(new.url())
     };
     let upgraded = resolve(&bed, dir.path(), &upgrade).await.unwrap();
     assert_eq!(upgraded[0].what, "lib 2.0");
     // The same version with other bytes is not what was locked.
-    let lying = serve_index(Mood::Lying, &[("lib", "2.0", "")]).await;
-    let error = resolve(&bed, dir.path(), &options(&lying))
+    let lying = serve_index(Mood::Lying, &[("lib", "2.0", "")]);
+    let error = resolve(&bed, dir.path(), &options(lying.url()))
         .await
         .unwrap_err();
     assert!(
@@ -225,10 +178,12 @@ async fn requirements_that_cannot_be_met_are_the_callers_fault() {
         ("one", "1.0", "lib==1.0"),
         ("two", "1.0", "lib<1"),
     ];
-    let url = serve_index(Mood::Honest, &wheels).await;
+    let index = serve_index(Mood::Honest, &wheels);
     let error_of = async |requirements: &str| {
         let dir = requiring(requirements);
-        let error = resolve(&bed, dir.path(), &options(&url)).await.unwrap_err();
+        let error = resolve(&bed, dir.path(), &options(index.url()))
+            .await
+            .unwrap_err();
         assert_eq!(error.fault(), Fault::Caller, "{error:?}");
         assert!(!error.is_retryable());
         assert!(!dir.path().join("requirements.lock").exists());
@@ -269,16 +224,17 @@ async fn an_index_that_is_down_slow_broken_or_lying_is_told_apart() {
     assert!(matches!(error, ResolveError::IndexDown { .. }), "{error:?}");
     assert!(error.fault() == Fault::Index && error.is_retryable());
 
+    let silent = serve_index(Mood::Silent, &[("lib", "1.0", "")]);
     let silent = Options {
         timeout: Duration::from_secs(5),
-        ..options(&serve_index(Mood::Silent, &[("lib", "1.0", "")]).await)
+        ..options(silent.url())
     };
     let error = resolve(&bed, dir.path(), &silent).await.unwrap_err();
     assert!(matches!(error, ResolveError::Slow { .. }), "{error:?}");
     assert!(error.fault() == Fault::Index && error.is_retryable());
 
-    let broken = serve_index(Mood::Broken, &[("lib", "1.0", "")]).await;
-    let error = resolve(&bed, dir.path(), &options(&broken))
+    let broken = serve_index(Mood::Broken, &[("lib", "1.0", "")]);
+    let error = resolve(&bed, dir.path(), &options(broken.url()))
         .await
         .unwrap_err();
     assert!(
@@ -286,15 +242,15 @@ async fn an_index_that_is_down_slow_broken_or_lying_is_told_apart() {
         "{error:?}"
     );
 
-    let lying = serve_index(Mood::Lying, &[("lib", "1.0", "")]).await;
-    let error = resolve(&bed, dir.path(), &options(&lying))
+    let lying = serve_index(Mood::Lying, &[("lib", "1.0", "")]);
+    let error = resolve(&bed, dir.path(), &options(lying.url()))
         .await
         .unwrap_err();
     assert!(matches!(error, ResolveError::WrongHash { .. }), "{error:?}");
     assert!(error.fault() == Fault::Index && !error.is_retryable());
 
-    let elsewhere = serve_index(Mood::Elsewhere, &[("lib", "1.0", "")]).await;
-    let error = resolve(&bed, dir.path(), &options(&elsewhere))
+    let elsewhere = serve_index(Mood::Elsewhere, &[("lib", "1.0", "")]);
+    let error = resolve(&bed, dir.path(), &options(elsewhere.url()))
         .await
         .unwrap_err();
     assert!(
@@ -303,9 +259,9 @@ async fn an_index_that_is_down_slow_broken_or_lying_is_told_apart() {
     );
 
     // And with the index up again, the same folder resolves.
-    let honest = serve_index(Mood::Honest, &[("lib", "1.0", "")]).await;
+    let honest = serve_index(Mood::Honest, &[("lib", "1.0", "")]);
     assert_eq!(
-        resolve(&bed, dir.path(), &options(&honest))
+        resolve(&bed, dir.path(), &options(honest.url()))
             .await
             .unwrap()
             .len(),

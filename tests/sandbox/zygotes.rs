@@ -262,7 +262,6 @@ async fn zygotes_keep_to_their_memory_and_can_be_switched_off() {
     bed.stop().await;
 }
 
-/// Needs the package index that pip is configured to; without it this test says so and fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn numpy_and_pandas_are_resolved_and_imported_by_a_zygote() {
     let bed = start().await;
@@ -311,14 +310,10 @@ pub(crate) async fn deploy_with_packages(
     name: &str,
     code: &str,
 ) -> Arc<CatalogEntry> {
-    let options = packages::Options {
-        index_url: None,
-        timeout: Duration::from_secs(300),
-        ..super::packages::options("")
-    };
+    let index = super::packages::serve_real_wheels();
+    let options = super::packages::options(index.url());
     let made = packages::resolve(dir, packages::Requires::Python, &options, &bed.store).await;
-    let made =
-        made.unwrap_or_else(|error| panic!("the package index that pip is configured to: {error}"));
+    let made = made.unwrap();
     let digests: Vec<&Digest> = made.iter().map(|made| &made.digest).collect();
     let manifest = format!("memory_mb = 256\ntimeout_ms = 60000\n{}", layers(&digests));
     bed.deploy(name, code, &manifest).await

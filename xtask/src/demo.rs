@@ -74,9 +74,12 @@ pub(crate) fn build(root: &Path) -> Result<()> {
 
 /// Where cargo puts the binary `name`.
 pub(crate) fn binary(root: &Path, name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |dir| root.join(dir));
-    target.join("release").join(name)
+    target(root).join("release").join(name)
+}
+
+/// Cargo's folder of what can be made again.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
 /// Ctrl-C shall reach `command` and nobody else, so it takes our place.

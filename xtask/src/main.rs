@@ -12,6 +12,7 @@ mod setup;
 mod shell;
 mod test;
 mod toolchain;
+mod wheels;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -49,6 +50,8 @@ enum Verb {
         #[arg(long)]
         unprivileged: bool,
     },
+    /// Fetch the packages that the platform floor's functions require; `test` does it too.
+    Wheels(wheels::Args),
     /// Check formatting and lints, then run the tests: all that CI does.
     Ci,
     /// Measure which lines of the data plane the host's tests reach: 95 % of each stage, or it fails.
@@ -114,6 +117,7 @@ fn run(args: Args) -> Result<ExitCode> {
                 },
             );
         }
+        Verb::Wheels(args) => wheels::run(&root, &args)?,
         Verb::Ci => return ci::run(&root),
         Verb::Coverage(args) => return coverage::run(&root, &args),
         Verb::Fuzz(args) => return fuzz::run(&root, &args),

@@ -12,7 +12,7 @@ def index():
 def user(name):
     if request.method == "PUT":
         return {"name": name, **request.get_json()}, 201, {"Location": request.path}
-    return {"name": name, "page": request.args.get("page")}
+    return {"name": name, "page": request.args.get("page"), "agent": request.headers.get("X-Agent")}
 
 
 @app.route("/fails")

@@ -254,9 +254,19 @@ impl Cluster {
     /// # Errors
     /// When the store refuses it or it does not reach the maps.
     pub fn deploy(&self, dir: &Path) -> Result<Value> {
+        self.deploy_with(dir, &[])
+    }
+
+    /// [`Self::deploy`] with more arguments.
+    ///
+    /// # Errors
+    /// As [`Self::deploy`].
+    pub fn deploy_with(&self, dir: &Path, more: &[&str]) -> Result<Value> {
         let dir_text = dir.display().to_string();
         let store = self.store_url();
-        let published = self.cli(&["fn", "deploy", &dir_text, "--store", &store, "--json"])?;
+        let mut args = vec!["fn", "deploy", &dir_text, "--store", &store, "--json"];
+        args.extend(more);
+        let published = self.cli(&args)?;
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let qualified = format!("{name}@latest");
         wait::until(

@@ -59,6 +59,11 @@ pub(crate) const TOOLS: &[Tool] = &[
         program: "/usr/bin/python3",
         package: "python3",
     },
+    // Resolves what functions require.
+    Tool {
+        program: "/usr/bin/pip3",
+        package: "python3-pip",
+    },
 ];
 
 /// What only `cargo xtask kernels` and `pktgen --vm` need: the emulator is large, and CI does without.
