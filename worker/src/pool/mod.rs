@@ -69,7 +69,7 @@ use crate::{
     log::Logs,
     runtime::{self, zygote::Zygote},
     sandbox::{
-        CgroupError, CheckError, Sandbox, SandboxMaker, Uids, WorkerCgroup,
+        CgroupError, CheckError, Executable, Founders, Sandbox, SandboxMaker, Uids, WorkerCgroup,
         network::{Network, NetworkError},
         seccomp::{self, Sockets},
     },
@@ -474,6 +474,10 @@ fn set_up(config: &PoolConfig, tasks: TaskTracker) -> Result<Grounds, PoolError>
     )?);
     let timeout = Duration::from_millis(config.sandbox.prepare_timeout_ms);
     let uids = Uids::new(config.sandbox.uid_first, config.sandbox.uid_count);
+    let founders = Arc::new(Founders::new(
+        Executable(config.executable.clone()),
+        timeout,
+    ));
     // Those with a network have a zygote of their own: what it lets its instances do differs.
     let stock = |network: Option<Arc<Network>>, ready_len, first_number| {
         let sockets = match network {
@@ -487,7 +491,7 @@ fn set_up(config: &PoolConfig, tasks: TaskTracker) -> Result<Grounds, PoolError>
             sockets,
         )?;
         let maker = SandboxMaker {
-            executable: config.executable.clone(),
+            founders: Arc::clone(&founders),
             root: root.clone(),
             library: library.clone(),
             cgroup: Arc::clone(&cgroup),

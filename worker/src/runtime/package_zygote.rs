@@ -24,8 +24,8 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::zygote::{Spawned, Spawner, Zygote, ZygoteError};
-use crate::sandbox::{Channel, Sandbox, SandboxError};
+use super::zygote::{Spawner, Zygote, ZygoteError};
+use crate::sandbox::{Answer, Channel, Sandbox, SandboxError};
 
 /// A zygote that does not fork within this time is ended: it takes three milliseconds.
 const FORK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -256,9 +256,9 @@ impl PackageZygote {
     ) -> Result<i32, ZygoteError> {
         let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         channel.send(command, fds)?;
-        match channel.receive::<Spawned>(Some(FORK_TIMEOUT))?.0 {
-            Spawned::Done { pid } => Ok(pid),
-            Spawned::Failed { error } => Err(ZygoteError::Fork(error)),
+        match channel.receive::<Answer>(Some(FORK_TIMEOUT))?.0 {
+            Answer::Done { pid } => Ok(pid),
+            Answer::Failed { error } => Err(ZygoteError::Fork(error)),
         }
     }
 }

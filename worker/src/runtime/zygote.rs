@@ -9,43 +9,29 @@ use std::{
         unix::net::UnixStream,
     },
     path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    process::Command,
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::sandbox::{
-    CgroupError, Channel, ChannelError, HANDLER_ID, Sandbox, landlock,
+    CgroupError, ChannelError, Forker, ForkerError, HANDLER_ID, Offspring, Program, Sandbox,
+    landlock,
     seccomp::{self, Sockets},
 };
 
 /// Why an instance could not be forked.
 #[derive(Debug, thiserror::Error)]
 pub enum ZygoteError {
-    /// The interpreter could not be started.
-    #[error(
-        "cannot start the zygote {python}: install Python 3.10 or later, or set sandbox.python"
-    )]
-    Start {
-        /// The interpreter.
-        python: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The zygote did not answer.
-    #[error("the zygote does not answer")]
+    /// The first zygote does not do what it should.
+    #[error("the zygote: it needs Python 3.10 or later, installed or set as sandbox.python")]
+    First(#[from] ForkerError),
+    /// A package zygote did not answer.
+    #[error("a package zygote does not answer")]
     Channel(#[from] ChannelError),
-    /// It was stopped with its worker.
-    #[error("the zygote was stopped with its worker")]
-    Stopped,
-    /// The zygote could not fork.
-    #[error("the zygote cannot fork into the sandbox: {0}")]
+    /// A package zygote could not fork.
+    #[error("a package zygote cannot fork into the sandbox: {0}")]
     Fork(String),
     /// The sandbox's cgroup cannot be joined.
     #[error(transparent)]
@@ -65,12 +51,6 @@ pub enum ZygoteError {
         #[source]
         source: io::Error,
     },
-}
-
-#[derive(Debug, Deserialize)]
-struct Hello {
-    #[serde(rename = "ready")]
-    _pid: u32,
 }
 
 /// What every zygote needs to know to fork.
@@ -110,13 +90,6 @@ pub(super) struct Spawn<'a> {
     seccomp: &'a [String; 2],
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Spawned {
-    Done { pid: i32 },
-    Failed { error: String },
-}
-
 /// A process forked into a sandbox. It is locked in and waits for a function once it has sent `Ready`.
 #[derive(Debug)]
 pub struct Forked {
@@ -133,26 +106,41 @@ pub struct Forked {
 /// A zygote, running or to be started.
 #[derive(Debug)]
 pub struct Zygote {
-    python: PathBuf,
+    forker: Forker<Python>,
     spawner: Spawner,
-    timeout: Duration,
-    running: Mutex<Option<Running>>,
-    /// For good: nothing starts it again. Read and written under the lock of `running`.
-    stopped: AtomicBool,
-    starts: AtomicU64,
 }
 
+/// The interpreter that becomes the zygote.
 #[derive(Debug)]
-struct Running {
-    child: Child,
-    channel: Channel,
+struct Python {
+    interpreter: PathBuf,
+    /// The host directory of its library.
+    library: String,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Both fail only when it has ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
+impl Program for Python {
+    fn command(&self) -> Command {
+        // Isolated (-I): no environment, user site or current directory; no site packages (-S): a function
+        // brings what it needs beyond the standard library.
+        const PROGRAM: &str = "import sys; sys.path.insert(0, sys.argv[1]); from warmpath._zygote import main; main()";
+        let mut command = Command::new(&self.interpreter);
+        command
+            .args(["-I", "-S", "-c", PROGRAM, &self.library])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", "/tmp")
+            .env("LANG", "C.UTF-8")
+            // A zygote has to stay single-threaded to fork, and these start threads when they are imported.
+            .envs(
+                [
+                    "OPENBLAS_NUM_THREADS",
+                    "OMP_NUM_THREADS",
+                    "MKL_NUM_THREADS",
+                    "NUMEXPR_NUM_THREADS",
+                ]
+                .map(|name| (name, "1")),
+            );
+        command
     }
 }
 
@@ -178,20 +166,19 @@ impl Zygote {
             internet: sockets == Sockets::Internet,
             landlock,
         };
-        let (running, starts) = (Mutex::new(None), AtomicU64::new(0));
+        let program = Python {
+            interpreter: python,
+            library: spawner.library.clone(),
+        };
         Ok(Self {
-            python,
+            forker: Forker::new(program, timeout),
             spawner,
-            timeout,
-            running,
-            stopped: AtomicBool::new(false),
-            starts,
         })
     }
 
     /// How often it was started beyond the first time.
     pub fn restarts(&self) -> u64 {
-        self.starts.load(Ordering::Relaxed).saturating_sub(1)
+        self.forker.restarts()
     }
 
     /// The version of Landlock that its instances are behind, 0 for none.
@@ -217,7 +204,7 @@ impl Zygote {
             stderr.as_fd(),
         ];
         fds.extend(doors.iter().map(AsFd::as_fd));
-        let (pid, pidfd) = self.tell(&self.spawner.spawn(false), &fds)?;
+        let Offspring { pid, pidfd } = self.forker.fork(&self.spawner.spawn(false), &fds)?;
         Ok(Forked {
             pid,
             pidfd,
@@ -236,97 +223,12 @@ impl Zygote {
         command: &T,
         fds: &[BorrowedFd<'_>],
     ) -> Result<i32, ZygoteError> {
-        self.tell(command, fds).map(|(pid, _)| pid)
-    }
-
-    /// Gives it a command; a dead zygote is started again first.
-    fn tell<T: Serialize>(
-        &self,
-        command: &T,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<(i32, OwnedFd), ZygoteError> {
-        let mut running = self.lock();
-        let spawned = match self.ask(&mut running, command, fds) {
-            Err(ZygoteError::Channel(error)) => {
-                tracing::warn!(%error, "the zygote is gone: starting another");
-                *running = None;
-                self.ask(&mut running, command, fds)
-            }
-            other => other,
-        };
-        if matches!(spawned, Err(ZygoteError::Channel(_))) {
-            // Its answer may still come, and would be taken for the next one's.
-            *running = None;
-        }
-        spawned
+        Ok(self.forker.fork(command, fds)?.pid)
     }
 
     /// Ends it, for good.
     pub fn stop(&self) {
-        let mut running = self.lock();
-        self.stopped.store(true, Ordering::Relaxed);
-        *running = None;
-    }
-
-    fn ask<T: Serialize>(
-        &self,
-        running: &mut Option<Running>,
-        command: &T,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<(i32, OwnedFd), ZygoteError> {
-        if self.stopped.load(Ordering::Relaxed) {
-            return Err(ZygoteError::Stopped);
-        }
-        let zygote = match running {
-            Some(zygote) => zygote,
-            None => running.insert(self.start()?),
-        };
-        zygote.channel.send(command, fds)?;
-        let (answer, mut fds) = zygote.channel.receive::<Spawned>(Some(self.timeout))?;
-        match (answer, fds.pop()) {
-            (Spawned::Done { pid }, Some(pidfd)) => Ok((pid, pidfd)),
-            (Spawned::Done { .. }, None) => Err(ZygoteError::Fork("no pidfd came".to_owned())),
-            (Spawned::Failed { error }, _) => Err(ZygoteError::Fork(error)),
-        }
-    }
-
-    fn start(&self) -> Result<Running, ZygoteError> {
-        let (channel, theirs) = Channel::pair()?;
-        // Isolated (-I): no environment, user site or current directory; no site packages (-S): a function
-        // brings what it needs beyond the standard library.
-        const PROGRAM: &str = "import sys; sys.path.insert(0, sys.argv[1]); from warmpath._zygote import main; main()";
-        let child = Command::new(&self.python)
-            .args(["-I", "-S", "-c", PROGRAM, &self.spawner.library])
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("HOME", "/tmp")
-            .env("LANG", "C.UTF-8")
-            // A zygote has to stay single-threaded to fork, and these start threads when they are imported.
-            .envs(
-                [
-                    "OPENBLAS_NUM_THREADS",
-                    "OMP_NUM_THREADS",
-                    "MKL_NUM_THREADS",
-                    "NUMEXPR_NUM_THREADS",
-                ]
-                .map(|name| (name, "1")),
-            )
-            .stdin(Stdio::from(theirs.into_fd()))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(|source| ZygoteError::Start {
-                python: self.python.clone(),
-                source,
-            })?;
-        let running = Running { child, channel };
-        running.channel.receive::<Hello>(Some(self.timeout))?;
-        self.starts.fetch_add(1, Ordering::Relaxed);
-        Ok(running)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
-        // Whoever panicked left at worst a zygote that does not answer, and that is handled.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.forker.stop();
     }
 }
 

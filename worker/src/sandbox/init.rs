@@ -1,8 +1,9 @@
 //! `sandbox-init`: the process that becomes pid 1 of a sandbox.
 //!
-//! Two stages, because only a child of the process that asked for a new pid namespace is in it, and only a
-//! process with one thread may enter a user namespace:
-//! 1. *founder*: makes the namespaces, starts the init in them, makes the user namespace for the handler,
+//! It is forked, by way of a founder, from one process that runs for as long as the worker ([`super::founders`]). Two
+//! stages, because only a child of the process that asked for a new pid namespace is in it, and only a process with
+//! one thread may enter a user namespace:
+//! 1. *founder*: makes the namespaces, forks the init into them, makes the user namespace for the handler,
 //!    and waits to be killed, once the worker has hold of both.
 //! 2. *init*: pid 1. Builds the root file system, mounts the function's code when told, gives up every
 //!    privilege, and from then on only reaps orphans. It ends when the worker does, and everything in the
@@ -15,9 +16,9 @@ use std::{
     ffi::OsString,
     io,
     net::Ipv4Addr,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use nix::{
@@ -40,12 +41,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     channel::{Channel, ChannelError},
-    rootfs,
+    clone::{Forked, fork},
+    founders, rootfs,
 };
 
 /// The hidden verb.
 pub(super) const VERB: &str = "sandbox-init";
-const INIT: &str = "init";
 
 /// What the founder and the init are to make; from the worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -94,28 +95,29 @@ pub(super) enum Report {
 /// exit code to end with.
 #[must_use]
 pub fn init_main(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
-    let mut args = args.into_iter();
-    if args.next()? != VERB {
+    if args.into_iter().next()? != VERB {
         return None;
     }
-    let Ok(channel) = Channel::stdin() else {
-        return Some(ExitCode::FAILURE);
-    };
-    let done = match args.next() {
-        Some(stage) if stage == INIT => init(&channel, args.next()),
-        _ => found(&channel),
-    };
-    let Err(error) = done else {
-        return Some(ExitCode::SUCCESS);
-    };
-    // The worker may be gone, and then nobody wants to know.
-    drop(channel.send(&Report::Failed(error.to_string()), &[]));
-    Some(ExitCode::FAILURE)
+    let served = Channel::stdin()
+        .map_err(StageError::from)
+        .and_then(founders::serve);
+    Some(match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
+/// Has the worker told why a stage gave up.
+pub(super) fn report(channel: &Channel, done: Result<(), StageError>) -> Result<(), StageError> {
+    done.inspect_err(|error| {
+        // The worker may be gone, and then nobody wants to know.
+        drop(channel.send(&Report::Failed(error.to_string()), &[]));
+    })
 }
 
 /// Why a stage gave up; its text goes to the worker.
 #[derive(Debug, thiserror::Error)]
-enum StageError {
+pub(super) enum StageError {
     #[error("cannot {doing}: {source}")]
     System {
         doing: &'static str,
@@ -125,8 +127,6 @@ enum StageError {
     Root(#[from] rootfs::RootError),
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    #[error("the plan of the sandbox is malformed: {0}")]
-    Plan(#[from] serde_json::Error),
 }
 
 fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StageError {
@@ -136,8 +136,8 @@ fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StageErr
     }
 }
 
-/// Stage 1, in the host's namespaces.
-fn found(channel: &Channel) -> Result<(), StageError> {
+/// Stage 1, in the host's namespaces. Returns in the init as well, when that has ended.
+pub(super) fn found(channel: &Channel) -> Result<(), StageError> {
     // The worker sends the plan when this process is in the sandbox's cgroup, and so will be its children.
     let (plan, _) = channel.receive::<Plan>(None)?;
     let namespaces = CloneFlags::CLONE_NEWNS
@@ -147,13 +147,12 @@ fn found(channel: &Channel) -> Result<(), StageError> {
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWCGROUP;
     unshare(namespaces).map_err(failed("make the sandbox's namespaces"))?;
-    let init = Command::new("/proc/self/exe")
-        .args([VERB, INIT, &serde_json::to_string(&plan)?])
-        .env_clear()
-        .spawn()
-        .map_err(failed("start the sandbox's init"))?;
+    let init_pid = match fork().map_err(failed("fork the sandbox's init"))? {
+        Forked::Child => return init(channel, &plan),
+        Forked::Parent(pid) => pid.as_raw().unsigned_abs(),
+    };
     unshare(CloneFlags::CLONE_NEWUSER).map_err(failed("make a user namespace"))?;
-    channel.send(&Report::Founded(init.id()), &[])?;
+    channel.send(&Report::Founded(init_pid), &[])?;
     wait_for_hangup(channel)
 }
 
@@ -170,36 +169,40 @@ fn wait_for_hangup(channel: &Channel) -> Result<(), StageError> {
 }
 
 /// Stage 2, as pid 1.
-fn init(channel: &Channel, plan: Option<OsString>) -> Result<(), StageError> {
-    let plan = plan.unwrap_or_default();
-    let plan: Plan = serde_json::from_slice(plan.as_encoded_bytes())?;
-    // A child's end is read from a descriptor; no signal handler ever runs.
-    let mut children = SigSet::empty();
-    children.add(Signal::SIGCHLD);
-    children.thread_block().map_err(failed("block SIGCHLD"))?;
-    let ended = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .map_err(failed("watch for SIGCHLD"))?;
+fn init(channel: &Channel, plan: &Plan) -> Result<(), StageError> {
+    let children = watch_children()?;
     channel.receive::<Build>(None)?;
     rootfs::enter(&plan.root, &plan.library, plan.handler_uid, &plan.dns)?;
     nix::unistd::sethostname("sandbox").map_err(failed("set the host name"))?;
     channel.send(&Report::Ready, &[])?;
     loop {
-        let mut wanted = [
-            PollFd::new(channel, PollFlags::IN),
-            PollFd::new(&ended, PollFlags::IN),
-        ];
-        match poll(&mut wanted, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(failed("wait")(error)),
-        }
-        let [worker, child] = wanted.map(|fd| !fd.revents().is_empty());
+        let [worker, child] = wait_for([channel.as_fd(), children.as_fd()])?;
         if child {
-            reap(&ended);
+            reap(&children);
         }
-        if worker && !serve(channel, &plan)? {
+        if worker && !serve(channel, plan)? {
             return Ok(());
         }
     }
+}
+
+/// What is readable when a child has ended: no signal handler ever runs.
+pub(super) fn watch_children() -> Result<SignalFd, StageError> {
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    children.thread_block().map_err(failed("block SIGCHLD"))?;
+    SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(failed("watch for SIGCHLD"))
+}
+
+/// Waits until one of `fds` has something to read, or is closed at its other end: which.
+pub(super) fn wait_for<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[bool; N], StageError> {
+    let mut wanted = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    match poll(&mut wanted, None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(failed("wait")(error)),
+    }
+    Ok(wanted.map(|fd| !fd.revents().is_empty()))
 }
 
 /// Handles what the worker says; false when it is gone.
@@ -222,7 +225,8 @@ fn serve(channel: &Channel, plan: &Plan) -> Result<bool, StageError> {
     Ok(true)
 }
 
-fn reap(ended: &SignalFd) {
+/// Takes the exit status of all children that have ended.
+pub(super) fn reap(ended: &SignalFd) {
     // One signal may stand for several children: the descriptor is only emptied.
     while let Ok(Some(_)) = ended.read_signal() {}
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {

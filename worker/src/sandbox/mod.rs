@@ -14,11 +14,14 @@
 //! code and limits later, which takes a millisecond ([`Sandbox::assign`]).
 //!
 //! Invariants: a sandbox ends when its worker does, however that ends; nothing of a destroyed sandbox is
-//! left on the host; no code here is `unsafe`.
+//! left on the host; no code here is `unsafe`, but for one call in `clone`.
 
 mod cgroup;
 mod channel;
+mod clone;
 mod consumption;
+mod forker;
+mod founders;
 mod init;
 pub mod landlock;
 pub mod network;
@@ -30,6 +33,8 @@ pub use self::{
     cgroup::{CgroupError, CgroupLimits, SandboxCgroup, WorkerCgroup},
     channel::{Channel, ChannelError},
     consumption::Consumption,
+    forker::{Answer, Forker, ForkerError, Offspring, Program},
+    founders::{Executable, Founders},
     init::init_main,
     prepare::{Assignment, HANDLER_ID, Namespaces, Sandbox, SandboxError, SandboxMaker, Uids},
 };

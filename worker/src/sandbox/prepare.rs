@@ -5,7 +5,6 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -25,7 +24,9 @@ use super::{
     cgroup::{CgroupError, CgroupLimits, SandboxCgroup, WorkerCgroup},
     channel::{Channel, ChannelError},
     consumption::Consumption,
-    init::{Build, MountHandler, Plan, Report, VERB},
+    forker::ForkerError,
+    founders::{Founder, Founders},
+    init::{Build, MountHandler, Plan, Report},
     network::{Link, Network, NetworkError},
     rootfs,
 };
@@ -44,6 +45,9 @@ pub enum SandboxError {
     /// The socket to its init failed.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// It has no founder.
+    #[error("cannot begin a sandbox")]
+    Founder(#[from] ForkerError),
     /// Its init gave up.
     #[error("the sandbox's init says: {0}")]
     Init(String),
@@ -81,8 +85,8 @@ fn failed<E: Into<io::Error>>(
 /// Makes sandboxes, for one worker.
 #[derive(Debug)]
 pub struct SandboxMaker {
-    /// Answers to `sandbox-init`.
-    pub executable: PathBuf,
+    /// What forks those that begin a sandbox.
+    pub founders: Arc<Founders>,
     /// An empty directory to build roots on; each sandbox mounts over it in its own mount namespace.
     pub root: PathBuf,
     /// The host directory of the Python library.
@@ -118,16 +122,8 @@ impl SandboxMaker {
             cgroup: Some(cgroup),
         };
         let consumption = consumption?;
-        let (channel, theirs) = Channel::pair()?;
-        let founder = Command::new(&self.executable)
-            .arg(VERB)
-            .env_clear()
-            .stdin(Stdio::from(theirs.into_fd()))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed("start", &self.executable))?;
-        let founder_pid = founder.id();
+        let (founder, channel) = Founder::fork(&self.founders)?;
+        let founder_pid = founder.pid();
         made.founder = Some(founder);
         if let Some(cgroup) = &made.cgroup {
             cgroup.join(founder_pid)?;
@@ -200,7 +196,7 @@ fn out_of_turn() -> SandboxError {
 
 /// What exists of a sandbox in the making; dropped, it goes.
 struct Unfinished {
-    founder: Option<Child>,
+    founder: Option<Founder>,
     init: Option<OwnedFd>,
     /// Goes after the namespace that it leads into.
     link: Option<Link>,
@@ -210,11 +206,7 @@ struct Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(founder) = &mut self.founder {
-            // Both fail only when it has ended by itself.
-            drop(founder.kill());
-            drop(founder.wait());
-        }
+        drop(self.founder.take());
         if let Some(init) = self.init.take() {
             kill(&init);
             end(&init, None);
@@ -476,15 +468,15 @@ pub struct Namespaces {
     pub others: [File; 5],
 }
 
-fn kill(init: &OwnedFd) {
-    if let Err(error) = pidfd_send_signal(init, Signal::KILL) {
-        tracing::trace!(%error, "a sandbox has ended before it was killed");
+pub(super) fn kill(process: &OwnedFd) {
+    if let Err(error) = pidfd_send_signal(process, Signal::KILL) {
+        tracing::trace!(%error, "a process has ended before it was killed");
     }
 }
 
-/// Waits for the end of a killed init. `process` is reaped as well, should it have become our child: its
+/// Waits for the end of a killed init or founder. `process` is reaped as well, should it have become our child: its
 /// zygote may be gone, and a pid namespace does not end before all its processes are reaped.
-fn end(init: &OwnedFd, process: Option<BorrowedFd<'_>>) -> bool {
+pub(super) fn end(init: &OwnedFd, process: Option<BorrowedFd<'_>>) -> bool {
     let deadline = Instant::now() + END_TIMEOUT;
     let step = Timespec {
         tv_sec: 0,
