@@ -96,6 +96,51 @@ async fn what_a_function_imports_is_imported_once_for_all_its_instances() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_zygote_forks_ahead_of_need_and_goes_with_what_it_forked() {
+    let bed = Bed::start_with(|config| {
+        config.limits.idle_timeout_ms = 20;
+        config.limits.zygote_prepared = 2;
+        // One more zygote pushes the first one out.
+        config.limits.zygote_memory_mb = 60;
+    })
+    .await;
+    let large = format!("{SLOW}\nHELD = b'x' * 40_000_000\n");
+    let layer = put(&bed, &[("large.py", &large)]).await;
+    let code = "import large\nseen = []\ndef f(event):\n    seen.append(1)\n    return [large.BORN, len(seen)]\n";
+    let function = bed.deploy("one", code, &layers(&[&layer])).await;
+    cold(&bed, &function).await;
+    let is_stocked = || {
+        let zygotes = bed.pool.zygotes();
+        zygotes.len() == 1 && zygotes[0].ready == 2
+    };
+    until("a zygote grows and forks ahead", is_stocked).await;
+    let born = cold(&bed, &function).await;
+    for _ in 0..4 {
+        until("what was taken is made anew", is_stocked).await;
+        let zygote = bed.pool.zygotes().remove(0);
+        // Forked before it was asked for, and used once.
+        assert_eq!(cold(&bed, &function).await, born);
+        assert_eq!(zygote.ready, 2);
+    }
+    let snapshot = bed.pool.snapshot();
+    assert_eq!(
+        (snapshot.zygote_forks, snapshot.zygote_ready > 0),
+        (5, true)
+    );
+
+    let first = bed.pool.zygotes()[0].id;
+    let layer = put(&bed, &[("large.py", &format!("{large}# another\n"))]).await;
+    let function = bed.deploy("other", code, &layers(&[&layer])).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while bed.pool.zygotes().iter().any(|zygote| zygote.id == first) {
+        assert!(Instant::now() < deadline, "{:?}", bed.pool.zygotes());
+        cold(&bed, &function).await;
+    }
+    // Stopping finds whatever the first one left running.
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn zygotes_grow_from_one_another() {
     let bed = start().await;
     let base = put(&bed, &[("slow.py", SLOW)]).await;

@@ -375,6 +375,7 @@ pub struct Gauges {
     unbilled_cpu_ns: IntCounter,
     zygotes: IntGauge,
     zygote_memory_mb: IntGauge,
+    zygote_ready: IntGauge,
     zygotes_grown: IntCounter,
     zygotes_ended: IntCounter,
     zygotes_unfit: IntCounter,
@@ -496,6 +497,10 @@ impl Gauges {
             )?,
             zygotes: gauge("worker_package_zygotes", "Zygotes with packages imported.")?,
             zygote_memory_mb: gauge("worker_package_zygote_memory_mb", "What they take.")?,
+            zygote_ready: gauge(
+                "worker_package_zygote_ready",
+                "Instances that they have forked ahead of need.",
+            )?,
             zygotes_grown: counter(
                 "worker_package_zygotes_grown_total",
                 "Zygotes with packages that were grown.",
@@ -550,6 +555,8 @@ impl Gauges {
             .set(i64::try_from(pool.memory_mb).unwrap_or(i64::MAX));
         self.zygote_memory_mb
             .set(i64::try_from(pool.zygote_memory_mb).unwrap_or(i64::MAX));
+        self.zygote_ready
+            .set(i64::try_from(pool.zygote_ready).unwrap_or(i64::MAX));
         let [by_idleness, by_memory] = &self.evictions;
         for (counter, value) in [
             (&self.evicted, table.evicted),

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build_ebpf, demo, setup, shell};
+use crate::{build_ebpf, demo, setup, shell, wheels};
 
 /// Where `bench all` leaves its reports, below the workspace's root.
 const REPORTS: &str = "target/bench";
@@ -186,6 +186,8 @@ fn build_control(root: &Path) -> Result<()> {
 }
 
 fn build_worker(root: &Path) -> Result<()> {
+    // numpy, which one of its cases imports.
+    wheels::fetch(root)?;
     shell::cargo(root, &["build", "--release", "--package", WORKER])
 }
 

@@ -17,7 +17,7 @@ pub(super) async fn show(socket: &Path, output: &OutputArgs) -> Result<Exit> {
         return Ok(Exit::Ok);
     }
     let mut table = Table::new(&[
-        "zygote", "from", "tenant", "mb", "forks", "saved_ms", "imports",
+        "zygote", "from", "tenant", "mb", "forks", "ready", "saved_ms", "imports",
     ]);
     for zygote in zygotes {
         let from = zygote.parent.map(|parent| parent.to_string());
@@ -27,6 +27,7 @@ pub(super) async fn show(socket: &Path, output: &OutputArgs) -> Result<Exit> {
             zygote.tenant,
             zygote.memory_mb.to_string(),
             zygote.forks.to_string(),
+            zygote.ready.to_string(),
             zygote.saved_ms.to_string(),
             zygote.imports.join(","),
         ]);

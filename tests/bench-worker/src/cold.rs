@@ -11,12 +11,17 @@ use nix::{
 use store::CatalogEntry;
 use testbed::proc;
 use tests::pool::{PoolBed, run_name};
-use worker::pool::{Path, PoolConfig};
+use worker::{
+    code::{CodeCache, Layer},
+    pool::{Path, PoolConfig},
+};
 
 use crate::{
     Scope,
     oci::{Containers, Runtime},
-    pools::{Imports, end_after, event, keep_warm, timed, until_at_rest, until_paused},
+    pools::{
+        Imports, end_after, event, keep_warm, numpy_layer, timed, until_at_rest, until_paused,
+    },
     row::Row,
     say,
 };
@@ -130,18 +135,34 @@ struct Group {
 impl Group {
     async fn start(count: usize, change: impl FnOnce(&mut PoolConfig)) -> Result<Self> {
         let bed = PoolBed::start(change).await?;
+        let numpy = numpy_layer(&bed).await?;
         let mut functions = Vec::new();
         for number in 0..count {
             for imports in Imports::ALL {
                 let name = format!("{}{number}", imports.name());
                 let code = imports.code();
-                let function = bed.deploy(&name, &code, "memory_mb = 64").await?;
+                let function = bed.deploy(&name, &code, &imports.manifest(&numpy)).await?;
                 // Fetches the code: what is measured begins with it on this host.
                 timed(&bed, &function, &event()).await?;
                 functions.push((imports, function));
             }
         }
         Ok(Self { bed, functions })
+    }
+
+    /// The layer with numpy on this host.
+    async fn numpy(&self) -> Result<Layer> {
+        let of_numpy = self
+            .functions
+            .iter()
+            .find(|(kind, _)| *kind == Imports::Numpy);
+        let (_, function) = of_numpy.context("no function of numpy")?;
+        let cache = CodeCache::new(self.bed.store.clone(), self.bed.dir.path().join("code"));
+        let mut code = cache
+            .ensure(function)
+            .await
+            .context("looking for a layer")?;
+        code.layers.pop().context("a function without a layer")
     }
 
     /// One request of a function that is not called again, for which an instance is started. Which zygote forks it, and
@@ -210,7 +231,8 @@ impl Place {
         .await?;
         let library = library(&prepared.bed);
         let dir = prepared.bed.dir.path().join("oci");
-        let containers = Containers::prepare(dir, &library, &run_name())?;
+        let layer = prepared.numpy().await?;
+        let containers = Containers::prepare(dir, &library, &layer, &run_name())?;
         Ok(Self {
             prepared,
             unprepared,

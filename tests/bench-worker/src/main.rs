@@ -76,6 +76,10 @@ fn main() -> ExitCode {
     if let Some(code) = worker::sandbox::init_main(std::env::args_os().skip(1)) {
         return code;
     }
+    // And so is the cell that numpy is resolved in.
+    if let Some(code) = packages::cell::cell_main(std::env::args_os().skip(1)) {
+        return code;
+    }
     let is_host = std::env::args().nth(1).as_deref() == Some(parked::VERB);
     let done = if is_host {
         runtime().and_then(|runtime| runtime.block_on(parked::be_the_host()))

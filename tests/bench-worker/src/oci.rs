@@ -19,6 +19,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use worker::code::Layer;
+
 use crate::{
     hybrid::Borrowed,
     pools::{Imports, event, ms},
@@ -58,28 +60,43 @@ impl Runtime {
 pub(crate) struct Containers {
     dir: PathBuf,
     number: u32,
+    /// What numpy lies in, below `/layers`.
+    layer: String,
     /// crun would refuse to run without.
     _controllers: Borrowed,
 }
 
 impl Containers {
-    /// Prepares root file system and handlers in `dir`; `library` is the host directory of our Python library, `group` the
-    /// cgroup for all containers.
-    pub(crate) fn prepare(dir: PathBuf, library: &Path, group: &str) -> Result<Self> {
+    /// Prepares root file system and handlers in `dir`; `library` is the host directory of our Python library, `layer` has
+    /// numpy, `group` is the cgroup for all containers.
+    pub(crate) fn prepare(
+        dir: PathBuf,
+        library: &Path,
+        layer: &Layer,
+        group: &str,
+    ) -> Result<Self> {
         skeleton(&dir.join("root"))?;
+        fs::create_dir_all(dir.join("root/layers").join(&layer.name))?;
         for imports in Imports::ALL {
             let bundle = dir.join(imports.name());
             let handler = bundle.join("handler");
             fs::create_dir_all(&handler)
                 .with_context(|| format!("making {}", handler.display()))?;
             fs::write(handler.join("f.py"), imports.code())?;
-            let config = config(&dir.join("root"), library, &handler, group);
+            let mut config = config(&dir.join("root"), library, &handler, group);
+            config["linux"]["resources"]["memory"]["limit"] =
+                (u64::from(imports.memory_mb()) << 20).into();
+            if imports == Imports::Numpy {
+                let mounts = config["mounts"].as_array_mut().context("no mounts")?;
+                mounts.push(bind(&layer.place, &format!("/layers/{}", layer.name)));
+            }
             fs::write(bundle.join("config.json"), config.to_string())?;
         }
         Ok(Self {
             _controllers: Borrowed::take(&dir.join("controllers"))?,
             dir,
             number: 0,
+            layer: layer.name.clone(),
         })
     }
 
@@ -118,7 +135,11 @@ impl Containers {
             &["run", "--detach", "--bundle", &bundle, &id],
             Stdio::from(OwnedFd::from(there)),
         )?;
-        let answered = first_reply(&mut here);
+        let layers: &[&str] = match imports {
+            Imports::None | Imports::Stdlib => &[],
+            Imports::Numpy => &[&self.layer],
+        };
+        let answered = first_reply(&mut here, layers);
         let took = ms(start.elapsed());
         let start = Instant::now();
         run(&["delete", "--force", &id], Stdio::null())?;
@@ -147,8 +168,13 @@ fn skeleton(root: &Path) -> Result<()> {
     Ok(())
 }
 
+fn bind(from: &Path, to: &str) -> Value {
+    json!({
+        "destination": to, "source": from, "type": "bind", "options": ["bind", "ro", "nosuid", "nodev"],
+    })
+}
+
 fn config(root: &Path, library: &Path, handler: &Path, group: &str) -> Value {
-    let bind = |from: &Path, to: &str| json!({"destination": to, "source": from, "type": "bind", "options": ["bind", "ro", "nosuid", "nodev"]});
     let namespaces = ["pid", "mount", "ipc", "uts", "network", "cgroup"];
     json!({
         "ociVersion": "1.0.2",
@@ -175,7 +201,7 @@ fn config(root: &Path, library: &Path, handler: &Path, group: &str) -> Value {
             "cgroupsPath": format!("/{group}/oci"),
             "namespaces": namespaces.map(|kind| json!({"type": kind})),
             "resources": {
-                "memory": {"limit": 64 << 20},
+                "memory": {},
                 "pids": {"limit": 64},
                 "cpu": {"quota": 100_000, "period": 100_000},
             },
@@ -184,11 +210,11 @@ fn config(root: &Path, library: &Path, handler: &Path, group: &str) -> Value {
 }
 
 /// What the worker says to an instance, from its start to its first reply.
-fn first_reply(socket: &mut UnixStream) -> Result<()> {
+fn first_reply(socket: &mut UnixStream, layers: &[&str]) -> Result<()> {
     receive(socket, READY)?;
     let load = json!({
         "entry": "f.py", "payload": "json", "interface": "event", "app": "app",
-        "function": "hello@latest", "worker": "w", "instance": 1,
+        "function": "hello@latest", "worker": "w", "instance": 1, "layers": layers,
     });
     send(socket, LOAD, &load, b"")?;
     receive(socket, READY)?;

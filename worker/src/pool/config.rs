@@ -54,6 +54,8 @@ pub struct PoolLimits {
     pub memory_mb: u32,
     /// What zygotes with packages imported may take together; 0 for none of them.
     pub zygote_memory_mb: u32,
+    /// Instances that each of them has forked ahead of need.
+    pub zygote_prepared: usize,
     /// An instance that served nothing for so long is ended, while too little is known of when its function
     /// is called.
     pub idle_timeout_ms: u64,
@@ -81,10 +83,11 @@ impl Default for PoolLimits {
         Self {
             memory_mb: 4_096,
             zygote_memory_mb: 256,
+            zygote_prepared: 2,
             idle_timeout_ms: 60_000,
             keep_alive_max_ms: 600_000,
             pause_after_ms: 1_000,
-            prepared: 4,
+            prepared: 16,
             instances_per_function: 64,
             queue_len_max: 1_024,
             scale_up_after_us: 3_000,

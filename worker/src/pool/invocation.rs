@@ -209,6 +209,8 @@ pub struct PoolSnapshot {
     pub zygotes_unfit: u64,
     /// Instances forked from a zygote with packages.
     pub zygote_forks: u64,
+    /// Instances that package zygotes have forked ahead of need.
+    pub zygote_ready: usize,
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod roster;
 mod serve;
 mod sessions;
 mod shared;
+mod shelf;
 mod standing;
 mod start;
 mod stock;
@@ -208,7 +209,7 @@ impl Pool {
         let (starts, started) = mpsc::unbounded_channel();
         let (undertaker, ended) = mpsc::unbounded_channel();
         let limits = &config.limits;
-        let zygotes = Zygotes::new(limits.zygote_memory_mb, Arc::clone(&stock), tasks.clone());
+        let zygotes = Zygotes::new(limits, Arc::clone(&stock), tasks.clone());
         let pool = Arc::new(Self {
             functions: Functions::new(limits.clone()),
             budget: Budget::new(limits.memory_mb),
@@ -324,6 +325,7 @@ impl Pool {
             zygotes_ended: count(&self.zygotes.counters.ended),
             zygotes_unfit: count(&self.zygotes.counters.unfit),
             zygote_forks: count(&self.zygotes.counters.forks),
+            zygote_ready: zygotes.iter().map(|zygote| zygote.ready).sum(),
             ..PoolSnapshot::default()
         };
         for function in self.functions.all() {

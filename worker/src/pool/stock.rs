@@ -4,8 +4,8 @@ use std::{
     io::Read,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -13,6 +13,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use super::shelf::Shelf;
 use crate::{
     runtime::{
         package_zygote::{Claimed, PackageZygote},
@@ -56,12 +57,9 @@ pub(super) struct Stock {
     maker: SandboxMaker,
     zygote: Zygote,
     timeout: Duration,
-    ready: Mutex<Vec<Prepared>>,
-    ready_len: usize,
-    filling: AtomicUsize,
+    ready: Arc<Shelf<Prepared>>,
     /// Sandboxes without a process, for package zygotes to fork into; kept from the first use on.
-    bare: Mutex<Vec<Sandbox>>,
-    bare_filling: AtomicUsize,
+    bare: Arc<Shelf<Sandbox>>,
     numbers: AtomicU64,
     making: Semaphore,
     stopping: AtomicBool,
@@ -82,11 +80,8 @@ impl Stock {
             timeout: maker.timeout,
             maker,
             zygote,
-            ready: Mutex::default(),
-            ready_len,
-            filling: AtomicUsize::new(0),
-            bare: Mutex::default(),
-            bare_filling: AtomicUsize::new(0),
+            ready: Arc::new(Shelf::new(ready_len)),
+            bare: Arc::new(Shelf::new(ready_len)),
             numbers: AtomicU64::new(first_number),
             making: Semaphore::new(MAKING_MAX),
             stopping: AtomicBool::new(false),
@@ -96,11 +91,10 @@ impl Stock {
 
     /// A ready sandbox; when there is none, one made now.
     pub(super) async fn take(self: &Arc<Self>) -> Result<Prepared, PrepareError> {
-        self.drop_dead();
-        let ready = self.lock().pop();
+        let ready = self.take_live(&self.ready);
         let prepared = match ready {
             Some(prepared) => Ok(prepared),
-            None => self.prepare().await,
+            None => self.blocking(Self::prepare_now).await,
         };
         self.fill();
         prepared
@@ -108,26 +102,47 @@ impl Stock {
 
     /// A sandbox without a process, ready or made now.
     pub(super) async fn take_bare(self: &Arc<Self>) -> Result<Sandbox, PrepareError> {
-        let ready = self.bare().pop();
+        let ready = self.bare.take();
         let sandbox = match ready {
             Some(sandbox) => Ok(sandbox),
             None => self.blocking(Self::make_now).await,
         };
-        self.fill_bare();
+        self.fill_shelf(&self.bare, Self::make_now);
         sandbox
     }
 
-    /// A sandbox with a process forked from `zygote`.
+    /// A sandbox with a process forked from `zygote`: one of those kept ready on `shelf`, or forked now.
     pub(super) async fn take_from(
         self: &Arc<Self>,
-        zygote: Arc<PackageZygote>,
+        zygote: &Arc<PackageZygote>,
+        shelf: &Arc<Shelf<Prepared>>,
     ) -> Result<Prepared, PrepareError> {
-        let sandbox = self.take_bare().await?;
-        let fork = move |stock: &Self| stock.fork_from(&zygote, sandbox);
-        let stock = Arc::clone(self);
-        tokio::task::spawn_blocking(move || fork(&stock))
-            .await
-            .unwrap_or(Err(PrepareError::Stopping))
+        let prepared = match self.take_live(shelf) {
+            Some(prepared) => Ok(prepared),
+            None => {
+                let sandbox = self.take_bare().await?;
+                let zygote = Arc::clone(zygote);
+                self.blocking(move |stock| stock.fork_from(&zygote, sandbox))
+                    .await
+            }
+        };
+        if prepared.is_ok() {
+            self.fill_from(zygote, shelf);
+        }
+        prepared
+    }
+
+    /// Makes what is missing on the shelf of a package zygote, in the background.
+    pub(super) fn fill_from(
+        self: &Arc<Self>,
+        zygote: &Arc<PackageZygote>,
+        shelf: &Arc<Shelf<Prepared>>,
+    ) {
+        let zygote = Arc::clone(zygote);
+        self.fill_shelf(shelf, move |stock| {
+            let sandbox = stock.make_now()?;
+            stock.fork_from(&zygote, sandbox)
+        });
     }
 
     /// The first zygote.
@@ -140,64 +155,52 @@ impl Stock {
         &self.maker.root
     }
 
-    fn fill_bare(self: &Arc<Self>) {
-        let missing = |stock: &Self| {
-            let have = stock.bare().len() + stock.bare_filling.load(Ordering::Relaxed);
-            stock.ready_len > have && !stock.stopping.load(Ordering::Acquire)
-        };
-        while missing(self) {
-            self.bare_filling.fetch_add(1, Ordering::Relaxed);
-            let stock = Arc::clone(self);
-            self.tasks.spawn(async move {
-                let made = stock.blocking(Self::make_now).await;
-                stock.bare_filling.fetch_sub(1, Ordering::Relaxed);
-                match made {
-                    Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "no sandbox");
-                    }
-                    Ok(_) if stock.stopping.load(Ordering::Acquire) => {}
-                    Ok(sandbox) => stock.bare().push(sandbox),
-                }
-            });
-        }
-    }
-
     /// Takes back a sandbox that was not used.
     pub(super) fn put_back(&self, prepared: Prepared) {
-        self.lock().push(prepared);
+        // On a closed shelf it is not wanted any more.
+        drop(self.ready.put(prepared));
     }
 
     /// Makes what is missing, in the background.
     pub(super) fn fill(self: &Arc<Self>) {
-        self.drop_dead();
-        let missing = |stock: &Self| {
-            let have = stock.len() + stock.filling.load(Ordering::Relaxed);
-            stock.ready_len > have && !stock.stopping.load(Ordering::Acquire)
-        };
-        while missing(self) {
-            self.filling.fetch_add(1, Ordering::Relaxed);
-            let stock = Arc::clone(self);
+        self.drop_dead(&self.ready);
+        self.fill_shelf(&self.ready, Self::prepare_now);
+    }
+
+    fn fill_shelf<T: Send + 'static>(
+        self: &Arc<Self>,
+        shelf: &Arc<Shelf<T>>,
+        make: impl Fn(&Self) -> Result<T, PrepareError> + Send + Sync + 'static,
+    ) {
+        let make = Arc::new(make);
+        while let Some(claim) = shelf.claim() {
+            let (stock, make) = (Arc::clone(self), Arc::clone(&make));
             self.tasks.spawn(async move {
-                let made = stock.prepare().await;
-                stock.filling.fetch_sub(1, Ordering::Relaxed);
-                match made {
+                let made = stock.blocking(move |stock| {
+                    // What comes too late ends here, where that may block.
+                    drop(claim.fill(make(stock)?));
+                    Ok(())
+                });
+                match made.await {
+                    Ok(()) | Err(PrepareError::Stopping) => {}
                     // The keeper tries again; whoever asks for one is told why it fails.
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "no sandbox");
                     }
-                    Ok(_) if stock.stopping.load(Ordering::Acquire) => {}
-                    Ok(prepared) => stock.lock().push(prepared),
                 }
             });
         }
     }
 
+    /// One of `shelf` whose process runs.
+    fn take_live(&self, shelf: &Shelf<Prepared>) -> Option<Prepared> {
+        self.drop_dead(shelf);
+        shelf.take()
+    }
+
     /// Removes those that have ended while they waited: killed by the kernel for want of memory, or by hand.
-    fn drop_dead(&self) {
-        let dead: Vec<_> = self
-            .lock()
-            .extract_if(.., |prepared| !prepared.sandbox.is_alive())
-            .collect();
+    fn drop_dead(&self, shelf: &Shelf<Prepared>) {
+        let dead = shelf.remove_if(|prepared| !prepared.sandbox.is_alive());
         if !dead.is_empty() {
             tracing::warn!(
                 count = dead.len(),
@@ -210,7 +213,7 @@ impl Stock {
 
     /// How many are ready.
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        self.ready.len()
     }
 
     /// Starts of the zygote beyond the first.
@@ -234,21 +237,15 @@ impl Stock {
     /// Makes no more, and ends the zygote and what is ready. Blocks.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        let ready = std::mem::take(&mut *self.lock());
-        drop(ready);
-        let bare = std::mem::take(&mut *self.bare());
-        drop(bare);
+        drop(self.ready.close());
+        drop(self.bare.close());
         self.zygote.stop();
-    }
-
-    async fn prepare(self: &Arc<Self>) -> Result<Prepared, PrepareError> {
-        self.blocking(Self::prepare_now).await
     }
 
     /// Does `work` when it is its turn.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
-        work: fn(&Self) -> Result<T, PrepareError>,
+        work: impl FnOnce(&Self) -> Result<T, PrepareError> + Send + 'static,
     ) -> Result<T, PrepareError> {
         let Ok(_turn) = self.making.acquire().await else {
             return Err(PrepareError::Stopping);
@@ -315,14 +312,6 @@ impl Stock {
         let mut ready = [0; HEADER_LEN];
         ready[0] = Kind::Ready as u8;
         read.is_ok() && header == ready
-    }
-
-    fn bare(&self) -> std::sync::MutexGuard<'_, Vec<Sandbox>> {
-        self.bare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Prepared>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

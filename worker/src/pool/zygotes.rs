@@ -18,7 +18,9 @@ use store::Digest;
 use tokio_util::task::TaskTracker;
 
 use super::{
+    config::PoolLimits,
     packages::{PackageSet, Plan, Policy, Started},
+    shelf::Shelf,
     stock::{Prepared, Stock},
 };
 use crate::{
@@ -54,6 +56,8 @@ pub struct ZygoteStatus {
     pub memory_mb: u64,
     /// Instances forked from it.
     pub forks: u64,
+    /// Those of them that wait for a function.
+    pub ready: usize,
     /// Import time that it has saved lately, in milliseconds.
     pub saved_ms: u64,
 }
@@ -70,6 +74,8 @@ pub(super) struct ZygoteCounters {
 #[derive(Debug)]
 struct Running {
     zygote: Arc<PackageZygote>,
+    /// Instances that it has forked ahead of need.
+    shelf: Arc<Shelf<Prepared>>,
     set: PackageSet,
     parent: Option<u64>,
     memory_mb: u64,
@@ -87,6 +93,8 @@ pub(super) struct Zygotes {
     /// Where the layers of functions lie that were started.
     places: Mutex<HashMap<String, PathBuf>>,
     budget_mb: u64,
+    /// Instances that each keeps ready.
+    prepared: usize,
     growing: AtomicBool,
     stopping: AtomicBool,
     began: Instant,
@@ -100,13 +108,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Zygotes {
-    /// Package zygotes that take `budget_mb` at most; 0 for none at all.
-    pub(super) fn new(budget_mb: u32, stock: Arc<Stock>, tasks: TaskTracker) -> Arc<Self> {
+    /// Package zygotes that take `zygote_memory_mb` at most, 0 for none at all, and keep `zygote_prepared` instances
+    /// each.
+    pub(super) fn new(limits: &PoolLimits, stock: Arc<Stock>, tasks: TaskTracker) -> Arc<Self> {
+        let budget_mb = u64::from(limits.zygote_memory_mb);
         Arc::new(Self {
-            policy: Mutex::new(Policy::new(budget_mb.into())),
+            policy: Mutex::new(Policy::new(budget_mb)),
             running: Mutex::default(),
             places: Mutex::default(),
-            budget_mb: budget_mb.into(),
+            budget_mb,
+            prepared: limits.zygote_prepared,
             growing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             began: Instant::now(),
@@ -120,9 +131,13 @@ impl Zygotes {
     /// that zygote. `None`: the first zygote has as much.
     pub(super) async fn prepare(self: &Arc<Self>, function: &Digest) -> Option<(Prepared, u64)> {
         let id = lock(&self.policy).best(function)?;
-        let zygote = Arc::clone(&lock(&self.running).get(&id)?.zygote);
+        let (zygote, shelf) = {
+            let running = lock(&self.running);
+            let one = running.get(&id)?;
+            (Arc::clone(&one.zygote), Arc::clone(&one.shelf))
+        };
         let is_spent = zygote.forks() + 1 >= FORKS_MAX;
-        match self.stock.take_from(zygote).await {
+        match self.stock.take_from(&zygote, &shelf).await {
             Ok(prepared) => {
                 self.counters.forks.fetch_add(1, Ordering::Relaxed);
                 if is_spent {
@@ -170,6 +185,7 @@ impl Zygotes {
                 layers: one.set.layers.clone(),
                 memory_mb: one.memory_mb,
                 forks: one.zygote.forks(),
+                ready: one.shelf.len(),
                 saved_ms: policy.saved_ms(*id, self.now_s()),
             })
             .collect();
@@ -181,7 +197,9 @@ impl Zygotes {
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         let all = std::mem::take(&mut *lock(&self.running));
-        drop(all);
+        for one in all.values() {
+            drop(one.shelf.close());
+        }
     }
 
     fn now_s(&self) -> f64 {
@@ -279,8 +297,11 @@ impl Zygotes {
         let (id, memory_mb) = (zygote.id(), zygote.memory_mb());
         tracing::info!(zygote = id, imports = ?set.imports, memory_mb, "package zygote grown");
         self.counters.grown.fetch_add(1, Ordering::Relaxed);
+        let (zygote, shelf) = (Arc::new(zygote), Arc::new(Shelf::new(self.prepared)));
+        self.stock.fill_from(&zygote, &shelf);
         let running = Running {
-            zygote: Arc::new(zygote),
+            zygote,
+            shelf,
             set: set.clone(),
             parent,
             memory_mb,
@@ -302,7 +323,8 @@ impl Zygotes {
             return;
         };
         self.counters.ended.fetch_add(1, Ordering::Relaxed);
-        // Ending it blocks.
-        self.tasks.spawn_blocking(move || drop(one));
+        // Ending it blocks, and so does ending what it has forked.
+        self.tasks
+            .spawn_blocking(move || drop((one.shelf.close(), one.zygote)));
     }
 }
