@@ -31,8 +31,8 @@ _IDLE_S = 1.0
 # 0.1 ms 0.54 ms, because the threads interrupt each other.
 _SWITCH_S = 0.0003
 
-# Where the zygote found us, and where a sandbox does.
-_RUNTIME_DIRS = (os.path.dirname(__file__), "/warmpath/warmpath")
+# Where this library is.
+_RUNTIME_DIR = os.path.dirname(__file__)
 # Waiting for the database is the handler's own business.
 _SHOWN = "_db.py"
 _STANDARD_DIR = os.path.dirname(os.__file__) + "/"
@@ -164,7 +164,7 @@ def _fold(stack):
 
 def _is_runtimes(code):
     directory, _, name = code.co_filename.rpartition("/")
-    return directory in _RUNTIME_DIRS and name != _SHOWN
+    return directory == _RUNTIME_DIR and name != _SHOWN
 
 
 def _is_loop(code):

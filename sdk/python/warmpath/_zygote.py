@@ -47,12 +47,10 @@ import urllib.parse
 import uuid
 import zlib
 
-import warmpath
 from warmpath import _failure, _lockdown, _packages, _runtime, _wire
 
 _COMMAND_BYTES_MAX = 65536
 _FDS_MAX = 16
-_LIBRARY = "/warmpath"
 
 
 def main():
@@ -131,18 +129,11 @@ def _become_zygote(command, fds, own_pids):
         namespaces, (worker, *doors) = _namespaces(fds)
         seccomp = [bytes.fromhex(program) for program in command["seccomp"]]
         _lockdown.cage(namespaces, worker, own_pids, doors, command["uid"], seccomp)
-        _use_library(command)
         worker = socket.socket(fileno=_lockdown.ZYGOTE_FD)
         worker.send(json.dumps(_packages.warm(command)).encode())
         _serve(worker, _lockdown.ZYGOTE_PIDS_FD)
     finally:
         os._exit(0)
-
-
-def _use_library(command):
-    """What the zygote found under the host's path is found at its path in sandboxes from now on."""
-    sys.path[:] = [_LIBRARY if path == command["library"] else path for path in sys.path]
-    warmpath.__path__[:] = [f"{_LIBRARY}/warmpath"]
 
 
 def _become_instance(command, namespaces, user, connection, outputs, doors):
@@ -163,7 +154,6 @@ def _become_instance(command, namespaces, user, connection, outputs, doors):
             command["internet"],
             seccomp,
         )
-        _use_library(command)
         _packages.reseed()
         _runtime.serve(_wire.Connection(socket.socket(fileno=fd)))
         status = 0

@@ -70,7 +70,8 @@ use crate::{
     log::Logs,
     runtime::{self, zygote::Zygote},
     sandbox::{
-        CgroupError, CheckError, Executable, Founders, Sandbox, SandboxMaker, Uids, WorkerCgroup,
+        CgroupError, CheckError, Executable, Founders, Root, Sandbox, SandboxMaker, Uids,
+        WorkerCgroup,
         network::{Network, NetworkError},
         seccomp::{self, Sockets},
     },
@@ -442,8 +443,8 @@ struct Grounds {
     networked: Option<Arc<Stock>>,
 }
 
-/// The empty directory for roots, and the one with the runtimes' libraries, which are written into it.
-fn directories(config: &PoolConfig) -> Result<(PathBuf, PathBuf), PoolError> {
+/// What sandboxes have as root: an empty directory is made to build it on, and the runtimes' libraries are written.
+fn root(config: &PoolConfig) -> Result<Root, PoolError> {
     let state = |path: &PathBuf| {
         let path = path.clone();
         move |source| PoolError::State { path, source }
@@ -453,10 +454,14 @@ fn directories(config: &PoolConfig) -> Result<(PathBuf, PathBuf), PoolError> {
         .state_dir
         .canonicalize()
         .map_err(state(&config.state_dir))?;
-    let (root, library) = (state_dir.join("root"), state_dir.join("python"));
-    std::fs::create_dir_all(&root).map_err(state(&root))?;
+    let (at, library) = (state_dir.join("root"), state_dir.join("python"));
+    std::fs::create_dir_all(&at).map_err(state(&at))?;
     runtime::install(&library)?;
-    Ok((root, library))
+    Ok(Root {
+        at,
+        system: PathBuf::from("/"),
+        library,
+    })
 }
 
 /// Everything that blocks: checks, the cgroup, the directories, the zygotes.
@@ -469,7 +474,7 @@ fn set_up(config: &PoolConfig, tasks: TaskTracker) -> Result<Grounds, PoolError>
             source: source.into(),
         }
     })?;
-    let (root, library) = directories(config)?;
+    let root = root(config)?;
     let cgroup = Arc::new(WorkerCgroup::claim(
         &config.sandbox.cgroup_parent,
         &config.worker,
@@ -487,15 +492,15 @@ fn set_up(config: &PoolConfig, tasks: TaskTracker) -> Result<Grounds, PoolError>
             None => Sockets::Local,
         };
         let zygote = Zygote::new(
+            config.executable.clone(),
+            root.clone(),
             config.sandbox.python.clone(),
-            library.to_string_lossy().into_owned(),
             timeout,
             sockets,
         )?;
         let maker = SandboxMaker {
             founders: Arc::clone(&founders),
             root: root.clone(),
-            library: library.clone(),
             cgroup: Arc::clone(&cgroup),
             uids: Arc::clone(&uids),
             network,

@@ -152,7 +152,7 @@ impl Stock {
 
     /// A directory of the host that is empty.
     pub(super) fn empty_dir(&self) -> &std::path::Path {
-        &self.maker.root
+        &self.maker.root.at
     }
 
     /// Takes back a sandbox that was not used.

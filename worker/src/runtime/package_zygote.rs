@@ -33,7 +33,6 @@ const FORK_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a package zygote is told when it begins.
 #[derive(Debug, Serialize)]
 pub(super) struct Grow<'a> {
-    pub(super) library: &'a str,
     /// The host user to become; `None` in a child of a package zygote.
     pub(super) uid: Option<u32>,
     pub(super) seccomp: &'a [String; 2],
@@ -145,7 +144,6 @@ impl PackageZygote {
         let (channel, theirs) = Channel::pair().map_err(ZygoteError::from)?;
         let theirs = theirs.into_fd();
         let order = Grow {
-            library: &spawner.library,
             uid: matches!(parent, Parent::First(_)).then(|| sandbox.host_user()),
             seccomp: &spawner.cage,
             layers,

@@ -15,8 +15,9 @@ use std::{
 
 use serde::Serialize;
 
+use super::LIBRARY_DIR;
 use crate::sandbox::{
-    CgroupError, ChannelError, Forker, ForkerError, HANDLER_ID, Offspring, Program, Sandbox,
+    CgroupError, ChannelError, Forker, ForkerError, HANDLER_ID, Offspring, Program, Root, Sandbox,
     landlock,
     seccomp::{self, Sockets},
 };
@@ -25,7 +26,9 @@ use crate::sandbox::{
 #[derive(Debug, thiserror::Error)]
 pub enum ZygoteError {
     /// The first zygote does not do what it should.
-    #[error("the zygote: it needs Python 3.10 or later, installed or set as sandbox.python")]
+    #[error(
+        "the zygote: it needs Python 3.10 or later in its root file system, or set as sandbox.python"
+    )]
     First(#[from] ForkerError),
     /// A package zygote did not answer.
     #[error("a package zygote does not answer")]
@@ -56,8 +59,6 @@ pub enum ZygoteError {
 /// What every zygote needs to know to fork.
 #[derive(Debug, Clone)]
 pub(super) struct Spawner {
-    /// The host directory of the Python library, as text: it travels in JSON.
-    pub(super) library: String,
     seccomp: [String; 2],
     /// The filter of package zygotes.
     pub(super) cage: [String; 2],
@@ -70,7 +71,6 @@ impl Spawner {
     /// The command to fork an instance; with `namespaces`, the descriptors are those of each.
     pub(super) fn spawn(&self, namespaces: bool) -> Spawn<'_> {
         Spawn {
-            library: &self.library,
             handler_id: HANDLER_ID,
             landlock: self.landlock,
             internet: self.internet,
@@ -83,7 +83,6 @@ impl Spawner {
 #[derive(Debug, Serialize)]
 pub(super) struct Spawn<'a> {
     namespaces: bool,
-    library: &'a str,
     handler_id: u32,
     landlock: u32,
     internet: bool,
@@ -113,19 +112,25 @@ pub struct Zygote {
 /// The interpreter that becomes the zygote.
 #[derive(Debug)]
 struct Python {
+    /// Builds the root.
+    executable: PathBuf,
+    root: Root,
+    /// By its path in there.
     interpreter: PathBuf,
-    /// The host directory of its library.
-    library: String,
 }
 
 impl Program for Python {
     fn command(&self) -> Command {
-        // Isolated (-I): no environment, user site or current directory; no site packages (-S): a function
-        // brings what it needs beyond the standard library.
-        const PROGRAM: &str = "import sys; sys.path.insert(0, sys.argv[1]); from warmpath._zygote import main; main()";
-        let mut command = Command::new(&self.interpreter);
+        let program = format!(
+            "import sys; sys.path.insert(0, {LIBRARY_DIR:?}); from warmpath._zygote import main; main()"
+        );
+        let mut command = self.root.command(&self.executable, &self.interpreter);
         command
-            .args(["-I", "-S", "-c", PROGRAM, &self.library])
+            // Isolated (-I): no environment, user site or current directory; no site packages (-S): a function
+            // brings what it needs beyond the standard library.
+            .args(["-I", "-S", "-c", &program])
+            // Nobody reads it: it shows in `ps` whose process this is, and so in those that are forked from it.
+            .arg(&self.root.library)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", "/tmp")
@@ -145,13 +150,15 @@ impl Program for Python {
 }
 
 impl Zygote {
-    /// A zygote whose instances may make `sockets`; it runs `python` with the library installed in `library`; started at its first use.
+    /// A zygote whose instances may make `sockets`, started at its first use: `executable` builds a root like those of
+    /// its sandboxes and becomes `python` in there.
     ///
     /// # Errors
     /// When the system call filter cannot be compiled.
     pub fn new(
+        executable: PathBuf,
+        root: Root,
         python: PathBuf,
-        library: String,
         timeout: Duration,
         sockets: Sockets,
     ) -> Result<Self, seccomp::SeccompError> {
@@ -160,15 +167,15 @@ impl Zygote {
             tracing::warn!("the kernel has no Landlock: sandboxes do without this second wall");
         }
         let spawner = Spawner {
-            library,
             seccomp: seccomp::programs(sockets)?.map(|program| hex(&program)),
             cage: seccomp::zygote_programs()?.map(|program| hex(&program)),
             internet: sockets == Sockets::Internet,
             landlock,
         };
         let program = Python {
+            executable,
+            root,
             interpreter: python,
-            library: spawner.library.clone(),
         };
         Ok(Self {
             forker: Forker::new(program, timeout),

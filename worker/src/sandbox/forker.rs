@@ -21,9 +21,18 @@ use super::channel::{Channel, ChannelError};
 
 /// The first words of a forker.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Hello {
-    /// Its pid.
-    pub(super) ready: u32,
+#[serde(untagged)]
+pub(super) enum Hello {
+    /// It waits for orders.
+    Ready {
+        /// Its pid.
+        ready: u32,
+    },
+    /// It cannot become one.
+    Failed {
+        /// Why.
+        failed: String,
+    },
 }
 
 /// What a forker answers.
@@ -62,6 +71,14 @@ pub enum ForkerError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// It was started, and cannot be what it should.
+    #[error("{program} cannot begin: {reason}")]
+    Begin {
+        /// The program.
+        program: String,
+        /// What it says.
+        reason: String,
     },
     /// It does not answer.
     #[error("the process that forks does not answer")]
@@ -180,18 +197,21 @@ impl<P: Program> Forker<P> {
     fn start(&self) -> Result<Running, ForkerError> {
         let (channel, theirs) = Channel::pair()?;
         let mut command = self.program.command();
+        let program = command.get_program().to_string_lossy().into_owned();
         let child = command
             .stdin(Stdio::from(theirs.into_fd()))
             .stdout(Stdio::null())
             .spawn()
             .map_err(|source| ForkerError::Start {
-                program: command.get_program().to_string_lossy().into_owned(),
+                program: program.clone(),
                 source,
             })?;
         // It holds the other end of the channel, and would go on holding it.
         drop(command);
         let running = Running { child, channel };
-        running.channel.receive::<Hello>(Some(self.timeout))?;
+        if let Hello::Failed { failed: reason } = running.channel.receive(Some(self.timeout))?.0 {
+            return Err(ForkerError::Begin { program, reason });
+        }
         self.starts.fetch_add(1, Ordering::Relaxed);
         Ok(running)
     }

@@ -74,7 +74,7 @@ impl Drop for Founder {
 pub(super) fn serve(worker: Channel) -> Result<(), StageError> {
     let children = watch_children()?;
     worker.send(
-        &Hello {
+        &Hello::Ready {
             ready: std::process::id(),
         },
         &[],

@@ -9,6 +9,8 @@
 //!    privilege, and from then on only reaps orphans. It ends when the worker does, and everything in the
 //!    sandbox ends with it.
 //!
+//! The same verb makes where a zygote lives ([`super::resident`]).
+//!
 //! The user namespace is a child of the host's, but mounts, network and pids belong to the host's: even a
 //! handler that won back all capabilities in its own namespace would have none over the sandbox.
 
@@ -42,7 +44,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     channel::{Channel, ChannelError},
     clone::{Forked, fork},
-    founders, rootfs,
+    founders, resident,
+    rootfs::{self, Root},
 };
 
 /// The hidden verb.
@@ -51,10 +54,8 @@ pub(super) const VERB: &str = "sandbox-init";
 /// What the founder and the init are to make; from the worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Plan {
-    /// An empty directory to build the root on.
-    pub(super) root: PathBuf,
-    /// The host directory of the Python library.
-    pub(super) library: PathBuf,
+    /// The root that it has.
+    pub(super) root: Root,
     /// The host user that the handler will be.
     pub(super) handler_uid: u32,
     /// The host user that the init itself will be.
@@ -95,12 +96,15 @@ pub(super) enum Report {
 /// exit code to end with.
 #[must_use]
 pub fn init_main(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
-    if args.into_iter().next()? != VERB {
+    let mut args = args.into_iter();
+    if args.next()? != VERB {
         return None;
     }
-    let served = Channel::stdin()
-        .map_err(StageError::from)
-        .and_then(founders::serve);
+    let begin = |channel: Channel| match args.next() {
+        Some(stage) if stage == resident::STAGE => resident::reside(&channel, args),
+        _ => founders::serve(channel),
+    };
+    let served = Channel::stdin().map_err(StageError::from).and_then(begin);
     Some(match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -123,13 +127,17 @@ pub(super) enum StageError {
         doing: &'static str,
         source: io::Error,
     },
+    #[error("cannot run {program}: {source}")]
+    Program { program: PathBuf, source: io::Error },
+    #[error("the plan of a root is malformed: {0}")]
+    Plan(#[from] serde_json::Error),
     #[error(transparent)]
     Root(#[from] rootfs::RootError),
     #[error(transparent)]
     Channel(#[from] ChannelError),
 }
 
-fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StageError {
+pub(super) fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StageError {
     move |error| StageError::System {
         doing,
         source: error.into(),
@@ -172,7 +180,7 @@ fn wait_for_hangup(channel: &Channel) -> Result<(), StageError> {
 fn init(channel: &Channel, plan: &Plan) -> Result<(), StageError> {
     let children = watch_children()?;
     channel.receive::<Build>(None)?;
-    rootfs::enter(&plan.root, &plan.library, plan.handler_uid, &plan.dns)?;
+    plan.root.enter(plan.handler_uid, &plan.dns)?;
     nix::unistd::sethostname("sandbox").map_err(failed("set the host name"))?;
     channel.send(&Report::Ready, &[])?;
     loop {

@@ -3,7 +3,7 @@
 //! | mechanism | file | what a handler meets |
 //! |---|---|---|
 //! | namespaces, pid 1 | `init` | its own mounts, pids, IPC, host name, network (empty), users (one) |
-//! | root file system | `rootfs` | `/usr` and its code read-only, a private bounded `/tmp`, nothing else |
+//! | root file system | `rootfs`; `resident` for zygotes | `/usr` and its code read-only, a private bounded `/tmp`, nothing else |
 //! | cgroups | `cgroup` | limits for memory, processes and CPU, and pauses; version 1, 2, or both |
 //! | the network, for functions that ask for one | `network` | what their manifest lists, and no other address |
 //! | system calls | `seccomp` | an allow-list; the rest fails with EPERM |
@@ -26,6 +26,7 @@ mod init;
 pub mod landlock;
 pub mod network;
 mod prepare;
+mod resident;
 mod rootfs;
 pub mod seccomp;
 
@@ -37,6 +38,7 @@ pub use self::{
     founders::{Executable, Founders},
     init::init_main,
     prepare::{Assignment, HANDLER_ID, Namespaces, Sandbox, SandboxError, SandboxMaker, Uids},
+    rootfs::Root,
 };
 
 /// The capabilities that making sandboxes takes, with their kernel numbers.

@@ -28,7 +28,7 @@ use super::{
     founders::{Founder, Founders},
     init::{Build, MountHandler, Plan, Report},
     network::{Link, Network, NetworkError},
-    rootfs,
+    rootfs::{self, Root},
 };
 
 /// The user that a handler is in its own user namespace.
@@ -87,10 +87,8 @@ fn failed<E: Into<io::Error>>(
 pub struct SandboxMaker {
     /// What forks those that begin a sandbox.
     pub founders: Arc<Founders>,
-    /// An empty directory to build roots on; each sandbox mounts over it in its own mount namespace.
-    pub root: PathBuf,
-    /// The host directory of the Python library.
-    pub library: PathBuf,
+    /// The root that each has.
+    pub root: Root,
     /// The cgroup that holds those of the sandboxes.
     pub cgroup: Arc<WorkerCgroup>,
     /// The host user ids of handlers.
@@ -130,7 +128,6 @@ impl SandboxMaker {
         }
         let plan = Plan {
             root: self.root.clone(),
-            library: self.library.clone(),
             handler_uid: uid.host_id(),
             init_uid: self.uids.init_id(),
             dns: self

@@ -1,7 +1,7 @@
 //! The file system a handler sees: built in a tmpfs by the sandbox's init, then made its root.
 //!
-//! What is there: the host's `/usr` read-only (that is where Python is), the few files of `/etc` that
-//! libraries read, a `/proc` that shows only one's own processes, five device nodes, a private bounded
+//! What is there: `/usr` of the system that sandboxes run, the host's or a built one, read-only (that is where Python
+//! is), the few files of its `/etc` that libraries read, a `/proc` that shows only one's own processes, five device nodes, a private bounded
 //! `/tmp`, the Python library at [`LIBRARY`], and [`HANDLER`] and [`LAYERS`], where the function's code and
 //! its packages are mounted when the sandbox gets one. Everything but `/tmp` is read-only, nothing is setuid, nothing else of the host is
 //! there: no `/sys`, no cgroups, no home directories.
@@ -18,6 +18,7 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
 };
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use serde::{Deserialize, Serialize};
 
 /// Where the function's code is.
 pub(super) const HANDLER: &str = "/handler";
@@ -30,8 +31,8 @@ pub(super) const LIBRARY: &str = "/warmpath";
 
 /// Devices without state or power: `/dev` has these and no others.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
-/// Host files that libraries read; what is absent on the host is absent here.
-const ETC_FROM_HOST: [&str; 3] = ["/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives"];
+/// The system's files that libraries read; what it has not is absent here.
+const ETC_FROM_SYSTEM: [&str; 3] = ["ld.so.cache", "localtime", "alternatives"];
 /// Size of the root's own tmpfs: directories, links and small files only.
 const ROOT_OPTIONS: &str = "mode=0755,size=256k,nr_inodes=256";
 /// Size of the tmpfs at [`LAYERS`]: one directory a layer.
@@ -76,57 +77,66 @@ fn failed_io(
     }
 }
 
-/// Builds the root on the empty directory `at` and makes it the root of this mount namespace. `/tmp`
-/// belongs to the host user `uid`; `library` is the host directory of the Python library; names are asked of `dns`.
-pub(super) fn enter(
-    at: &Path,
-    library: &Path,
-    uid: u32,
-    dns: &[Ipv4Addr],
-) -> Result<(), RootError> {
-    // Nothing mounted here may show up on the host.
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
-    .map_err(failed("make private", "/"))?;
-    mount(Some("tmpfs"), at, Some("tmpfs"), QUIET, Some(ROOT_OPTIONS))
-        .map_err(failed("mount a tmpfs on", at))?;
-    system(at)?;
-    etc(at, dns)?;
-    devices(at)?;
-    let proc = directory(at, "proc")?;
-    mount_proc(&proc)?;
-    let tmp = directory(at, "tmp")?;
-    let options = format!("mode=0700,uid={uid},gid={uid},size=1m,nr_inodes={TMP_INODES}");
-    mount(
-        Some("tmpfs"),
-        &tmp,
-        Some("tmpfs"),
-        QUIET,
-        Some(options.as_str()),
-    )
-    .map_err(failed("mount a tmpfs on", &tmp))?;
-    bind_read_only(library, &directory(at, LIBRARY)?)?;
-    directory(at, HANDLER)?;
-    // Not part of the root's own tmpfs, which is read-only by the time that layers come.
-    let layers = directory(at, LAYERS)?;
-    mount(
-        Some("tmpfs"),
-        &layers,
-        Some("tmpfs"),
-        QUIET,
-        Some(LAYERS_OPTIONS),
-    )
-    .map_err(failed("mount a tmpfs on", &layers))?;
-    // Node.js looks here for what a function in `/handler` requires.
-    let modules = at.join(MODULES);
-    symlink(Path::new(LAYERS).join(MODULES), &modules).map_err(failed_io("link", &modules))?;
-    read_only(at)?;
-    pivot(at)
+/// What a root is built of, and where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Root {
+    /// An empty directory to build on; who builds mounts over it in a mount namespace of its own.
+    pub at: PathBuf,
+    /// What `/usr` and the like are taken from: `/` for the host's own.
+    pub system: PathBuf,
+    /// The host directory of the runtimes' libraries.
+    pub library: PathBuf,
+}
+
+impl Root {
+    /// Builds it and makes it the root of this mount namespace. `/tmp` belongs to the host user `uid`; names are asked
+    /// of `dns`.
+    pub(super) fn enter(&self, uid: u32, dns: &[Ipv4Addr]) -> Result<(), RootError> {
+        let at = self.at.as_path();
+        // Nothing mounted here may show up on the host.
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )
+        .map_err(failed("make private", "/"))?;
+        mount(Some("tmpfs"), at, Some("tmpfs"), QUIET, Some(ROOT_OPTIONS))
+            .map_err(failed("mount a tmpfs on", at))?;
+        usr(at, &self.system)?;
+        etc(at, &self.system, dns)?;
+        devices(at)?;
+        let proc = directory(at, "proc")?;
+        mount_proc(&proc)?;
+        let tmp = directory(at, "tmp")?;
+        let options = format!("mode=0700,uid={uid},gid={uid},size=1m,nr_inodes={TMP_INODES}");
+        mount(
+            Some("tmpfs"),
+            &tmp,
+            Some("tmpfs"),
+            QUIET,
+            Some(options.as_str()),
+        )
+        .map_err(failed("mount a tmpfs on", &tmp))?;
+        bind_read_only(&self.library, &directory(at, LIBRARY)?)?;
+        directory(at, HANDLER)?;
+        // Not part of the root's own tmpfs, which is read-only by the time that layers come.
+        let layers = directory(at, LAYERS)?;
+        mount(
+            Some("tmpfs"),
+            &layers,
+            Some("tmpfs"),
+            QUIET,
+            Some(LAYERS_OPTIONS),
+        )
+        .map_err(failed("mount a tmpfs on", &layers))?;
+        // Node.js looks here for what a function in `/handler` requires.
+        let modules = at.join(MODULES);
+        symlink(Path::new(LAYERS).join(MODULES), &modules).map_err(failed_io("link", &modules))?;
+        read_only(at)?;
+        pivot(at)
+    }
 }
 
 /// Mounts the function's code, a detached mount that the worker made, and gives `/tmp` its size.
@@ -171,21 +181,21 @@ pub(super) fn detached(directory: &Path) -> Result<std::os::fd::OwnedFd, std::io
     Ok(open_tree(rustix::fs::CWD, directory, flags)?)
 }
 
-/// `/usr`, and the links (or directories) of the host that lead into it.
-fn system(at: &Path) -> Result<(), RootError> {
-    bind_read_only(Path::new("/usr"), &directory(at, "usr")?)?;
+/// `/usr`, and the links (or directories) of the system that lead into it.
+fn usr(at: &Path, system: &Path) -> Result<(), RootError> {
+    bind_read_only(&system.join("usr"), &directory(at, "usr")?)?;
     for name in ["bin", "sbin", "lib", "lib32", "lib64"] {
-        let host = Path::new("/").join(name);
-        if let Ok(target) = fs::read_link(&host) {
+        let from = system.join(name);
+        if let Ok(target) = fs::read_link(&from) {
             symlink(&target, at.join(name)).map_err(failed_io("link", at.join(name)))?;
-        } else if host.is_dir() {
-            bind_read_only(&host, &directory(at, name)?)?;
+        } else if from.is_dir() {
+            bind_read_only(&from, &directory(at, name)?)?;
         }
     }
     Ok(())
 }
 
-fn etc(at: &Path, dns: &[Ipv4Addr]) -> Result<(), RootError> {
+fn etc(at: &Path, system: &Path, dns: &[Ipv4Addr]) -> Result<(), RootError> {
     let etc = directory(at, "etc")?;
     let servers = dns.iter().map(|server| format!("nameserver {server}\n"));
     let (resolver, hosts) = if dns.is_empty() {
@@ -204,18 +214,16 @@ fn etc(at: &Path, dns: &[Ipv4Addr]) -> Result<(), RootError> {
     for (name, text) in files {
         fs::write(etc.join(name), text).map_err(failed_io("write", etc.join(name)))?;
     }
-    for host in ETC_FROM_HOST
-        .map(Path::new)
-        .into_iter()
-        .filter(|host| host.exists())
-    {
-        let inside = at.join(host.strip_prefix("/").unwrap_or(host));
-        if host.is_dir() {
+    for name in ETC_FROM_SYSTEM {
+        let (from, inside) = (system.join("etc").join(name), etc.join(name));
+        if from.is_dir() {
             fs::create_dir(&inside).map_err(failed_io("make", &inside))?;
-        } else {
+        } else if from.exists() {
             fs::write(&inside, "").map_err(failed_io("make", &inside))?;
+        } else {
+            continue;
         }
-        bind_read_only(host, &inside)?;
+        bind_read_only(&from, &inside)?;
     }
     Ok(())
 }
