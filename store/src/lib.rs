@@ -42,6 +42,7 @@ mod repository;
 pub mod schema;
 #[cfg(feature = "server")]
 mod service;
+pub mod trigger;
 #[cfg(feature = "unpack")]
 pub mod unpack;
 
@@ -64,5 +65,6 @@ pub use repository::{Repository, RepositoryError};
 pub use schema::{Schema, SchemaError};
 #[cfg(feature = "server")]
 pub use service::{RunError, router, run};
+pub use trigger::{Schedule, ScheduleError, TriggerError, Triggers};
 #[cfg(feature = "unpack")]
 pub use unpack::{Contents, Limits, UnpackError, Unpacked, unpack, unpack_layer};

@@ -3,6 +3,7 @@
 use super::{LAYERS_MAX, MANIFEST_PATH, METHODS};
 use crate::{
     digest::Digest, egress::EgressError, environment::EnvironmentError, schema::SchemaError,
+    trigger::TriggerError,
 };
 
 /// Why a manifest is refused.
@@ -99,4 +100,7 @@ pub enum ManifestError {
     /// A schema that cannot be compiled.
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// Triggers that cannot be pulled.
+    #[error("{MANIFEST_PATH}: {0}")]
+    Triggers(#[from] TriggerError),
 }

@@ -26,6 +26,7 @@ use crate::{
     egress::{EGRESS_MAX, Egress, EgressError},
     environment,
     schema::Schema,
+    trigger::Triggers,
 };
 
 /// Where the manifest lies in a bundle.
@@ -104,6 +105,9 @@ pub struct Manifest {
     /// Where the payload holds the session or shard key of requests that do not name it in their header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Schema>,
+    /// What calls it by itself.
+    #[serde(default, skip_serializing_if = "Triggers::is_none")]
+    pub triggers: Triggers,
 }
 
 /// Which requests should meet the same worker (DESIGN §5).
@@ -217,6 +221,7 @@ impl Manifest {
         if let Some(schema) = &self.schema {
             schema.compile(self.affinity)?;
         }
+        self.triggers.check(&self.tenant)?;
         self.check_interface()
     }
 }
