@@ -47,7 +47,7 @@ pub mod trigger;
 pub mod unpack;
 
 pub use api::types::{
-    Catalog, CatalogEntry, Deleted, ErrorBody, FunctionDetail, FunctionSummary, Published,
+    Catalog, CatalogEntry, Deleted, ErrorBody, FunctionDetail, FunctionSummary, LATEST, Published,
     StoredLayer, VersionSummary,
 };
 #[cfg(feature = "client")]

@@ -10,8 +10,11 @@ use std::{
 };
 
 use ebpf_common::ids::FunctionId;
-use store::{Catalog, CatalogEntry, ClientError, StoreClient};
-use tokio::{sync::Mutex, time::Instant};
+use store::{Catalog, CatalogEntry, ClientError, LATEST, StoreClient};
+use tokio::{
+    sync::{Mutex, watch},
+    time::Instant,
+};
 
 /// How long a refresh for one request may take.
 const REFRESH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -29,6 +32,8 @@ pub struct Functions {
     store: Option<StoreClient>,
     /// When the last refresh began, once there was one.
     refreshed: Mutex<Option<Instant>>,
+    /// The revision of the copy; 0 before there is one.
+    revision: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +50,7 @@ impl Functions {
             index: RwLock::default(),
             store: Some(store),
             refreshed: Mutex::default(),
+            revision: watch::Sender::default(),
         }
     }
 
@@ -55,6 +61,7 @@ impl Functions {
             index: RwLock::default(),
             store: None,
             refreshed: Mutex::default(),
+            revision: watch::Sender::default(),
         };
         functions.replace(catalog);
         functions
@@ -64,6 +71,31 @@ impl Functions {
     #[must_use]
     pub fn get(&self, id: FunctionId) -> Option<Arc<CatalogEntry>> {
         self.index().entries.get(&id).map(Arc::clone)
+    }
+
+    /// The function of this qualified name: `hello@latest`.
+    #[must_use]
+    pub fn named(&self, qualified: &str) -> Option<Arc<CatalogEntry>> {
+        self.get(FunctionId::of(qualified))
+    }
+
+    /// The latest version of every function.
+    #[must_use]
+    pub fn latest(&self) -> Vec<Arc<CatalogEntry>> {
+        let is_latest =
+            |entry: &&Arc<CatalogEntry>| entry.qualified == format!("{}@{LATEST}", entry.name);
+        self.index()
+            .entries
+            .values()
+            .filter(is_latest)
+            .map(Arc::clone)
+            .collect()
+    }
+
+    /// The revision of the copy, as it changes; 0 before there is a copy.
+    #[must_use]
+    pub fn revision(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
     }
 
     /// How many functions can be called, by every name they have.
@@ -137,7 +169,8 @@ impl Functions {
         Arc::clone(&self.index.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn replace(&self, catalog: Catalog) {
+    /// Takes another catalog over.
+    pub fn replace(&self, catalog: Catalog) {
         let revision = catalog.revision;
         if self.index().revision == revision && !self.is_empty() {
             return;
@@ -154,6 +187,7 @@ impl Functions {
             "the catalog changed"
         );
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+        self.revision.send_replace(revision);
     }
 }
 

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`rpc`] takes packets in and sends replies; it hands whole requests to an [`invoke::Invoker`].
 //! - [`deferred`] keeps and makes the calls that nobody waits for.
+//! - [`trigger`] calls functions by the time and by what is written to the database.
 //! - [`park`] keeps the requests whose handlers wait for something.
 //! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
 //! - [`bill`] counts what each request used, [`profile`] where a function spends its time, [`log`] keeps what functions
@@ -40,6 +41,7 @@ pub mod runtime;
 pub mod sandbox;
 pub mod secrets;
 mod service;
+pub mod trigger;
 
 pub use config::{Config, DbConfig};
 pub use error::{ConfigError, RunError};

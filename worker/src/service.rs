@@ -39,6 +39,7 @@ use crate::{
     pool::{Pool, PoolConfig},
     report::Reporter,
     rpc::{Parts, Server},
+    trigger::{self, Site, TriggerMetrics},
 };
 
 /// After the last request has ended its reply is still on its way or may be asked for once more, and
@@ -180,16 +181,23 @@ async fn serve(
         tracing::info!(%address, "serves RPCs");
         here = Some(address);
     }
+    let mut triggers = None;
     if let Some(here) = here {
         let shelves = Shelves::new(Arc::clone(&router), config.deferred.clone());
         server.keep_calls(Arc::clone(&shelves));
         let client = Client::connect(here, ClientConfig::default())?;
-        shelves.serve(
-            |slot| config.db.slots.contains(slot),
-            &client,
-            &load,
-            &mut tasks,
-        );
+        let slots = config.db.slots.clone();
+        shelves.serve(|slot| slots.contains(slot), &client, &load, &mut tasks);
+        let site = Site {
+            shelves,
+            functions: Arc::clone(&functions),
+            client,
+            load: Arc::clone(&load),
+            metrics: TriggerMetrics::register(&registry)?,
+        };
+        let site = Arc::new(site);
+        triggers = Some(Arc::clone(&site));
+        trigger::serve(site, move |slot| slots.contains(slot), &mut tasks);
     }
     if let Some(address) = config.metrics_listen {
         let metrics = Metrics {
@@ -200,6 +208,7 @@ async fn serve(
             pool: Arc::clone(&pool),
             server: Arc::clone(&server),
             decap: decap.as_ref().map(Arc::downgrade),
+            triggers,
         };
         let routes = Router::new()
             .route("/metrics", get(show_metrics))
@@ -311,6 +320,7 @@ struct Metrics {
     server: Arc<Server<Arc<Pool>>>,
     /// Whoever scrapes at the end does not keep the program attached.
     decap: Option<Weak<Decap>>,
+    triggers: Option<Arc<Site>>,
 }
 
 async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
@@ -322,6 +332,9 @@ async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse 
     metrics
         .gauges
         .show(&metrics.load, size, parked, &metrics.pool.snapshot());
+    if let Some(site) = &metrics.triggers {
+        site.metrics.show(site.shelves.board());
+    }
     metrics.bills.show(metrics.pool.bills_by_function());
     match render(&metrics.registry) {
         Ok(text) => (StatusCode::OK, text),

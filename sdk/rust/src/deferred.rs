@@ -39,17 +39,15 @@ impl CallId {
     #[must_use]
     pub fn random() -> Self {
         let [first, rest @ ..] = rand::random::<[u8; 8]>();
+        Self::of(first % SHELVES, rest).expect("it is taken modulo their number")
+    }
+
+    /// The one on `shelf` that these bytes stand for: the same ones, the same call. `None` if there is no such shelf.
+    #[must_use]
+    pub const fn of(shelf: u8, rest: [u8; 7]) -> Option<Self> {
         let [b1, b2, b3, b4, b5, b6, b7] = rest;
-        Self(u64::from_be_bytes([
-            first % SHELVES,
-            b1,
-            b2,
-            b3,
-            b4,
-            b5,
-            b6,
-            b7,
-        ]))
+        let id = Self(u64::from_be_bytes([shelf, b1, b2, b3, b4, b5, b6, b7]));
+        if shelf < SHELVES { Some(id) } else { None }
     }
 
     /// The shelf it stands on.
@@ -131,6 +129,15 @@ pub enum Ask {
     Retry {
         /// Which.
         id: CallId,
+    },
+    /// How a trigger is doing: answered with a [`crate::trigger::TriggerAnswer`].
+    Trigger {
+        /// The function's name.
+        function: String,
+        /// The trigger's name.
+        trigger: String,
+        /// The slot whose owner pulls it.
+        slot: u16,
     },
 }
 
@@ -216,15 +223,16 @@ impl Ask {
     /// # Errors
     /// When the head is too long.
     pub fn call(&self, event: &[u8]) -> Result<Call, HeadError> {
-        let shelf = match self {
-            Self::Submit { id, .. } | Self::Outcome { id } | Self::Retry { id } => id.shelf(),
-            Self::Dead { shelf } => *shelf,
+        let slot = match self {
+            Self::Submit { id, .. } | Self::Outcome { id } | Self::Retry { id } => slot(id.shelf()),
+            Self::Dead { shelf } => slot(*shelf),
+            Self::Trigger { slot, .. } => SlotId(*slot),
         };
         // Each may be asked twice: nothing is done twice by it.
         let mut call = Call::by_id(*FUNCTION_ID)
             .payload(http::join(self, event)?)
             .idempotent(true);
-        call.slot = Some(slot(shelf));
+        call.slot = Some(slot);
         Ok(call)
     }
 

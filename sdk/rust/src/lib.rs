@@ -42,6 +42,7 @@ mod link;
 mod rtt;
 mod session;
 mod stats;
+pub mod trigger;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

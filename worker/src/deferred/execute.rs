@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use warmpath_sdk::{
-    Call, CallError, Client, Fault, Response,
+    CallError, Client, Response,
     deferred::{CallId, Report, SHELVES, State, slot},
     http,
 };
@@ -136,7 +136,7 @@ impl Shelves {
             return self.delete(Place::Pending.key(id)).await;
         }
         self.lock_running().insert(id);
-        let called = client.call(call_of(&record, &event)).await;
+        let called = client.call(record.attempt(&event)).await;
         let kept = self.keep(id, &mut record, &event, called).await;
         self.lock_running().remove(&id);
         kept
@@ -156,16 +156,20 @@ impl Shelves {
             }
             Err(error) => error,
         };
-        let status = error.status();
-        record.status = Some(status.map_or("timeout", |status| status.name()).to_owned());
-        // What is the platform's fault, or a rate's, is not held against the function, however long it lasts.
-        let is_counted =
-            status.is_none_or(|status| status.fault() == Fault::Function || !status.is_retryable());
-        record.attempts += u32::from(is_counted);
-        if record.attempts < self.limits.attempts {
-            record.back_off(self.limits.backoff(), self.limits.backoff_max());
+        if record.failed(&error, &self.limits) {
             return self.put(Place::Pending.key(id), record.join(event)?).await;
         }
+        self.give_up(id, record, event, &error).await
+    }
+
+    /// Puts a call on the dead-letter list; its outcome is `error`.
+    pub(crate) async fn give_up(
+        &self,
+        id: CallId,
+        record: &mut Record,
+        event: &[u8],
+        error: &CallError,
+    ) -> Result<(), DbError> {
         record.at_ms = now_ms();
         self.put(Place::Dead.key(id), record.join(event)?).await?;
         let message = error.to_string();
@@ -196,19 +200,6 @@ impl Shelves {
         }
         Ok(())
     }
-}
-
-/// The call that a record stands for. It may run more than once.
-fn call_of(record: &Record, event: &Bytes) -> Call {
-    let deferred = &record.call;
-    let mut call = Call::new(&deferred.function)
-        .payload(event.clone())
-        .budget(Duration::from_millis(deferred.budget_ms.into()))
-        .idempotent(true);
-    call.http = deferred.http;
-    call.session = deferred.session;
-    call.slot = deferred.slot.map(SlotId);
-    call
 }
 
 /// When an outcome was written down; one that cannot be read is as old as can be.

@@ -5,6 +5,7 @@
 //! <tag>p:<id>  a call to be made: its record and its event      (<tag> is that of the id's shelf)
 //! <tag>r:<id>  the outcome of one: its report and the reply, or the last error
 //! <tag>d:<id>  one that was given up, as it was kept: the dead-letter list
+//! <tag>s:<function>/<trigger>  a schedule, which is pulled by who owns the slot: `trigger`
 //! ```
 //! Invariants: a call is somewhere from the moment its caller is told until its outcome has been kept for its time; the
 //! outcome is written before the call is removed, so that a crash between makes it twice and never loses it.
@@ -24,11 +25,12 @@ use ebpf_common::wire::Status;
 use warmpath_sdk::{
     deferred::{Ask, CallId, DeadCalls, Report, SHELVES, State, tag},
     http,
+    trigger::TriggerAnswer,
 };
 
 pub use self::limits::DeferredLimits;
-use self::record::{Record, now_ms};
-use crate::{bill::Usage, pool::Outcome};
+pub(crate) use self::record::{Record, now_ms};
+use crate::{bill::Usage, pool::Outcome, trigger::Board};
 
 /// Calls of one page of a list.
 const PAGE: u32 = 100;
@@ -40,6 +42,8 @@ pub struct Shelves {
     limits: DeferredLimits,
     /// Those being made here.
     running: Mutex<HashSet<CallId>>,
+    /// The triggers that are pulled here.
+    board: Board,
 }
 
 /// What a key of a shelf is for.
@@ -73,6 +77,7 @@ impl Shelves {
             db,
             limits,
             running: Mutex::default(),
+            board: Board::default(),
         })
     }
 
@@ -90,6 +95,12 @@ impl Shelves {
                 return Outcome::failed(Status::BadPayload, "there is no such shelf");
             }
             Ask::Retry { id } => self.retry(id).await,
+            Ask::Trigger {
+                function, trigger, ..
+            } => {
+                let report = self.board.report(&function, &trigger);
+                http::join(&TriggerAnswer { report }, b"").map_err(|error| unreadable(&error))
+            }
         };
         match answered {
             Ok(message) => Outcome::replied(message, Usage::default()),
@@ -99,16 +110,27 @@ impl Shelves {
     }
 
     async fn submit(&self, id: CallId, record: Record, event: &[u8]) -> Result<Bytes, DbError> {
+        self.keep_call(id, &record, event).await?;
+        report(id, State::Pending, Some(&record), None, b"")
+    }
+
+    /// Has a call made. One that is there already is this very call, asked for again; one that has ended meanwhile is not
+    /// begun anew.
+    pub(crate) async fn keep_call(
+        &self,
+        id: CallId,
+        record: &Record,
+        event: &[u8],
+    ) -> Result<(), DbError> {
+        if self.get(Place::Outcome.key(id)).await?.is_some() {
+            return Ok(());
+        }
         let keep = Op::CompareAndSet {
             key: Place::Pending.key(id),
             expected: None,
             value: record.join(event)?,
         };
-        // One that is there already is this very call, asked for again; one that has ended meanwhile is not begun anew.
-        if self.get(Place::Outcome.key(id)).await?.is_none() {
-            self.db.execute(keep).await?;
-        }
-        report(id, State::Pending, Some(&record), None, b"")
+        self.db.execute(keep).await.map(drop)
     }
 
     async fn outcome(&self, id: CallId) -> Result<Bytes, DbError> {
@@ -211,18 +233,33 @@ impl Shelves {
         Ok((calls.collect(), more))
     }
 
-    async fn get(&self, key: Vec<u8>) -> Result<Option<Vec<u8>>, DbError> {
+    /// The triggers that are pulled here.
+    #[must_use]
+    pub const fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Where the calls are kept.
+    pub(crate) const fn db(&self) -> &Arc<Router> {
+        &self.db
+    }
+
+    pub(crate) const fn limits(&self) -> &DeferredLimits {
+        &self.limits
+    }
+
+    pub(crate) async fn get(&self, key: Vec<u8>) -> Result<Option<Vec<u8>>, DbError> {
         match self.db.execute(Op::Get { key }).await? {
             (Reply::Value(value), _) => Ok(value),
             _ => Err(unreadable(&"a get was answered with something else")),
         }
     }
 
-    async fn put(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), DbError> {
+    pub(crate) async fn put(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), DbError> {
         self.db.execute(Op::Put { key, value }).await.map(drop)
     }
 
-    async fn delete(&self, key: Vec<u8>) -> Result<(), DbError> {
+    pub(crate) async fn delete(&self, key: Vec<u8>) -> Result<(), DbError> {
         self.db.execute(Op::Delete { key }).await.map(drop)
     }
 
@@ -255,7 +292,8 @@ fn report(
     http::join(&report, body).map_err(|error| unreadable(&error))
 }
 
-fn unreadable(error: &impl ToString) -> DbError {
+/// What the database gave is not what was put there.
+pub(crate) fn unreadable(error: &impl ToString) -> DbError {
     DbError::Read {
         reason: error.to_string(),
     }

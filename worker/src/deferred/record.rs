@@ -6,24 +6,25 @@ use bytes::Bytes;
 use db::DbError;
 use serde::{Deserialize, Serialize};
 use warmpath_sdk::{
+    Call, CallError, Fault, SlotId,
     deferred::Deferred,
     http::{self, Head, HeadError},
 };
 
-use super::unreadable;
+use super::{DeferredLimits, unreadable};
 
 /// What is known of a call that is to be made, or was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
-    pub(super) call: Deferred,
+pub(crate) struct Record {
+    pub(crate) call: Deferred,
     /// Attempts that failed.
-    pub(super) attempts: u32,
+    pub(crate) attempts: u32,
     /// Not before this time, in milliseconds since 1970.
-    pub(super) next_ms: u64,
+    pub(crate) next_ms: u64,
     /// The status of the last attempt.
-    pub(super) status: Option<String>,
+    pub(crate) status: Option<String>,
     /// When it was kept, and later when it was given up.
-    pub(super) at_ms: u64,
+    pub(crate) at_ms: u64,
 }
 
 impl Head for Record {
@@ -34,7 +35,7 @@ impl Head for Record {
 
 impl Record {
     /// A call to be made at once.
-    pub(super) fn new(call: Deferred) -> Self {
+    pub(crate) fn new(call: Deferred) -> Self {
         Self {
             call,
             attempts: 0,
@@ -53,9 +54,37 @@ impl Record {
         http::split(&value.into()).map_err(|error| unreadable(&error))
     }
 
+    /// One attempt at it. It may run more than once.
+    pub(crate) fn attempt(&self, event: &Bytes) -> Call {
+        let deferred = &self.call;
+        let mut call = Call::new(&deferred.function)
+            .payload(event.clone())
+            .budget(Duration::from_millis(deferred.budget_ms.into()))
+            .idempotent(true);
+        call.http = deferred.http;
+        call.session = deferred.session;
+        call.slot = deferred.slot.map(SlotId);
+        call
+    }
+
+    /// Takes down an attempt that failed. Says whether another one is to be made, from `next_ms` on.
+    pub(crate) fn failed(&mut self, error: &CallError, limits: &DeferredLimits) -> bool {
+        let status = error.status();
+        self.status = Some(status.map_or("timeout", |status| status.name()).to_owned());
+        // What is the platform's fault, or a rate's, is not held against the function, however long it lasts.
+        let is_counted =
+            status.is_none_or(|status| status.fault() == Fault::Function || !status.is_retryable());
+        self.attempts += u32::from(is_counted);
+        let goes_on = self.attempts < limits.attempts;
+        if goes_on {
+            self.back_off(limits.backoff(), limits.backoff_max());
+        }
+        goes_on
+    }
+
     /// When to try again after one more failure: twice as long each time, and anywhere in the second half of that, so that
     /// what failed together does not come back together.
-    pub(super) fn back_off(&mut self, first: Duration, most: Duration) {
+    fn back_off(&mut self, first: Duration, most: Duration) {
         let doublings = self.attempts.saturating_sub(1).min(20);
         let wait = first.saturating_mul(1 << doublings).min(most);
         let wait = wait.mul_f64(0.5 + rand::random::<f64>() / 2.0);
@@ -64,7 +93,7 @@ impl Record {
 }
 
 /// Milliseconds since 1970: what is kept outlives every process, so that no monotonic clock will do.
-pub(super) fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX / 2)

@@ -11,6 +11,7 @@ use std::{
 };
 
 use balancer_userspace::membership::protocol::Assignment;
+use bytes::Bytes;
 use db::Cursor;
 use ebpf_common::{hash::slot_of_key, ids::FunctionId, wire::Status};
 use prometheus::Registry;
@@ -38,6 +39,8 @@ pub(crate) struct Runs {
     by_request: Mutex<HashMap<u64, u32>>,
     pub(crate) running_most: AtomicU32,
     running: AtomicU32,
+    /// The events of `collect`, in the order of their calls.
+    pub(crate) collected: Mutex<Vec<Bytes>>,
 }
 
 impl Runs {
@@ -76,6 +79,10 @@ impl Invoker for Script {
             true => Outcome::failed(Status::BudgetExceeded, "the caller's time is over"),
             false => Outcome::failed(Status::Timeout, "the function's time is over"),
         };
+        if invocation.function.name == "collect" {
+            let mut collected = runs.collected.lock().unwrap();
+            collected.push(invocation.payload.clone());
+        }
         let outcome = tokio::time::timeout_at(deadline.at, perform(&invocation)).await;
         runs.running.fetch_sub(1, Ordering::Relaxed);
         outcome.unwrap_or(late)
@@ -86,6 +93,7 @@ async fn perform(invocation: &Invocation) -> Outcome {
     let name = invocation.function.name.as_str();
     match name {
         "slow" => tokio::time::sleep(100 * MS).await,
+        "collect" => tokio::time::sleep(5 * MS).await,
         "stuck" => std::future::pending().await,
         _ => (),
     }
@@ -121,6 +129,7 @@ fn wait(invocation: &Invocation) -> Outcome {
 pub(crate) struct Bench {
     pub(crate) address: SocketAddr,
     pub(crate) runs: Arc<Runs>,
+    pub(crate) functions: Arc<Functions>,
     pub(crate) load: Arc<Load>,
     pub(crate) metrics: RpcMetrics,
     pub(crate) server: Arc<Server<Script>>,
@@ -146,6 +155,7 @@ impl Bench {
     ) -> Self {
         let names = [
             "echo", "slow", "stuck", "session", "raise", "panic", "long", "waits", "naps",
+            "collect",
         ];
         let catalog = Catalog {
             revision: 1,
@@ -163,11 +173,12 @@ impl Bench {
             keep_warm: Vec::new(),
         });
         let runs = Arc::new(Runs::default());
+        let functions = Arc::new(Functions::fixed(catalog));
         let load = Arc::new(Load::new(capacity));
         let metrics = RpcMetrics::register(&Registry::new()).unwrap();
         let parts = Parts {
             invoker: Script(Arc::clone(&runs)),
-            functions: Arc::new(Functions::fixed(catalog)),
+            functions: Arc::clone(&functions),
             identity: Arc::new(identity),
             load: Arc::clone(&load),
             metrics: metrics.clone(),
@@ -179,6 +190,7 @@ impl Bench {
         Self {
             address,
             runs,
+            functions,
             load,
             metrics,
             server,
@@ -199,12 +211,18 @@ pub(crate) fn call(function: &str) -> Call {
 }
 
 fn entry(name: &str) -> CatalogEntry {
-    let manifest = format!("name = '{name}'\ntimeout_ms = {TIMEOUT_MS}\npayload = 'bytes'");
+    version(name, "latest", 1, "")
+}
+
+/// What `name@selector` names, with `more` in its manifest.
+pub(crate) fn version(name: &str, selector: &str, version: u32, more: &str) -> CatalogEntry {
+    let qualified = format!("{name}@{selector}");
+    let manifest = format!("name = '{name}'\ntimeout_ms = {TIMEOUT_MS}\npayload = 'bytes'\n{more}");
     CatalogEntry {
-        id: FunctionId::of(name),
+        id: FunctionId::of(&qualified),
         name: name.to_owned(),
-        qualified: format!("{name}@latest"),
-        version: 1,
+        qualified,
+        version,
         digest: Digest::of(name.as_bytes()),
         manifest: toml::from_str::<Manifest>(&manifest).unwrap(),
     }

@@ -1,0 +1,464 @@
+//! Triggers: functions that the time and the database call, over redeployments and crashes.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use db::{Embedded, Local, Op, Reply, SlotSet};
+use prometheus::{Registry, TextEncoder};
+use serde_json::Value;
+use store::{Catalog, CatalogEntry};
+use tempfile::TempDir;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use warmpath_sdk::{
+    Client,
+    deferred::{Ask, CallId, DeadCalls, Report, SHELVES, State},
+    http,
+    trigger::{TriggerAnswer, TriggerReport, schedule_slot},
+};
+use worker::{
+    deferred::{DeferredLimits, Shelves},
+    park::ParkLimits,
+    rpc::RpcLimits,
+    trigger::{self, Site, TriggerMetrics},
+};
+
+use crate::bench::{Bench, MS, version};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const EACH_SECOND: &str = "[[triggers.schedule]]\nname = 't'\ncron = '* * * * * *'";
+const ORDERS: &str = "[[triggers.feed]]\nname = 't'\nprefix = '{orders}:'";
+
+/// A worker with a database at some path, which pulls triggers.
+struct Puller {
+    bench: Bench,
+    client: Client,
+    db: Arc<db::Router>,
+    registry: Registry,
+    revision: u64,
+    _tasks: JoinSet<()>,
+}
+
+impl Puller {
+    fn start(path: &Path, entries: Vec<CatalogEntry>) -> Self {
+        let metrics = db::Metrics::unregistered();
+        let local = Local {
+            engine: Arc::new(Embedded::open(path, db::Options::default(), &metrics).unwrap()),
+            slots: SlotSet::new(vec!["0-16383".parse().unwrap()]).unwrap(),
+        };
+        let db = Arc::new(db::Router::new(Some(local), metrics));
+        let park = ParkLimits::default();
+        let bench = Bench::parking(1, 100, RpcLimits::default(), Arc::clone(&db), park);
+        let limits = DeferredLimits {
+            attempts: 2,
+            backoff_ms: 20,
+            ..DeferredLimits::default()
+        };
+        let shelves = Shelves::new(Arc::clone(&db), limits);
+        bench.server.keep_calls(Arc::clone(&shelves));
+        let (client, registry) = (bench.client(), Registry::new());
+        let mut tasks = JoinSet::new();
+        shelves.serve(|_| true, &client, &bench.load, &mut tasks);
+        let site = Site {
+            shelves,
+            functions: Arc::clone(&bench.functions),
+            client: client.clone(),
+            load: Arc::clone(&bench.load),
+            metrics: TriggerMetrics::register(&registry).unwrap(),
+        };
+        let mut puller = Self {
+            bench,
+            client,
+            db,
+            registry,
+            revision: 1,
+            _tasks: JoinSet::new(),
+        };
+        // As at a real start: the catalog is there first, or comes later.
+        puller.deploy(entries);
+        trigger::serve(Arc::new(site), |_| true, &mut tasks);
+        puller._tasks = tasks;
+        puller
+    }
+
+    fn deploy(&mut self, entries: Vec<CatalogEntry>) {
+        self.revision += 1;
+        self.bench.functions.replace(Catalog {
+            revision: self.revision,
+            entries,
+        });
+    }
+
+    async fn ask(&self, ask: &Ask) -> Bytes {
+        let call = ask.call(b"").unwrap();
+        self.client.call(call).await.unwrap().payload
+    }
+
+    async fn report(&self, function: &str) -> Option<TriggerReport> {
+        let ask = Ask::Trigger {
+            function: function.to_owned(),
+            trigger: "t".to_owned(),
+            slot: schedule_slot(function, "t").0,
+        };
+        let answer: (TriggerAnswer, Bytes) = http::split(&self.ask(&ask).await).unwrap();
+        answer.0.report
+    }
+
+    /// What is said of a trigger once `is_so`.
+    async fn once(&self, function: &str, is_so: impl Fn(&TriggerReport) -> bool) -> TriggerReport {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let report = self.report(function).await;
+            if let Some(report) = report.clone().filter(&is_so) {
+                return report;
+            }
+            assert!(Instant::now() < deadline, "{report:?}");
+            sleep(5 * MS).await;
+        }
+    }
+
+    async fn outcome(&self, id: CallId) -> (Report, Bytes) {
+        http::split(&self.ask(&Ask::Outcome { id }).await).unwrap()
+    }
+
+    async fn done(&self, id: CallId) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (report, body) = self.outcome(id).await;
+            if report.state == State::Done {
+                return serde_json::from_slice(&body).unwrap();
+            }
+            assert!(Instant::now() < deadline, "{report:?}");
+            sleep(5 * MS).await;
+        }
+    }
+
+    async fn put(&self, key: &str, value: &str) {
+        let put = Op::Put {
+            key: key.into(),
+            value: value.into(),
+        };
+        self.db.execute(put).await.unwrap();
+    }
+
+    async fn rows(&self, prefix: &str) -> usize {
+        let scan = Op::Scan {
+            prefix: prefix.into(),
+            after: None,
+            limit: 1_000,
+        };
+        match self.db.execute(scan).await.unwrap() {
+            (Reply::Rows { rows, .. }, _) => rows.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Outcomes of all calls that nobody waited for: one for each tick.
+    async fn outcomes(&self) -> usize {
+        let mut outcomes = 0;
+        for shelf in 0..SHELVES {
+            let tag = warmpath_sdk::deferred::tag(shelf);
+            outcomes += self.rows(&format!("{tag}r:")).await;
+        }
+        outcomes
+    }
+
+    /// The values of the writes that `collect` was told of, in that order.
+    fn collected(&self) -> Vec<String> {
+        let events = self.bench.runs.collected.lock().unwrap();
+        let values = events.iter().flat_map(|event| {
+            let event: Value = serde_json::from_slice(event).unwrap();
+            let records = event["records"].as_array().unwrap().clone();
+            records
+                .into_iter()
+                .map(|it| it["value"].as_str().unwrap().to_owned())
+        });
+        values.collect()
+    }
+
+    async fn once_collected(&self, count: usize) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.collected().len() < count {
+            let seen = self.collected();
+            assert!(Instant::now() < deadline, "{seen:?}");
+            sleep(5 * MS).await;
+        }
+        self.collected()
+    }
+
+    fn metrics(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap()
+    }
+}
+
+/// A version of `name` that is its latest.
+fn latest(name: &str, number: u32, triggers: &str) -> Vec<CatalogEntry> {
+    vec![
+        version(name, "latest", number, triggers),
+        version(name, &number.to_string(), number, triggers),
+    ]
+}
+
+fn until_crash<R>(work: impl Future<Output = R>) -> R {
+    tokio::runtime::Runtime::new().unwrap().block_on(work)
+}
+
+fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test]
+async fn each_tick_is_one_call_with_its_time_in_the_event() {
+    let dir = TempDir::new().unwrap();
+    let puller = Puller::start(dir.path(), latest("echo", 1, EACH_SECOND));
+    let first = puller.once("echo", |report| report.fired >= 1).await;
+    let event = puller.done(first.last_call.unwrap()).await;
+    assert_eq!(
+        event["trigger"],
+        serde_json::json!({"kind": "schedule", "function": "echo", "name": "t"})
+    );
+    assert_eq!(event["time_ms"].as_u64(), first.last_ms);
+    assert_eq!(first.last_ms.unwrap() % 1_000, 0);
+    assert_eq!(
+        event["id"].as_str().unwrap(),
+        first.last_call.unwrap().to_string()
+    );
+    assert_eq!(first.next_ms, first.last_ms.map(|last| last + 1_000));
+    let third = puller
+        .once("echo", |report| report.fired >= first.fired + 2)
+        .await;
+    puller.done(third.last_call.unwrap()).await;
+    assert_ne!(third.last_call, first.last_call);
+    // The next tick may have come meanwhile.
+    let now = puller.report("echo").await.unwrap().fired;
+    let outcomes = puller.outcomes().await as u64;
+    assert!(
+        (third.fired..=now).contains(&outcomes),
+        "{outcomes} of {now}"
+    );
+    let counted = puller.metrics();
+    assert!(
+        counted.contains("worker_trigger_pulls_total{kind=\"schedule\",outcome=\"kept\"}"),
+        "{counted}"
+    );
+}
+
+#[test]
+fn of_ticks_that_were_missed_one_is_made_up_for() {
+    let dir = TempDir::new().unwrap();
+    let (fired, last_ms) = until_crash(async {
+        let puller = Puller::start(dir.path(), latest("echo", 1, EACH_SECOND));
+        let report = puller.once("echo", |report| report.fired >= 1).await;
+        (report.fired, report.last_ms.unwrap())
+    });
+    std::thread::sleep(3_100 * MS);
+    until_crash(async {
+        let puller = Puller::start(dir.path(), latest("echo", 1, EACH_SECOND));
+        let report = puller.once("echo", |report| report.fired > fired).await;
+        // The tick of the catch-up, and perhaps the one after it.
+        assert!(report.missed >= 2, "{report:?}");
+        let passed = (report.last_ms.unwrap() - last_ms) / 1_000;
+        assert_eq!(passed, report.fired - fired + report.missed, "{report:?}");
+        let event = puller.done(report.last_call.unwrap()).await;
+        assert!(event["missed"].as_u64().unwrap() <= report.missed);
+    });
+}
+
+#[tokio::test]
+async fn a_schedule_that_changes_is_new_and_one_that_is_removed_ends() {
+    let dir = TempDir::new().unwrap();
+    let mut puller = Puller::start(dir.path(), latest("echo", 1, EACH_SECOND));
+    puller.once("echo", |report| report.fired >= 1).await;
+    let daily = EACH_SECOND.replace("* * * * * *", "@yearly");
+    puller.deploy(latest("echo", 2, &daily));
+    let changed = puller.once("echo", |report| report.version == 2).await;
+    assert_eq!((changed.fired, changed.last_call), (0, None));
+    assert!(changed.next_ms.unwrap() > changed.last_ms.unwrap_or(0));
+    puller.deploy(latest("echo", 3, ""));
+    let deadline = Instant::now() + PATIENCE;
+    while puller.report("echo").await.is_some() {
+        assert!(Instant::now() < deadline, "it is still pulled");
+        sleep(5 * MS).await;
+    }
+    puller.deploy(latest("echo", 4, &daily));
+    puller.once("echo", |report| report.version == 4).await;
+}
+
+#[tokio::test]
+async fn each_write_below_the_prefix_is_a_call_in_the_order_of_the_writes() {
+    let dir = TempDir::new().unwrap();
+    let puller = Puller::start(dir.path(), latest("collect", 1, ORDERS));
+    puller
+        .once("collect", |report| report.cursor.is_some())
+        .await;
+    for number in 0..30 {
+        puller
+            .put(
+                &format!("{{orders}}:{}", 7 * number % 10),
+                &number.to_string(),
+            )
+            .await;
+        puller.put("other:{orders}", "no").await;
+        puller.put("{elsewhere}:1", "no").await;
+    }
+    assert_eq!(puller.once_collected(30).await, numbers(0..30));
+    let report = puller
+        .once("collect", |report| report.fired == 30 && report.lag == 0)
+        .await;
+    assert_eq!((report.failures, report.dead), (0, 0));
+    assert_eq!(puller.bench.runs.most_for_one_request(), 1);
+    // What it keeps lies in the same feed, and does not call it.
+    sleep(100 * MS).await;
+    assert_eq!(puller.collected().len(), 30);
+}
+
+#[tokio::test]
+async fn a_batch_is_one_call_and_a_new_trigger_can_begin_with_what_was_before() {
+    let dir = TempDir::new().unwrap();
+    let triggers = format!("{ORDERS}\nbatch = 100\nbegin = 'beginning'");
+    let mut puller = Puller::start(dir.path(), latest("collect", 1, ""));
+    for number in 0..40 {
+        puller.put("{orders}:1", &number.to_string()).await;
+    }
+    puller.deploy(latest("collect", 2, &triggers));
+    assert_eq!(puller.once_collected(40).await, numbers(0..40));
+    assert_eq!(puller.bench.runs.requests(), 1);
+}
+
+#[test]
+fn no_write_is_lost_when_the_worker_dies_with_its_calls() {
+    let dir = TempDir::new().unwrap();
+    let before = until_crash(async {
+        let puller = Puller::start(dir.path(), latest("collect", 1, ORDERS));
+        puller
+            .once("collect", |report| report.cursor.is_some())
+            .await;
+        for number in 0..60 {
+            puller.put("{orders}:1", &number.to_string()).await;
+        }
+        puller.once_collected(3).await;
+        puller.collected()
+    });
+    assert!(before.len() < 60, "it died too late");
+    until_crash(async {
+        let puller = Puller::start(dir.path(), latest("collect", 1, ORDERS));
+        // From where it was: what had been done is not done again, but for the call that was cut short.
+        let first = puller.once_collected(1).await[0].parse::<usize>().unwrap();
+        assert!(
+            first + 1 >= before.len() && first <= before.len(),
+            "{first} after {before:?}"
+        );
+        assert_eq!(puller.once_collected(60 - first).await, numbers(first..60));
+    });
+}
+
+#[tokio::test]
+async fn what_fails_again_and_again_is_a_dead_letter_and_the_next_write_has_its_turn() {
+    let dir = TempDir::new().unwrap();
+    let puller = Puller::start(dir.path(), latest("raise", 1, ORDERS));
+    puller.once("raise", |report| report.cursor.is_some()).await;
+    puller.put("{orders}:1", "a").await;
+    puller.put("{orders}:2", "b").await;
+    let report = puller.once("raise", |report| report.dead == 2).await;
+    assert_eq!((report.fired, report.failures), (0, 4));
+    let id = report.last_call.unwrap();
+    assert_eq!(puller.outcome(id).await.0.state, State::Failed);
+    let dead = puller.ask(&Ask::Dead { shelf: id.shelf() }).await;
+    let (dead, _) = http::split::<DeadCalls>(&dead).unwrap();
+    assert_eq!(dead.calls.len(), 2);
+    assert!(
+        dead.calls
+            .iter()
+            .any(|call| call.id == id && call.function == "raise@latest")
+    );
+    let counted = puller.metrics();
+    for (outcome, count) in [("failed", 4), ("dead", 2)] {
+        let line =
+            format!("worker_trigger_pulls_total{{kind=\"feed\",outcome=\"{outcome}\"}} {count}");
+        assert!(counted.contains(&line), "{line} of {counted}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_version_goes_on_where_the_old_one_was_and_a_removed_function_leaves_nothing() {
+    let dir = TempDir::new().unwrap();
+    let mut puller = Puller::start(dir.path(), latest("collect", 1, ORDERS));
+    puller
+        .once("collect", |report| report.cursor.is_some())
+        .await;
+    puller.put("{orders}:1", "0").await;
+    puller.once_collected(1).await;
+    let mut both = latest("collect", 2, ORDERS);
+    both.push(version("collect", "1", 1, ORDERS));
+    puller.deploy(both);
+    let second = puller.once("collect", |report| report.version == 2).await;
+    assert_eq!(second.fired, 1);
+    puller.put("{orders}:1", "1").await;
+    puller.once_collected(2).await;
+
+    puller.deploy(Vec::new());
+    let deadline = Instant::now() + PATIENCE;
+    while puller.rows("wp-trigger:{orders}:").await > 0 {
+        assert!(
+            Instant::now() < deadline,
+            "what was kept of it is still there"
+        );
+        sleep(5 * MS).await;
+    }
+    puller.put("{orders}:1", "nobody's").await;
+    puller.deploy(latest("collect", 3, ORDERS));
+    puller
+        .once("collect", |report| {
+            report.version == 3 && report.cursor.is_some()
+        })
+        .await;
+    puller.put("{orders}:1", "2").await;
+    assert_eq!(puller.once_collected(3).await, numbers(0..3));
+}
+
+#[test]
+fn one_that_was_removed_and_deployed_anew_while_its_worker_was_down_is_new() {
+    let dir = TempDir::new().unwrap();
+    until_crash(async {
+        let puller = Puller::start(dir.path(), latest("collect", 1, ORDERS));
+        puller
+            .once("collect", |report| report.cursor.is_some())
+            .await;
+        drop(puller.put("{orders}:1", "0").await);
+        puller.once_collected(1).await;
+    });
+    until_crash(async {
+        let mut puller = Puller::start(dir.path(), Vec::new());
+        puller.put("{orders}:1", "nobody's").await;
+        puller.deploy(latest("collect", 2, ORDERS));
+        puller
+            .once("collect", |report| {
+                report.version == 2 && report.cursor.is_some()
+            })
+            .await;
+        puller.put("{orders}:1", "1").await;
+        assert_eq!(puller.once_collected(1).await, ["1"]);
+    });
+}
+
+#[tokio::test]
+async fn calls_are_no_more_than_per_second_has_it() {
+    let dir = TempDir::new().unwrap();
+    let triggers = format!("{ORDERS}\nper_second = 20");
+    let puller = Puller::start(dir.path(), latest("collect", 1, &triggers));
+    puller
+        .once("collect", |report| report.cursor.is_some())
+        .await;
+    let begun = Instant::now();
+    for number in 0..12 {
+        puller.put("{orders}:1", &number.to_string()).await;
+    }
+    puller.once_collected(12).await;
+    // The first one is free, each further one waits a twentieth of a second.
+    assert!(begun.elapsed() >= 550 * MS, "{:?}", begun.elapsed());
+    assert!(puller.metrics().contains("worker_trigger_held_back_total"));
+}
