@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use ebpf_common::{ids::FunctionId, maps::Affinity, schema::SchemaEntry};
+use ebpf_common::{
+    ids::{DEFERRED_FUNCTION, FunctionId},
+    maps::Affinity,
+    schema::SchemaEntry,
+};
 use store::{AffinityKind, Schema, StoreClient};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{info, warn};
@@ -83,6 +87,16 @@ impl Catalog {
             functions: functions.collect(),
             kept: Vec::new(),
         }
+    }
+
+    /// These and the platform's own, which no store has: without a row the program would refuse its requests.
+    #[must_use]
+    pub fn with_platform(mut self) -> Self {
+        let qualified = format!("{DEFERRED_FUNCTION}@{}", store::api::types::LATEST);
+        let function = Function::new(qualified, AffinityKind::Shard, None);
+        let id = FunctionId::of(DEFERRED_FUNCTION);
+        self.functions.insert(id, function);
+        self
     }
 
     /// The store's functions over those of the configuration.
@@ -249,6 +263,15 @@ mod tests {
         let store: store::Catalog = serde_json::from_value(answer).unwrap();
         let merged = Catalog::default().merged(&store);
         assert_eq!(merged.kept, [(FunctionId::of("hello"), 3)]);
+        assert_eq!(merged.functions.len(), 2);
+    }
+
+    #[test]
+    fn the_platforms_own_function_goes_to_the_owner_of_its_slot_whatever_the_store_has() {
+        let store: store::Catalog = serde_json::from_value(catalog(1, "none")).unwrap();
+        let merged = Catalog::default().with_platform().merged(&store);
+        let own = &merged.functions[&FunctionId::of("warmpath.async")];
+        assert_eq!(own.affinity, Affinity::Shard);
         assert_eq!(merged.functions.len(), 2);
     }
 

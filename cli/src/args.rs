@@ -282,6 +282,8 @@ pub(crate) enum FnVerb {
     Dead(DeadArgs),
     /// Print what a function printed, by request
     Logs(LogsArgs),
+    /// Say how a function's triggers are doing: when they are due, how far they are, what failed
+    Triggers(TriggersArgs),
 }
 
 /// Which output to show.
@@ -419,6 +421,20 @@ pub(crate) struct DeadArgs {
     /// The VIP
     #[arg(long, env = "WARMPATH_VIP", default_value = "10.99.0.1:9000")]
     pub(crate) vip: SocketAddr,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Whose triggers to show.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TriggersArgs {
+    /// The function
+    pub(crate) name: String,
+    /// The VIP
+    #[arg(long, env = "WARMPATH_VIP", default_value = "10.99.0.1:9000")]
+    pub(crate) vip: SocketAddr,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use store::{ScheduleError, Triggers, trigger::ScheduleTrigger};
 use yaml_rust2::{
     Event, Yaml, YamlLoader,
     parser::{MarkedEventReceiver, Parser},
@@ -27,12 +28,18 @@ pub(crate) enum DeriveError {
     /// Not YAML, a key that OpenLambda does not have, or a value of the wrong kind.
     #[error("{CONFIG} cannot be read: {reason}")]
     Syntax { reason: String },
-    /// A trigger that nobody would pull.
-    #[error("{CONFIG}: triggers by {kind} are not supported, only those by http: remove them")]
-    Trigger { kind: String },
-    /// Triggers, and none of HTTP.
+    /// Topics, which nobody here reads.
     #[error(
-        "{CONFIG}: a function without an http trigger can never be called: add one, such as `- method: POST`"
+        "{CONFIG}: triggers by kafka are not supported: have the producer write to the database, below a prefix such as \
+         `{{orders}}:`, and the writes call the function by `[[triggers.feed]]` of a warmpath.toml (docs/requests.md)"
+    )]
+    Kafka,
+    /// Times that cannot be.
+    #[error("{CONFIG}: `triggers.cron`: {source}")]
+    Cron { source: ScheduleError },
+    /// Triggers, and none that could pull.
+    #[error(
+        "{CONFIG}: a function without an http or cron trigger can never be called: add one, such as `- method: POST`"
     )]
     NoTrigger,
     /// A method that is none.
@@ -51,6 +58,8 @@ pub(crate) enum DeriveError {
 struct Config {
     /// The methods of its http triggers; `None` is all of them.
     methods: Option<Vec<String>>,
+    /// Its cron triggers.
+    schedule: Vec<ScheduleTrigger>,
     environment: BTreeMap<String, String>,
 }
 
@@ -66,6 +75,8 @@ struct Manifest {
     methods: Option<Vec<String>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     env: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Triggers::is_none")]
+    triggers: Triggers,
 }
 
 /// The text of the manifest of a directory called `directory` that holds `config`, if any, as its `ol.yaml`.
@@ -94,6 +105,10 @@ pub(crate) fn manifest(directory: &str, config: Option<&str>) -> Result<String, 
         timeout_ms: TIMEOUT_MS,
         methods: config.methods,
         env,
+        triggers: Triggers {
+            schedule: config.schedule,
+            ..Triggers::default()
+        },
     };
     toml::to_string(&manifest).map_err(|error| DeriveError::Syntax {
         reason: error.to_string(),
@@ -111,7 +126,7 @@ fn read(text: &str) -> Result<Config, DeriveError> {
     };
     for (key, value) in table("the file", document)? {
         match key {
-            "triggers" => config.methods = methods_of(value)?,
+            "triggers" => (config.methods, config.schedule) = triggers_of(value)?,
             "environment" => config.environment = environment_of(value)?,
             _ => return Err(unknown(key, "`triggers` and `environment`")),
         }
@@ -185,8 +200,11 @@ fn environment_of(value: &Yaml) -> Result<BTreeMap<String, String>, DeriveError>
         .collect()
 }
 
-fn methods_of(triggers: &Yaml) -> Result<Option<Vec<String>>, DeriveError> {
-    let mut methods = Vec::new();
+/// The methods that it takes by HTTP, and its times.
+fn triggers_of(
+    triggers: &Yaml,
+) -> Result<(Option<Vec<String>>, Vec<ScheduleTrigger>), DeriveError> {
+    let (mut methods, mut schedule) = (Vec::new(), Vec::new());
     for (kind, value) in table("`triggers`", triggers)? {
         match kind {
             "http" => {
@@ -194,21 +212,53 @@ fn methods_of(triggers: &Yaml) -> Result<Option<Vec<String>>, DeriveError> {
                     methods.push(method_of(trigger)?);
                 }
             }
-            "cron" | "kafka" => {
-                return Err(DeriveError::Trigger {
-                    kind: kind.to_owned(),
-                });
+            "cron" => {
+                for (trigger, number) in list("`triggers.cron`", value)?.iter().zip(1..) {
+                    schedule.push(schedule_of(number, trigger)?);
+                }
             }
-            _ => return Err(unknown(kind, "triggers by `http`")),
+            "kafka" => return Err(DeriveError::Kafka),
+            _ => return Err(unknown(kind, "triggers by `http` and `cron`")),
         }
     }
-    if methods.is_empty() {
+    if methods.is_empty() && schedule.is_empty() {
         return Err(DeriveError::NoTrigger);
     }
     let any = methods.iter().any(|method| method == "*");
     methods.sort();
     methods.dedup();
-    Ok((!any).then_some(methods))
+    Ok(((!any).then_some(methods), schedule))
+}
+
+/// One of its times, which have no names there. The zone stands before them, as its parser (robfig/cron) has it.
+fn schedule_of(number: usize, trigger: &Yaml) -> Result<ScheduleTrigger, DeriveError> {
+    let mut schedule = None;
+    for (key, value) in table("a trigger of `triggers.cron`", trigger)? {
+        match (key, value.as_str()) {
+            ("schedule", Some(value)) => schedule = Some(value),
+            ("schedule", None) => return Err(syntax("a `schedule` must be text")),
+            _ => return Err(unknown(key, "`schedule`")),
+        }
+    }
+    let Some(schedule) = schedule else {
+        return Err(syntax("a trigger of `triggers.cron` has a `schedule`"));
+    };
+    let zoned = ["CRON_TZ=", "TZ="]
+        .iter()
+        .find_map(|word| schedule.strip_prefix(word));
+    let (timezone, cron) = match zoned.map(|zoned| zoned.split_once(' ').unwrap_or((zoned, ""))) {
+        Some((zone, cron)) => (Some(zone.to_owned()), cron),
+        None => (None, schedule),
+    };
+    let trigger = ScheduleTrigger {
+        name: format!("cron-{number}"),
+        cron: cron.trim().to_owned(),
+        timezone,
+    };
+    match trigger.schedule() {
+        Ok(_) => Ok(trigger),
+        Err(source) => Err(DeriveError::Cron { source }),
+    }
 }
 
 fn method_of(trigger: &Yaml) -> Result<String, DeriveError> {
@@ -270,6 +320,35 @@ mod tests {
     }
 
     #[test]
+    fn times_become_schedules_and_alone_they_take_no_method() {
+        let cron = |schedule: &str| format!("triggers:\n  cron:\n    - schedule: \"{schedule}\"\n");
+        let parsed = |config: &str| {
+            let text = manifest("f", Some(config)).unwrap();
+            store::Manifest::parse(text.as_bytes()).unwrap()
+        };
+        let alone = parsed(&cron("*/5 * * * *"));
+        assert!(!alone.takes("POST"));
+        let [trigger] = &alone.triggers.schedule[..] else {
+            panic!("{:?}", alone.triggers);
+        };
+        assert_eq!(
+            (trigger.name.as_str(), trigger.cron.as_str()),
+            ("cron-1", "*/5 * * * *")
+        );
+        let zoned = parsed(&cron("CRON_TZ=Asia/Tokyo 0 6 * * ?"));
+        assert_eq!(
+            zoned.triggers.schedule[0].timezone.as_deref(),
+            Some("Asia/Tokyo")
+        );
+        let both = parsed(&format!(
+            "{}  http:\n    - method: PUT\nenvironment:\n  A: b\n",
+            cron("@daily")
+        ));
+        assert!(both.takes("PUT") && !both.takes("POST"));
+        assert_eq!((both.triggers.len(), both.env.len()), (1, 1));
+    }
+
+    #[test]
     fn the_environment_says_what_to_call_and_the_rest_is_the_functions() {
         let table = derived(
             "environment:\n  OL_ENTRY_FILE: \"main.py\"\n  OL_WSGI_ENTRY: my_app\n  DEBUG: true\n  PORT: 80\n  NAME: \"x y\"\n",
@@ -306,10 +385,21 @@ mod tests {
             ("--- {}\n--- {}", "document"),
             ("triggers:\n  http: []", "never be called"),
             (
-                "triggers:\n  cron:\n    - schedule: \"*/5 * * * *\"",
-                "cron",
+                "triggers: {cron: [{schedule: \"0 0 30 2 *\"}]}",
+                "no such date",
             ),
-            ("triggers:\n  kafka:\n    - topics: [a]", "kafka"),
+            (
+                "triggers: {cron: [{schedule: \"@every 5m\"}]}",
+                "*/5 * * * *",
+            ),
+            (
+                "triggers: {cron: [{schedule: \"TZ=Mars 0 0 * * *\"}]}",
+                "time zone",
+            ),
+            ("triggers: {cron: [{schedule: 5}]}", "schedule"),
+            ("triggers: {cron: [{}]}", "schedule"),
+            ("triggers: {cron: [{schedule: a, method: GET}]}", "method"),
+            ("triggers:\n  kafka:\n    - topics: [a]", "triggers.feed"),
             ("a: b: c", CONFIG),
         ] {
             let text = refused(config).to_string();

@@ -46,6 +46,11 @@ impl fmt::Display for FunctionId {
     }
 }
 
+/// The function that workers have besides those of the store: it keeps calls that nobody waits for, in the slot that its
+/// header names. Clients, workers and control plane know it by this name, which no deployed one can have.
+#[cfg(feature = "user")]
+pub const DEFERRED_FUNCTION: &str = "warmpath.async";
+
 #[cfg(feature = "user")]
 impl FunctionId {
     /// The id of `name`, which is `function` or `function@alias-or-version`; a bare function means

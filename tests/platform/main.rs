@@ -12,3 +12,4 @@ mod openlambda;
 mod packages;
 mod refusals;
 mod serve;
+mod triggers;

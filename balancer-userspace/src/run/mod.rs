@@ -144,7 +144,7 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
     let (connections, connection_events) = mpsc::channel(QUEUE);
     let outside = Outside::open(&config, connections).await?;
     let metrics = Arc::new(Metrics::new()?);
-    let own_functions = Catalog::of_config(&config.functions);
+    let own_functions = Catalog::of_config(&config.functions).with_platform();
     let persisted = Persisted::read(&config.state_file())?;
 
     let (revision, policy) = History::new(config.policy_dir())

@@ -18,6 +18,7 @@ mod role;
 mod status;
 mod top;
 mod trace;
+mod triggers;
 mod worker;
 mod zygotes;
 

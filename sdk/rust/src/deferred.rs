@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, sync::LazyLock};
 use bytes::Bytes;
 use ebpf_common::{
     hash::slot_of_key,
-    ids::{FunctionId, SlotId},
+    ids::{DEFERRED_FUNCTION, FunctionId, SlotId},
 };
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The function that takes [`Ask`]s. No deployed one can have this name.
-pub const FUNCTION: &str = "warmpath.async";
+pub const FUNCTION: &str = DEFERRED_FUNCTION;
 /// The id of [`FUNCTION`].
 pub static FUNCTION_ID: LazyLock<FunctionId> = LazyLock::new(|| FunctionId::of(FUNCTION));
 /// Slots that calls are kept in.

@@ -102,5 +102,5 @@ pub enum ManifestError {
     Schema(#[from] SchemaError),
     /// Triggers that cannot be pulled.
     #[error("{MANIFEST_PATH}: {0}")]
-    Triggers(#[from] TriggerError),
+    Triggers(#[from] Box<TriggerError>),
 }

@@ -77,7 +77,8 @@ impl Manifest {
             });
         }
         let methods = self.methods.as_deref().unwrap_or(&[]);
-        let is_empty = self.methods.is_some() && methods.is_empty();
+        // Who is called by triggers need not be called by HTTP.
+        let is_empty = self.methods.is_some() && methods.is_empty() && self.triggers.is_empty();
         let bad = methods.iter().enumerate().find(|(index, method)| {
             !METHODS.contains(&method.as_str())
                 || methods.iter().take(*index).any(|it| it == *method)

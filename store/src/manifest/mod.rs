@@ -221,7 +221,7 @@ impl Manifest {
         if let Some(schema) = &self.schema {
             schema.compile(self.affinity)?;
         }
-        self.triggers.check(&self.tenant)?;
+        self.triggers.check(&self.tenant).map_err(Box::new)?;
         self.check_interface()
     }
 }

@@ -183,11 +183,12 @@ impl Triggers {
 }
 
 fn check_given(name: &str) -> Result<(), TriggerError> {
-    check_name(name).or_else(|_| {
-        Err(TriggerError::Name {
+    match check_name(name) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(TriggerError::Name {
             given: name.chars().take(NAME_LEN_MAX + 1).collect(),
-        })
-    })
+        }),
+    }
 }
 
 /// The version of a function whose triggers are pulled, and which they call: that of the alias that the latest version

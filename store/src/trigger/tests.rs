@@ -14,7 +14,7 @@ fn parse(triggers: &str) -> Result<Triggers, ManifestError> {
 
 fn refused(triggers: &str) -> TriggerError {
     match parse(triggers) {
-        Err(ManifestError::Triggers(error)) => error,
+        Err(ManifestError::Triggers(error)) => *error,
         other => panic!("{triggers}: {other:?}"),
     }
 }
@@ -163,6 +163,8 @@ fn a_prefix_needs_a_whole_tag_that_is_neither_the_platforms_nor_another_tenants(
 
 #[test]
 fn names_numbers_and_how_many_are_bounded() {
+    let unreachable = format!("methods = []\n{}", schedule("@daily"));
+    assert!(parse(&unreachable).is_ok(), "it is called all the same");
     let twice = refused(&format!("{}{}", schedule("@daily"), schedule("@hourly")));
     assert_eq!(
         twice,
@@ -221,6 +223,10 @@ fn the_latest_version_says_whose_triggers_are_pulled() {
     assert_eq!(firing_of(&[]), None);
     assert_eq!(firing_of(&[entry("latest", 2, "")]), Some(2));
     let latest = entry("latest", 2, stable);
-    assert_eq!(firing_of(&[latest.clone()]), None, "there is no such alias");
+    assert_eq!(
+        firing_of(std::slice::from_ref(&latest)),
+        None,
+        "there is no such alias"
+    );
     assert_eq!(firing_of(&[latest, entry("stable", 1, "")]), Some(1));
 }

@@ -142,3 +142,87 @@ fn show(
     };
     site.shelves.board().show(&report);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use db::{Embedded, Local, Op, Reply, Router, SlotSet};
+    use prometheus::Registry;
+    use store::{Catalog, CatalogEntry, Digest, Manifest};
+    use warmpath_sdk::{Client, ClientConfig, FunctionId, deferred};
+
+    use super::*;
+    use crate::{
+        catalog::Functions,
+        deferred::{DeferredLimits, Shelves},
+        load::Load,
+        trigger::{
+            TriggerMetrics,
+            wanted::{Pull, wanted},
+        },
+    };
+
+    fn site(path: &std::path::Path) -> Site {
+        let metrics = db::Metrics::unregistered();
+        let local = Local {
+            engine: Arc::new(Embedded::open(path, db::Options::default(), &metrics).unwrap()),
+            slots: SlotSet::new(vec!["0-16383".parse().unwrap()]).unwrap(),
+        };
+        let db = Arc::new(Router::new(Some(local), metrics));
+        let manifest = "name = 'f'\n[[triggers.schedule]]\nname = 't'\ncron = '@daily'";
+        let entry = |qualified: &str| CatalogEntry {
+            id: FunctionId::of(qualified),
+            name: "f".to_owned(),
+            qualified: qualified.to_owned(),
+            version: 1,
+            digest: Digest::of(b""),
+            manifest: Manifest::parse(manifest.as_bytes()).unwrap(),
+        };
+        let nobody: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        Site {
+            shelves: Shelves::new(db, DeferredLimits::default()),
+            functions: Arc::new(Functions::fixed(Catalog {
+                revision: 1,
+                entries: vec![entry("f@latest"), entry("f@1")],
+            })),
+            client: Client::connect(nobody, ClientConfig::default()).unwrap(),
+            load: Arc::new(Load::new(1)),
+            metrics: TriggerMetrics::register(&Registry::new()).unwrap(),
+        }
+    }
+
+    async fn kept(site: &Site, shelf: u8) -> usize {
+        let scan = Op::Scan {
+            prefix: format!("{}p:", deferred::tag(shelf)).into_bytes(),
+            after: None,
+            limit: 100,
+        };
+        match site.shelves.db().execute(scan).await.unwrap() {
+            (Reply::Rows { rows, .. }, _) => rows.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tick_that_a_crash_has_fired_again_is_one_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = site(dir.path());
+        let all = wanted(&site.functions, |_| true);
+        let wanted = all.values().next().unwrap();
+        let Pull::Schedule(trigger) = &wanted.pull else {
+            panic!("{wanted:?}");
+        };
+        let before = begin(&site, wanted, trigger).await.unwrap();
+        let tick = before.through_ms + 1_000;
+        let fired = fire(&site, wanted, &before, tick, 0).await.unwrap();
+        // The crash came before the tick was known to have fired.
+        let again = fire(&site, wanted, &before, tick, 0).await.unwrap();
+        assert_eq!(fired, again);
+        let shelf = fired.last_call.unwrap().shelf();
+        assert_eq!(kept(&site, shelf).await, 1);
+        fire(&site, wanted, &again, tick + 1_000, 0).await.unwrap();
+        assert_eq!(kept(&site, shelf).await, 2);
+        assert_eq!(begin(&site, wanted, trigger).await.unwrap().fired, 2);
+    }
+}

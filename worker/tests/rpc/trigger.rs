@@ -428,7 +428,7 @@ fn one_that_was_removed_and_deployed_anew_while_its_worker_was_down_is_new() {
         puller
             .once("collect", |report| report.cursor.is_some())
             .await;
-        drop(puller.put("{orders}:1", "0").await);
+        puller.put("{orders}:1", "0").await;
         puller.once_collected(1).await;
     });
     until_crash(async {
