@@ -1,5 +1,7 @@
 //! Runtimes that are no Python: Node, and executables.
 
+use std::time::{Duration, Instant};
+
 use ebpf_common::wire::Status;
 use serde_json::json;
 
@@ -95,6 +97,43 @@ async fn a_handler_in_node_is_in_the_same_cage() {
         "UV_USE_IO_URING",
     ];
     assert_eq!(reply["environment"], json!(expected));
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_runs_already_when_its_function_comes() {
+    let bed = Bed::start_with(|config| config.limits.idle_timeout_ms = 20).await;
+    // When the process began, by Node's own account, against when the function was loaded.
+    let code = "
+const loaded = performance.now();
+exports.f = async () => ({ ahead: loaded, heap: process.execArgv, here: process.cwd(), said: process.env.SAID });";
+    let manifest = "runtime = 'node'\nentry = 'f.js'\nmemory_mb = 160";
+    let function = bed.deploy_files("j", &[("f.js", code)], manifest).await;
+    let first = bed.reply(&function, json!(null)).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let next = loop {
+        assert!(Instant::now() < deadline, "Node is not started ahead");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let next = bed.reply(&function, json!(null)).await;
+        // It was there for as long as this slept, and not only for as long as a start takes.
+        if next["ahead"].as_f64() > Some(250.0) {
+            break next;
+        }
+    };
+    // What it is told at its start is what it would be told then.
+    assert_eq!(next["heap"], first["heap"]);
+    assert!(
+        next["heap"]
+            .to_string()
+            .contains("--max-old-space-size=120")
+    );
+    assert_eq!(next["here"], "/handler");
+
+    // One with variables of its own is started with them: Node itself reads some.
+    let manifest = format!("{manifest}\nenv = {{ SAID = 'yes' }}");
+    let function = bed.deploy_files("k", &[("f.js", code)], &manifest).await;
+    let reply = bed.reply(&function, json!(null)).await;
+    assert_eq!(reply["said"], "yes");
     bed.stop().await;
 }
 

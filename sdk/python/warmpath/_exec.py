@@ -13,14 +13,11 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "TMP
 
 
 def become(meta):
-    """Never returns, unless the program cannot be executed."""
+    """Never returns, unless the program cannot be executed. Without a function it will be told that by a frame."""
     program = meta.pop("exec")
-    environment = {
-        **_ENVIRONMENT,
-        **dict(program["env"]),
-        **meta.pop("env", {}),
-        "WARMPATH_LOAD": json.dumps(meta),
-    }
+    environment = {**_ENVIRONMENT, **dict(program["env"]), **meta.pop("env", {})}
+    if meta:
+        environment["WARMPATH_LOAD"] = json.dumps(meta)
     os.chdir("/handler")
     os.set_inheritable(_INSTANCE_FD, True)
     argv = program["argv"]

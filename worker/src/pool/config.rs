@@ -65,6 +65,8 @@ pub struct PoolLimits {
     pub pause_after_ms: u64,
     /// Sandboxes kept ready for functions that have no instance yet.
     pub prepared: usize,
+    /// Processes that have become Node ahead of need, of each size of heap that was wanted lately.
+    pub node_prepared: usize,
     /// Instances of one function.
     pub instances_per_function: usize,
     /// Requests that wait for an instance; one more is answered `Overloaded`.
@@ -88,6 +90,7 @@ impl Default for PoolLimits {
             keep_alive_max_ms: 600_000,
             pause_after_ms: 1_000,
             prepared: 16,
+            node_prepared: 1,
             instances_per_function: 64,
             queue_len_max: 1_024,
             scale_up_after_us: 3_000,

@@ -509,7 +509,7 @@ fn set_up(config: &PoolConfig, tasks: TaskTracker) -> Result<Grounds, PoolError>
         Ok::<_, PoolError>(Stock::new(
             maker,
             zygote,
-            ready_len,
+            (ready_len, config.limits.node_prepared),
             first_number,
             tasks.clone(),
         ))

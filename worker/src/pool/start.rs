@@ -23,15 +23,28 @@ use super::{
 use crate::{
     log::{Hidden, Output, Source},
     runtime::{
-        self,
+        self, Exec,
         protocol::{LoadMeta, LoadedMeta},
     },
     sandbox::{Assignment, CgroupLimits},
     secrets::Environment,
 };
 
-/// Whether instances may be forked from a zygote with packages: it has no network, and imports its packages
-/// without the variables and secrets that a function sets for them.
+/// A function with less memory is not put into a process that was executed ahead, which may take more than that.
+const AHEAD_MEMORY_MB_MIN: u32 = 64;
+
+/// What a function is loaded into.
+struct Vessel {
+    prepared: Prepared,
+    origin: Path,
+    /// The package zygote that forked it.
+    zygote: Option<u64>,
+    /// What it has yet to become.
+    exec: Option<Exec>,
+}
+
+/// Whether instances may come from a zygote with packages, or a program that runs already: these have no network,
+/// and have started without the variables and secrets that a function sets for them.
 fn suits_zygotes(manifest: &Manifest) -> bool {
     manifest.network.is_empty() && manifest.env.is_empty() && manifest.secrets.is_empty()
 }
@@ -48,25 +61,12 @@ pub(super) async fn instance(
     let code = pool.code.ensure(entry).await;
     let code = code.map_err(|error| refuse(Status::CodeUnavailable, &error))?;
     let environment = environment(pool, function).await?;
-    let stock = match &pool.networked {
-        _ if entry.manifest.network.is_empty() => &pool.stock,
-        Some(networked) => networked,
-        None => return Err(no_network()),
-    };
-    let (forked, from) = match suits_zygotes(&entry.manifest) {
-        true => pool.zygotes.prepare(&entry.digest).await.unzip(),
-        false => (None, None),
-    };
-    let origin = if from.is_some() || stock.len() > 0 {
-        Path::Zygote
-    } else {
-        Path::Cold
-    };
-    let prepared = match forked {
-        Some(prepared) => Ok(prepared),
-        None => stock.take().await,
-    };
-    let prepared = prepared.map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
+    let Vessel {
+        prepared,
+        origin,
+        zygote,
+        exec,
+    } = vessel(pool, function).await?;
     let manifest = &entry.manifest;
     let limits = CgroupLimits {
         memory_bytes: u64::from(manifest.memory_mb) << 20,
@@ -105,7 +105,7 @@ pub(super) async fn instance(
     );
     let (mut body, mut connection) =
         wrapped.map_err(|error| refuse(Status::SandboxUnavailable, &error))?;
-    let loaded = load(pool, function, &layers, &body, &mut connection).await?;
+    let loaded = load(pool, function, (exec, &layers), &body, &mut connection).await?;
     body.environment.forget();
     if suits_zygotes(manifest) {
         let started = Started {
@@ -113,12 +113,57 @@ pub(super) async fn instance(
             tenant: &manifest.tenant,
             layers: &layers,
             imports: &loaded.imports,
-            from,
+            from: zygote,
         };
         pool.zygotes.started(&started, &places);
     }
     let used_at = pool.functions.clock().now();
     Ok(Instance::new(body, connection, used_at))
+}
+
+/// The process that has most of what `function` needs.
+async fn vessel(pool: &Arc<Pool>, function: &Arc<FunctionPool>) -> Result<Vessel, Refusal> {
+    let manifest = &function.entry.manifest;
+    let stock = match &pool.networked {
+        _ if manifest.network.is_empty() => &pool.stock,
+        Some(networked) => networked,
+        None => return Err(no_network()),
+    };
+    let runtime = runtime::of(manifest.runtime);
+    let exec = runtime.exec(manifest);
+    let is_ahead = runtime.is_executed_ahead() && manifest.memory_mb >= AHEAD_MEMORY_MB_MIN;
+    if suits_zygotes(manifest) {
+        if let Some(exec) = exec.as_ref().filter(|_| is_ahead)
+            && let Some(prepared) = stock.take_executed(exec)
+        {
+            return Ok(Vessel {
+                prepared,
+                origin: Path::Zygote,
+                zygote: None,
+                exec: None,
+            });
+        }
+        if let Some((prepared, zygote)) = pool.zygotes.prepare(&function.entry.digest).await {
+            return Ok(Vessel {
+                prepared,
+                origin: Path::Zygote,
+                zygote: Some(zygote),
+                exec,
+            });
+        }
+    }
+    let origin = if stock.len() > 0 {
+        Path::Zygote
+    } else {
+        Path::Cold
+    };
+    let prepared = stock.take().await;
+    Ok(Vessel {
+        prepared: prepared.map_err(|error| refuse(Status::SandboxUnavailable, &error))?,
+        origin,
+        zygote: None,
+        exec,
+    })
 }
 
 /// What runs in a sandbox beside what the handler starts: the init, and, where several requests are served
@@ -206,7 +251,7 @@ fn wrap(
 async fn load(
     pool: &Pool,
     function: &FunctionPool,
-    layers: &[String],
+    (exec, layers): (Option<Exec>, &[String]),
     body: &Body,
     connection: &mut Connection,
 ) -> Result<LoadedMeta, Refusal> {
@@ -218,7 +263,7 @@ async fn load(
         layers,
         interface: entry.manifest.interface,
         app: &entry.manifest.app,
-        exec: runtime::of(entry.manifest.runtime).exec(&entry.manifest),
+        exec,
         function: &entry.qualified,
         worker: &pool.config.worker,
         instance: body.number(),

@@ -1,23 +1,25 @@
 //! Sandboxes kept ready for any function, each with a forked runtime that waits to be told what to load.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use bytes::BytesMut;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::shelf::Shelf;
 use crate::{
     runtime::{
+        Exec,
         package_zygote::{Claimed, PackageZygote},
-        protocol::{HEADER_LEN, Kind},
+        protocol::{BecomeMeta, HEADER_LEN, Kind, encode},
         zygote::{Zygote, ZygoteError},
     },
     sandbox::{Sandbox, SandboxError, SandboxMaker},
@@ -25,6 +27,8 @@ use crate::{
 
 /// Sandboxes in the making at one time. Most of the time of each goes by waiting for the kernel.
 const MAKING_MAX: usize = 8;
+/// Programs that sandboxes are kept for that have become them.
+const PROGRAMS_MAX: usize = 4;
 /// What is read of the words of an instance that could not be prepared.
 const LAST_WORDS_MAX: u64 = 4_096;
 
@@ -60,6 +64,10 @@ pub(super) struct Stock {
     ready: Arc<Shelf<Prepared>>,
     /// Sandboxes without a process, for package zygotes to fork into; kept from the first use on.
     bare: Arc<Shelf<Sandbox>>,
+    /// Sandboxes whose process has become a program already, by that; the one wanted last stands last.
+    executed: Mutex<Vec<(Exec, Arc<Shelf<Prepared>>)>>,
+    /// How many of each.
+    executed_len: usize,
     numbers: AtomicU64,
     making: Semaphore,
     stopping: AtomicBool,
@@ -67,12 +75,12 @@ pub(super) struct Stock {
 }
 
 impl Stock {
-    /// A stock that keeps `ready_len` sandboxes ready, once [`Self::fill`] has been called, and numbers them from behind
-    /// `first_number` on.
+    /// A stock that keeps `ready_len` sandboxes ready, once [`Self::fill`] has been called, `executed_len` of each
+    /// program that was wanted lately, and numbers them from behind `first_number` on.
     pub(super) fn new(
         maker: SandboxMaker,
         zygote: Zygote,
-        ready_len: usize,
+        (ready_len, executed_len): (usize, usize),
         first_number: u64,
         tasks: TaskTracker,
     ) -> Arc<Self> {
@@ -82,6 +90,8 @@ impl Stock {
             zygote,
             ready: Arc::new(Shelf::new(ready_len)),
             bare: Arc::new(Shelf::new(ready_len)),
+            executed: Mutex::default(),
+            executed_len,
             numbers: AtomicU64::new(first_number),
             making: Semaphore::new(MAKING_MAX),
             stopping: AtomicBool::new(false),
@@ -98,6 +108,34 @@ impl Stock {
         };
         self.fill();
         prepared
+    }
+
+    /// A sandbox whose process is `exec` already; `None`: there is none, and from now on one is kept.
+    pub(super) fn take_executed(self: &Arc<Self>, exec: &Exec) -> Option<Prepared> {
+        let shelf = self.shelf_of(exec)?;
+        let ready = self.take_live(&shelf);
+        let exec = exec.clone();
+        self.fill_shelf(&shelf, move |stock| stock.execute_now(&exec));
+        ready
+    }
+
+    /// The shelf of `exec`. One of a program that was not wanted for long goes for it.
+    fn shelf_of(&self, exec: &Exec) -> Option<Arc<Shelf<Prepared>>> {
+        if self.executed_len == 0 || self.stopping.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut all = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (exec, shelf) = match all.iter().position(|(other, _)| other == exec) {
+            Some(at) => all.remove(at),
+            None => (exec.clone(), Arc::new(Shelf::new(self.executed_len))),
+        };
+        if all.len() == PROGRAMS_MAX {
+            let (_, oldest) = all.remove(0);
+            // Ending what is on it blocks.
+            self.tasks.spawn_blocking(move || drop(oldest.close()));
+        }
+        all.push((exec, Arc::clone(&shelf)));
+        Some(shelf)
     }
 
     /// A sandbox without a process, ready or made now.
@@ -239,6 +277,10 @@ impl Stock {
         self.stopping.store(true, Ordering::Release);
         drop(self.ready.close());
         drop(self.bare.close());
+        let executed = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, shelf) in executed.iter() {
+            drop(shelf.close());
+        }
         self.zygote.stop();
     }
 
@@ -301,6 +343,19 @@ impl Stock {
             stream,
             outputs,
         })
+    }
+
+    /// A prepared process that has become `exec`.
+    fn execute_now(&self, exec: &Exec) -> Result<Prepared, PrepareError> {
+        let mut prepared = self.prepare_now()?;
+        let mut frame = BytesMut::new();
+        encode(&mut frame, Kind::Load, Some(&BecomeMeta { exec }), &[]);
+        let told = prepared.stream.write_all(&frame);
+        if told.is_err() || !self.is_ready(&mut prepared.stream) {
+            prepared.sandbox.kill();
+            return Err(PrepareError::NotReady(last_words(prepared.outputs)));
+        }
+        Ok(prepared)
     }
 
     /// Reads the `Ready` that says the process is locked in.

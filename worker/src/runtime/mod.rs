@@ -38,6 +38,12 @@ pub trait Runtime: Debug + Sync {
 
     /// What an instance's process becomes to load the function of `manifest`; `None` if it loads the function itself.
     fn exec(&self, manifest: &Manifest) -> Option<Exec>;
+
+    /// Whether a process may become that before its function is known: the program is the same for all functions, takes
+    /// long to start, and loads what a later `load` says.
+    fn is_executed_ahead(&self) -> bool {
+        false
+    }
 }
 
 /// A program to execute.

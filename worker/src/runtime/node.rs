@@ -62,6 +62,10 @@ impl Runtime for Node {
             env: env.map(|(name, value)| (name.to_owned(), value)).to_vec(),
         })
     }
+
+    fn is_executed_ahead(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -160,6 +160,13 @@ pub fn encode<M: Serialize>(out: &mut BytesMut, kind: Kind, meta: Option<&M>, da
     out.put_slice(data);
 }
 
+/// Meta of a [`Kind::Load`] that names no function yet: another one follows.
+#[derive(Debug, Serialize)]
+pub struct BecomeMeta<'a> {
+    /// The program to become.
+    pub exec: &'a Exec,
+}
+
 /// Meta of [`Kind::Load`].
 #[derive(Debug, Serialize)]
 pub struct LoadMeta<'a> {

@@ -175,12 +175,13 @@ fn churn(
 /// Stops the load, waits until the worker has nothing left but what it keeps ready, and counts that.
 fn rest(host: &mut Host, load: &Load) -> Result<Holdings> {
     load.pause();
+    let mut seen = None;
     wait::until("the pool to come to rest", REST_TIMEOUT, || {
         host.look()?;
-        let holdings = Holdings::take(host)?;
-        Ok(holdings.is_at_rest().then_some(holdings))
+        let holdings = seen.insert(Holdings::take(host)?);
+        Ok(holdings.is_at_rest().then(|| holdings.clone()))
     })
-    .with_context(|| host.log_tail())
+    .with_context(|| format!("it holds {seen:?}; it said {}", host.log_tail()))
 }
 
 fn say(line: &str) -> Result<()> {
