@@ -235,6 +235,7 @@ mod tests {
             ("token_file = \"/run/token\"", ""),
             ("capacity = 64", "capacity = 0"),
             ("attempts = 5", "attempts = 0"),
+            ("attempts = 5", "attempts = 500"),
             ("until_ms_max = 60000", "until_ms_max = 0"),
             ("listen = \"10.80.0.11:7200\"", ""),
             ("acknowledge_after_ms = 15", "reply_cache_bytes = 1"),

@@ -30,7 +30,7 @@ use crate::{
     code::CodeCache,
     config::Config,
     decap::Decap,
-    deferred::Shelves,
+    deferred::{DeferredMetrics, Shelves},
     error::RunError,
     identity::Identity,
     load::Load,
@@ -183,7 +183,12 @@ async fn serve(
     }
     let mut triggers = None;
     if let Some(here) = here {
-        let shelves = Shelves::new(Arc::clone(&router), config.deferred.clone());
+        let shelves = Shelves::new(
+            Arc::clone(&router),
+            Arc::clone(&functions),
+            config.deferred.clone(),
+            DeferredMetrics::register(&registry)?,
+        );
         server.keep_calls(Arc::clone(&shelves));
         let client = Client::connect(here, ClientConfig::default())?;
         let slots = config.db.slots.clone();
@@ -334,6 +339,7 @@ async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse 
         .show(&metrics.load, size, parked, &metrics.pool.snapshot());
     if let Some(site) = &metrics.triggers {
         site.metrics.show(site.shelves.board());
+        site.shelves.show();
     }
     metrics.bills.show(metrics.pool.bills_by_function());
     match render(&metrics.registry) {

@@ -6,6 +6,7 @@
 mod error;
 mod handler;
 mod name;
+mod retries;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ pub use self::{
     error::ManifestError,
     handler::{Interface, METHODS, PayloadKind, Runtime},
     name::{NAME_LEN_MAX, check_name},
+    retries::Retries,
 };
 use crate::{
     digest::Digest,
@@ -105,6 +107,9 @@ pub struct Manifest {
     /// Where the payload holds the session or shard key of requests that do not name it in their header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Schema>,
+    /// How its calls that nobody waits for are tried.
+    #[serde(rename = "async", default, skip_serializing_if = "Retries::is_none")]
+    pub retries: Retries,
     /// What calls it by itself.
     #[serde(default, skip_serializing_if = "Triggers::is_none")]
     pub triggers: Triggers,
@@ -221,6 +226,7 @@ impl Manifest {
         if let Some(schema) = &self.schema {
             schema.compile(self.affinity)?;
         }
+        self.retries.check()?;
         self.triggers.check(&self.tenant).map_err(Box::new)?;
         self.check_interface()
     }

@@ -60,6 +60,31 @@ fn a_number_out_of_range_is_refused_with_key_and_range() {
 }
 
 #[test]
+fn how_calls_are_tried_is_said_within_ranges_or_left_to_the_worker() {
+    let said = parse("name = \"a\"\n[async]\nattempts = 5\nkeep_ms = 1000").unwrap();
+    let retries = said.retries;
+    assert_eq!(
+        (retries.attempts, retries.backoff_ms, retries.keep_ms),
+        (Some(5), None, Some(1_000))
+    );
+    assert!(parse("name = \"a\"").unwrap().retries.is_none());
+    for line in [
+        "attempts = 0",
+        "attempts = 1001",
+        "backoff_ms = 0",
+        "keep_ms = 999",
+    ] {
+        let error = parse(&format!("name = \"a\"\n[async]\n{line}")).unwrap_err();
+        let key = format!("async.{}", line.split(' ').next().unwrap());
+        assert!(error.to_string().contains(&key), "{error}");
+    }
+    assert!(
+        parse("name = \"a\"\n[async]\nat_once = 1").is_err(),
+        "the worker's alone"
+    );
+}
+
+#[test]
 fn none_kept_warm_is_allowed_and_none_at_most_is_not() {
     assert!(parse("name = \"a\"\nmin_warm = 0").is_ok());
     for line in [

@@ -12,7 +12,9 @@
 
 mod execute;
 mod limits;
+mod metrics;
 mod record;
+mod shelf;
 
 use std::{
     collections::HashSet,
@@ -28,9 +30,10 @@ use warmpath_sdk::{
     trigger::TriggerAnswer,
 };
 
-pub use self::limits::DeferredLimits;
 pub(crate) use self::record::{Record, now_ms};
-use crate::{bill::Usage, pool::Outcome, trigger::Board};
+pub use self::{limits::DeferredLimits, metrics::DeferredMetrics};
+use self::{limits::Retries, metrics::Book};
+use crate::{bill::Usage, catalog::Functions, pool::Outcome, trigger::Board};
 
 /// Calls of one page of a list.
 const PAGE: u32 = 100;
@@ -39,7 +42,12 @@ const PAGE: u32 = 100;
 #[derive(Debug)]
 pub struct Shelves {
     db: Arc<Router>,
+    /// How often each function wants to be tried.
+    functions: Arc<Functions>,
     limits: DeferredLimits,
+    metrics: DeferredMetrics,
+    /// What lies here.
+    book: Book,
     /// Those being made here.
     running: Mutex<HashSet<CallId>>,
     /// The triggers that are pulled here.
@@ -70,12 +78,20 @@ impl Place {
 }
 
 impl Shelves {
-    /// Shelves in `db`.
+    /// Shelves in `db`, for calls of `functions`.
     #[must_use]
-    pub fn new(db: Arc<Router>, limits: DeferredLimits) -> Arc<Self> {
+    pub fn new(
+        db: Arc<Router>,
+        functions: Arc<Functions>,
+        limits: DeferredLimits,
+        metrics: DeferredMetrics,
+    ) -> Arc<Self> {
         Arc::new(Self {
             db,
+            functions,
             limits,
+            metrics,
+            book: Book::new(),
             running: Mutex::default(),
             board: Board::default(),
         })
@@ -130,7 +146,10 @@ impl Shelves {
             expected: None,
             value: record.join(event)?,
         };
-        self.db.execute(keep).await.map(drop)
+        if let (Reply::Written { .. }, _) = self.db.execute(keep).await? {
+            self.metrics.kept();
+        }
+        Ok(())
     }
 
     async fn outcome(&self, id: CallId) -> Result<Bytes, DbError> {
@@ -182,6 +201,7 @@ impl Shelves {
         let value = record.join(&event)?;
         self.put(Place::Pending.key(id), value).await?;
         self.delete(Place::Dead.key(id)).await?;
+        self.book.revived(id.shelf());
         report(id, State::Pending, Some(&record), None, b"")
     }
 
@@ -205,6 +225,7 @@ impl Shelves {
         };
         let outcome = http::join(&outcome, body).map_err(|error| unreadable(&error))?;
         self.put(Place::Outcome.key(id), outcome.to_vec()).await?;
+        self.metrics.ended(state);
         self.delete(Place::Pending.key(id)).await
     }
 
@@ -244,8 +265,28 @@ impl Shelves {
         &self.db
     }
 
-    pub(crate) const fn limits(&self) -> &DeferredLimits {
-        &self.limits
+    /// How often the calls of a function are tried: one that is gone has no wishes.
+    fn retries(&self, function: &str) -> Retries {
+        let entry = self.functions.named(function);
+        let asked = entry
+            .map(|entry| entry.manifest.retries)
+            .unwrap_or_default();
+        self.limits.of(&asked)
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) fn show(&self) {
+        let running = self.lock_running().len();
+        self.metrics.show(&self.book, running);
+    }
+
+    /// Takes down that a call is being made, until what comes back is dropped.
+    fn runs(self: &Arc<Self>, id: CallId) -> Running {
+        self.lock_running().insert(id);
+        Running {
+            shelves: Arc::clone(self),
+            id,
+        }
     }
 
     pub(crate) async fn get(&self, key: Vec<u8>) -> Result<Option<Vec<u8>>, DbError> {
@@ -266,10 +307,17 @@ impl Shelves {
     fn lock_running(&self) -> std::sync::MutexGuard<'_, HashSet<CallId>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Whether something kept at `at_ms` has been kept long enough.
-    fn is_old(&self, at_ms: u64) -> bool {
-        now_ms().saturating_sub(at_ms) > self.limits.keep_ms
+/// A call that is being made.
+struct Running {
+    shelves: Arc<Shelves>,
+    id: CallId,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shelves.lock_running().remove(&self.id);
     }
 }
 

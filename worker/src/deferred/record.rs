@@ -11,7 +11,7 @@ use warmpath_sdk::{
     http::{self, Head, HeadError},
 };
 
-use super::{DeferredLimits, unreadable};
+use super::{limits::Retries, unreadable};
 
 /// What is known of a call that is to be made, or was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,16 +68,16 @@ impl Record {
     }
 
     /// Takes down an attempt that failed. Says whether another one is to be made, from `next_ms` on.
-    pub(crate) fn failed(&mut self, error: &CallError, limits: &DeferredLimits) -> bool {
+    pub(crate) fn failed(&mut self, error: &CallError, retries: &Retries) -> bool {
         let status = error.status();
         self.status = Some(status.map_or("timeout", |status| status.name()).to_owned());
         // What is the platform's fault, or a rate's, is not held against the function, however long it lasts.
         let is_counted =
             status.is_none_or(|status| status.fault() == Fault::Function || !status.is_retryable());
         self.attempts += u32::from(is_counted);
-        let goes_on = self.attempts < limits.attempts;
+        let goes_on = self.attempts < retries.attempts;
         if goes_on {
-            self.back_off(limits.backoff(), limits.backoff_max());
+            self.back_off(retries.backoff, retries.backoff_max);
         }
         goes_on
     }

@@ -189,11 +189,12 @@ impl Follower<'_> {
             }
             // Not cut short by the end of the trigger: a handler that has begun is let finish.
             let Err(error) = self.site.client.call(record.attempt(&event)).await else {
+                self.site.shelves.succeeded();
                 break Pulled::Done;
             };
             self.count(Pulled::Failed);
             self.state.failures += 1;
-            if !record.failed(&error, self.site.shelves.limits()) {
+            if !self.site.shelves.failed(&mut record, &error) {
                 let given_up = self.site.shelves.give_up(id, &mut record, &event, &error);
                 given_up.await?;
                 self.state.dead += 1;

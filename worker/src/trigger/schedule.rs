@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use crate::{
         catalog::Functions,
-        deferred::{DeferredLimits, Shelves},
+        deferred::{DeferredLimits, DeferredMetrics, Shelves},
         load::Load,
         trigger::{
             TriggerMetrics,
@@ -180,15 +180,19 @@ mod tests {
             manifest: Manifest::parse(manifest.as_bytes()).unwrap(),
         };
         let nobody: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let registry = Registry::new();
+        let functions = Arc::new(Functions::fixed(Catalog {
+            revision: 1,
+            entries: vec![entry("f@latest"), entry("f@1")],
+        }));
+        let metrics = DeferredMetrics::register(&registry).unwrap();
+        let limits = DeferredLimits::default();
         Site {
-            shelves: Shelves::new(db, DeferredLimits::default()),
-            functions: Arc::new(Functions::fixed(Catalog {
-                revision: 1,
-                entries: vec![entry("f@latest"), entry("f@1")],
-            })),
+            shelves: Shelves::new(db, Arc::clone(&functions), limits, metrics),
+            functions,
             client: Client::connect(nobody, ClientConfig::default()).unwrap(),
             load: Arc::new(Load::new(1)),
-            metrics: TriggerMetrics::register(&Registry::new()).unwrap(),
+            metrics: TriggerMetrics::register(&registry).unwrap(),
         }
     }
 

@@ -5,6 +5,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use db::{Embedded, Local, SlotSet};
 use ebpf_common::wire::Status;
+use prometheus::{Registry, TextEncoder};
+use store::Catalog;
 use tempfile::TempDir;
 use tokio::{
     task::JoinSet,
@@ -16,12 +18,12 @@ use warmpath_sdk::{
     http,
 };
 use worker::{
-    deferred::{DeferredLimits, Shelves},
+    deferred::{DeferredLimits, DeferredMetrics, Shelves},
     park::ParkLimits,
     rpc::RpcLimits,
 };
 
-use crate::bench::{Bench, MS};
+use crate::bench::{Bench, MS, version};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,6 +32,7 @@ struct Keeper {
     bench: Bench,
     client: Client,
     shelves: Arc<Shelves>,
+    registry: Registry,
     /// Those that make the calls; none until [`Keeper::make`].
     makers: JoinSet<()>,
 }
@@ -49,12 +52,15 @@ impl Keeper {
             backoff_ms: 20,
             ..DeferredLimits::default()
         };
-        let shelves = Shelves::new(feeds, limits);
+        let registry = Registry::new();
+        let metrics = DeferredMetrics::register(&registry).unwrap();
+        let shelves = Shelves::new(feeds, Arc::clone(&bench.functions), limits, metrics);
         bench.server.keep_calls(Arc::clone(&shelves));
         Self {
             client: bench.client(),
             bench,
             shelves,
+            registry,
             makers: JoinSet::new(),
         }
     }
@@ -79,6 +85,12 @@ impl Keeper {
 
     async fn report(&self, id: CallId) -> (Report, Bytes) {
         http::split(&self.ask(&Ask::Outcome { id }, b"").await).unwrap()
+    }
+
+    /// Whether the metrics have this line.
+    fn counts(&self, line: &str) -> bool {
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather());
+        text.unwrap().lines().any(|it| it == line)
     }
 
     /// The report of a call once it is `state`.
@@ -198,6 +210,50 @@ async fn what_fails_again_and_again_is_given_up_listed_and_tried_once_more_on_re
     keeper.ask(&Ask::Retry { id }, b"").await;
     keeper.once(id, State::Failed).await;
     assert_eq!(keeper.bench.runs.requests(), 4);
+}
+
+#[tokio::test]
+async fn a_call_that_takes_its_time_holds_up_no_other() {
+    let dir = TempDir::new().unwrap();
+    let mut keeper = Keeper::start(dir.path());
+    keeper.make();
+    let on_one_shelf = |number| CallId::of(7, [number; 7]).unwrap();
+    // Waits for a feed that does not move, as long as its budget.
+    keeper
+        .ask(&submit(on_one_shelf(1), "waits"), b"{never}")
+        .await;
+    keeper.once(on_one_shelf(1), State::Running).await;
+    keeper.ask(&submit(on_one_shelf(2), "echo"), b"x").await;
+    keeper.once(on_one_shelf(2), State::Done).await;
+    let (first, _) = keeper.report(on_one_shelf(1)).await;
+    assert_eq!((first.state, first.attempts), (State::Running, 0));
+    assert!(keeper.counts("worker_async_attempts_total{outcome=\"done\"} 1"));
+}
+
+#[tokio::test]
+async fn a_manifest_says_how_often_its_function_is_tried() {
+    let dir = TempDir::new().unwrap();
+    let mut keeper = Keeper::start(dir.path());
+    keeper.bench.functions.replace(Catalog {
+        revision: 2,
+        entries: vec![version(
+            "raise",
+            "latest",
+            1,
+            "[async]\nattempts = 4\nbackoff_ms = 5",
+        )],
+    });
+    keeper.make();
+    let id = keeper.submit("raise", b"x").await;
+    let (report, _) = keeper.once(id, State::Failed).await;
+    assert_eq!(report.attempts, 4, "and not two");
+    for line in [
+        "worker_async_kept_total 1",
+        "worker_async_attempts_total{outcome=\"failed\"} 4",
+        "worker_async_ended_total{state=\"failed\"} 1",
+    ] {
+        assert!(keeper.counts(line), "{line}");
+    }
 }
 
 #[tokio::test]

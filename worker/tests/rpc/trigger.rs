@@ -19,7 +19,7 @@ use warmpath_sdk::{
     trigger::{TriggerAnswer, TriggerReport, schedule_slot},
 };
 use worker::{
-    deferred::{DeferredLimits, Shelves},
+    deferred::{DeferredLimits, DeferredMetrics, Shelves},
     park::ParkLimits,
     rpc::RpcLimits,
     trigger::{self, Site, TriggerMetrics},
@@ -56,9 +56,12 @@ impl Puller {
             backoff_ms: 20,
             ..DeferredLimits::default()
         };
-        let shelves = Shelves::new(Arc::clone(&db), limits);
+        let registry = Registry::new();
+        let metrics = DeferredMetrics::register(&registry).unwrap();
+        let functions = Arc::clone(&bench.functions);
+        let shelves = Shelves::new(Arc::clone(&db), functions, limits, metrics);
         bench.server.keep_calls(Arc::clone(&shelves));
-        let (client, registry) = (bench.client(), Registry::new());
+        let client = bench.client();
         let mut tasks = JoinSet::new();
         shelves.serve(|_| true, &client, &bench.load, &mut tasks);
         let site = Site {
