@@ -5,7 +5,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod answer;
 mod bed;
+mod cancel;
+mod deferred;
 mod kill;
 mod leftovers;
 mod openlambda;

@@ -2,52 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::cluster::Cluster;
 
-use crate::bed::{examples, machine, platform};
-
-/// An answer of the gateway.
-pub(crate) struct Answer {
-    pub(crate) code: u16,
-    head: String,
-    pub(crate) body: String,
-}
-
-impl Answer {
-    fn parse(text: &str) -> Self {
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
-        let code = head.split_whitespace().nth(1).unwrap_or_default();
-        Self {
-            code: code.parse().unwrap_or_else(|_| panic!("no answer: {text}")),
-            head: head.to_ascii_lowercase(),
-            body: body.to_owned(),
-        }
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
-    }
-
-    /// The value of a header; empty without it.
-    pub(crate) fn header(&self, name: &str) -> &str {
-        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines
-            .filter(|(key, _)| *key == name)
-            .map(|(_, value)| value)
-            .next()
-            .unwrap_or_default()
-    }
-
-    /// Code, fault and status of an error.
-    pub(crate) fn blame(&self) -> (u16, &str, &str) {
-        (
-            self.code,
-            self.header("x-warmpath-fault"),
-            self.header("x-warmpath-status"),
-        )
-    }
-}
+use crate::{
+    answer::Answer,
+    bed::{examples, machine, platform},
+};
 
 pub(crate) fn call(cluster: &Cluster, method: &str, path: &str, body: &str) -> Answer {
     call_with(cluster, method, path, body, &[])
@@ -76,8 +37,7 @@ pub(crate) fn call_with(
     if !body.is_empty() {
         args.extend(["-d", body]);
     }
-    let client = &cluster.topology.client.netns;
-    Answer::parse(&client.run("curl", &args).unwrap())
+    Answer::to(cluster, &args)
 }
 
 fn deploy(cluster: &Cluster, name: &str) {
