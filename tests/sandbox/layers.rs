@@ -15,7 +15,11 @@ def f(event):
 ";
 
 async fn put(bed: &Bed, files: &[(&str, &str)]) -> Digest {
-    bed.store.put_layer(bundle(files)).await.unwrap().digest
+    bed.store
+        .put_layer(bundle(files).unwrap())
+        .await
+        .unwrap()
+        .digest
 }
 
 fn layers_in_cache(bed: &Bed) -> usize {

@@ -343,7 +343,8 @@ async fn is_killed() {
     assert!(!now.contains("-7@") && !now.contains("sandbox-"), "{now}");
     bed.stop().await;
     assert_eq!(left(), "");
-    std::fs::remove_dir_all(dir).unwrap();
+    // Another process of this run may have found it first.
+    drop(std::fs::remove_dir_all(dir));
     drop(world);
 }
 

@@ -18,7 +18,11 @@ BORN = (os.getpid(), time.monotonic())
 ";
 
 async fn put(bed: &Bed, files: &[(&str, &str)]) -> Digest {
-    bed.store.put_layer(bundle(files)).await.unwrap().digest
+    bed.store
+        .put_layer(bundle(files).unwrap())
+        .await
+        .unwrap()
+        .digest
 }
 
 /// A bed whose instances end at once, so that every request is a cold start.

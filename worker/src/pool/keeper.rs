@@ -18,6 +18,7 @@ use super::{
     start,
     stock::Stock,
 };
+use crate::sandbox;
 
 /// How often idle instances are looked at; a quarter of the time after which something happens to them when
 /// that is shorter.
@@ -207,6 +208,7 @@ pub(super) async fn tend(pool: Weak<Pool>) {
         pool.stock.fill();
         pool.networked.iter().for_each(Stock::fill);
         pool.running().retain(|sandbox| sandbox.strong_count() > 0);
+        sandbox::reap_orphans();
     }
 }
 

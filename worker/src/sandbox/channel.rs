@@ -141,8 +141,26 @@ impl Channel {
         timeout: Option<Duration>,
     ) -> Result<(T, Vec<OwnedFd>), ChannelError> {
         if let Some(timeout) = timeout {
-            self.wait_readable(timeout)?;
+            self.wait_readable(timeout, &[])?;
         }
+        self.take()
+    }
+
+    /// As [`Self::receive`], from `processes` (pidfds) that share the other end: when one of them ends, nothing is waited
+    /// for any more.
+    ///
+    /// # Errors
+    /// Then, and when no message arrives before `timeout`.
+    pub fn receive_from<T: DeserializeOwned>(
+        &self,
+        processes: &[BorrowedFd<'_>],
+        timeout: Duration,
+    ) -> Result<T, ChannelError> {
+        self.wait_readable(timeout, processes)?;
+        self.take().map(|(message, _)| message)
+    }
+
+    fn take<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), ChannelError> {
         let mut bytes = vec![0; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -187,17 +205,25 @@ impl Channel {
         ))
     }
 
-    fn wait_readable(&self, timeout: Duration) -> Result<(), ChannelError> {
+    fn wait_readable(
+        &self,
+        timeout: Duration,
+        processes: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
         let deadline = Instant::now() + timeout;
+        let mut wanted = vec![PollFd::new(&self.socket, PollFlags::IN)];
+        wanted.extend(processes.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let wait = Timespec::try_from(left).unwrap_or(Timespec {
                 tv_sec: 3_600,
                 tv_nsec: 0,
             });
-            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&wait)) {
+            match poll(&mut wanted, Some(&wait)) {
                 Ok(0) => return Err(ChannelError::TimedOut(timeout)),
-                Ok(_) => return Ok(()),
+                // A message first: it may be the last words of a process that has ended.
+                Ok(_) if !wanted[0].revents().is_empty() => return Ok(()),
+                Ok(_) => return Err(ChannelError::Closed),
                 Err(Errno::INTR) => {}
                 Err(source) => {
                     return Err(ChannelError::Io {
@@ -247,6 +273,20 @@ mod tests {
         std::io::Read::read_to_string(&mut reader, &mut all).unwrap();
         assert_eq!(all, "12");
         assert!(fds.is_empty());
+    }
+
+    #[test]
+    fn does_not_wait_for_a_process_that_has_ended() {
+        let (here, there) = Channel::pair().unwrap();
+        // Its reader ends readable, as a pidfd does.
+        let (ended, writer) = std::io::pipe().unwrap();
+        drop(writer);
+        let minute = Duration::from_secs(60);
+        there.send(&"last words", &[]).unwrap();
+        let heard = here.receive_from::<String>(&[ended.as_fd()], minute);
+        assert_eq!(heard.unwrap(), "last words");
+        let heard = here.receive_from::<String>(&[ended.as_fd()], minute);
+        assert!(matches!(heard, Err(ChannelError::Closed)));
     }
 
     #[test]

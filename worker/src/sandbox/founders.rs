@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -59,14 +59,24 @@ impl Founder {
     pub(super) const fn pid(&self) -> u32 {
         self.pid.unsigned_abs()
     }
-}
 
-impl Drop for Founder {
-    fn drop(&mut self) {
+    /// Stands for it; readable when it has ended.
+    pub(super) fn process(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    /// Ends it, and blocks until it has.
+    pub(super) fn end(&self) {
         kill(&self.process);
         if !end(&self.process, None) {
             tracing::error!(pid = self.pid, "a killed founder does not end");
         }
+    }
+}
+
+impl Drop for Founder {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -25,6 +25,7 @@ mod founders;
 mod init;
 pub mod landlock;
 pub mod network;
+mod orphans;
 mod prepare;
 mod resident;
 mod rootfs;
@@ -40,6 +41,8 @@ pub use self::{
     prepare::{Assignment, HANDLER_ID, Namespaces, Sandbox, SandboxError, SandboxMaker, Uids},
     rootfs::Root,
 };
+
+pub(crate) use self::orphans::reap_orphans;
 
 /// The capabilities that making sandboxes takes, with their kernel numbers.
 const NEEDED: [(&str, u32); 7] = [

@@ -28,6 +28,7 @@ use super::{
     founders::{Founder, Founders},
     init::{Build, MountHandler, Plan, Report},
     network::{Link, Network, NetworkError},
+    orphans::reap_orphans,
     rootfs::{self, Root},
 };
 
@@ -110,22 +111,19 @@ impl SandboxMaker {
             .uids
             .take()
             .ok_or_else(|| SandboxError::NoUid(self.uids.count()))?;
-        let cgroup = self.cgroup.sandbox(&id.to_string())?;
-        let consumption = cgroup.consumption();
+        let (founder, channel) = Founder::fork(&self.founders)?;
+        let founder_pid = founder.pid();
+        // Declared behind the channel, and dropped before it: an init that nobody knows of yet is there until then.
         let mut made = Unfinished {
-            founder: None,
+            founder,
             init: None,
             link: None,
             init_pid: 0,
-            cgroup: Some(cgroup),
+            cgroup: None,
         };
-        let consumption = consumption?;
-        let (founder, channel) = Founder::fork(&self.founders)?;
-        let founder_pid = founder.pid();
-        made.founder = Some(founder);
-        if let Some(cgroup) = &made.cgroup {
-            cgroup.join(founder_pid)?;
-        }
+        let cgroup = made.cgroup.insert(self.cgroup.sandbox(&id.to_string())?);
+        let consumption = cgroup.consumption()?;
+        cgroup.join(founder_pid)?;
         let plan = Plan {
             root: self.root.clone(),
             handler_uid: uid.host_id(),
@@ -137,7 +135,7 @@ impl SandboxMaker {
                 .collect(),
         };
         channel.send(&plan, &[])?;
-        let user = self.found(&channel, founder_pid, uid.host_id(), &mut made)?;
+        let user = self.found(&channel, uid.host_id(), &mut made)?;
         let (Some(init), Some(cgroup)) = (made.init.take(), made.cgroup.take()) else {
             return Err(SandboxError::Init("no report of its start".to_owned()));
         };
@@ -162,25 +160,27 @@ impl SandboxMaker {
     fn found(
         &self,
         channel: &Channel,
-        founder_pid: u32,
         uid: u32,
         made: &mut Unfinished,
     ) -> Result<File, SandboxError> {
-        let report = || match channel.receive::<Report>(Some(self.timeout))?.0 {
+        let report = |processes: &[BorrowedFd<'_>]| match channel
+            .receive_from::<Report>(processes, self.timeout)?
+        {
             Report::Failed(what) => Err(SandboxError::Init(what)),
             report => Ok(report),
         };
-        let Report::Founded(init_pid) = report()? else {
+        let Report::Founded(init_pid) = report(&[made.founder.process()])? else {
             return Err(out_of_turn());
         };
-        made.init = Some(open_process(init_pid)?);
+        let init = made.init.insert(open_process(init_pid)?).try_clone();
+        let init = init.map_err(failed("keep hold of", "a sandbox's init"))?;
         if let Some(network) = &self.network {
             made.link = Some(network.attach(init_pid)?);
         }
         made.init_pid = init_pid;
-        let user = map_user(founder_pid, uid)?;
+        let user = map_user(made.founder.pid(), uid)?;
         channel.send(&Build {}, &[])?;
-        match report()? {
+        match report(&[made.founder.process(), init.as_fd()])? {
             Report::Ready => Ok(user),
             _ => Err(out_of_turn()),
         }
@@ -193,7 +193,7 @@ fn out_of_turn() -> SandboxError {
 
 /// What exists of a sandbox in the making; dropped, it goes.
 struct Unfinished {
-    founder: Option<Founder>,
+    founder: Founder,
     init: Option<OwnedFd>,
     /// Goes after the namespace that it leads into.
     link: Option<Link>,
@@ -203,14 +203,22 @@ struct Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        drop(self.founder.take());
         if let Some(init) = self.init.take() {
             kill(&init);
             end(&init, None);
         }
-        if let Some(cgroup) = self.cgroup.take()
-            && let Err(error) = cgroup.remove()
-        {
+        let Some(cgroup) = self.cgroup.take() else {
+            return;
+        };
+        self.founder.end();
+        // An init of which the founder could not tell any more; it is this subreaper's child now.
+        for init in cgroup.processes() {
+            if let Ok(init) = open_process(init) {
+                kill(&init);
+                end(&init, None);
+            }
+        }
+        if let Err(error) = cgroup.remove() {
             tracing::warn!(%error, "a sandbox that failed to start leaves its cgroup");
         }
     }
@@ -483,6 +491,7 @@ pub(super) fn end(init: &OwnedFd, process: Option<BorrowedFd<'_>>) -> bool {
         if let Some(process) = process {
             reap(process);
         }
+        reap_orphans();
         if matches!(
             poll(&mut [PollFd::new(init, PollFlags::IN)], Some(&step)),
             Ok(1..)

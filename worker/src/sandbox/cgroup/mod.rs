@@ -197,6 +197,20 @@ impl SandboxCgroup {
         Ok(())
     }
 
+    /// The processes in it that have not ended.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let listed = self
+            .directories
+            .first()
+            .and_then(|directory| files::read(&directory.join("cgroup.procs")).ok());
+        let listed = listed.unwrap_or_default();
+        listed
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect()
+    }
+
     /// The files into which a process writes `0` to join the group by itself.
     ///
     /// # Errors
