@@ -205,8 +205,9 @@ pub(super) async fn tend(pool: Weak<Pool>) {
         }
         pool.functions.tidy();
         // Sandboxes that could not be made a while ago may be possible now.
-        pool.stock.fill();
-        pool.networked.iter().for_each(Stock::fill);
+        pool.stock.tend();
+        pool.networked.iter().for_each(Stock::tend);
+        pool.zygotes.tend();
         pool.running().retain(|sandbox| sandbox.strong_count() > 0);
         sandbox::reap_orphans();
     }

@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -55,6 +55,26 @@ pub(super) struct Prepared {
     pub(super) outputs: [OwnedFd; 2],
 }
 
+/// A program, and the sandboxes whose process is it.
+type Executed = (Exec, Arc<Shelf<Prepared>>);
+
+/// What waits on a shelf, and may end there: killed by the kernel for want of memory, or by hand.
+trait Mortal: Send + 'static {
+    fn is_alive(&self) -> bool;
+}
+
+impl Mortal for Sandbox {
+    fn is_alive(&self) -> bool {
+        Self::is_alive(self)
+    }
+}
+
+impl Mortal for Prepared {
+    fn is_alive(&self) -> bool {
+        self.sandbox.is_alive()
+    }
+}
+
 /// The sandboxes kept ready.
 #[derive(Debug)]
 pub(super) struct Stock {
@@ -65,7 +85,7 @@ pub(super) struct Stock {
     /// Sandboxes without a process, for package zygotes to fork into; kept from the first use on.
     bare: Arc<Shelf<Sandbox>>,
     /// Sandboxes whose process has become a program already, by that; the one wanted last stands last.
-    executed: Mutex<Vec<(Exec, Arc<Shelf<Prepared>>)>>,
+    executed: Mutex<Vec<Executed>>,
     /// How many of each.
     executed_len: usize,
     numbers: AtomicU64,
@@ -124,7 +144,7 @@ impl Stock {
         if self.executed_len == 0 || self.stopping.load(Ordering::Acquire) {
             return None;
         }
-        let mut all = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.executed();
         let (exec, shelf) = match all.iter().position(|(other, _)| other == exec) {
             Some(at) => all.remove(at),
             None => (exec.clone(), Arc::new(Shelf::new(self.executed_len))),
@@ -140,7 +160,7 @@ impl Stock {
 
     /// A sandbox without a process, ready or made now.
     pub(super) async fn take_bare(self: &Arc<Self>) -> Result<Sandbox, PrepareError> {
-        let ready = self.bare.take();
+        let ready = self.take_live(&self.bare);
         let sandbox = match ready {
             Some(sandbox) => Ok(sandbox),
             None => self.blocking(Self::make_now).await,
@@ -176,6 +196,7 @@ impl Stock {
         zygote: &Arc<PackageZygote>,
         shelf: &Arc<Shelf<Prepared>>,
     ) {
+        self.drop_dead(shelf);
         let zygote = Arc::clone(zygote);
         self.fill_shelf(shelf, move |stock| {
             let sandbox = stock.make_now()?;
@@ -205,6 +226,17 @@ impl Stock {
         self.fill_shelf(&self.ready, Self::prepare_now);
     }
 
+    /// Removes what has ended while it waited, and makes what is missing, in the background.
+    pub(super) fn tend(self: &Arc<Self>) {
+        self.fill();
+        self.drop_dead(&self.bare);
+        let executed = self.executed().clone();
+        for (exec, shelf) in executed {
+            self.drop_dead(&shelf);
+            self.fill_shelf(&shelf, move |stock| stock.execute_now(&exec));
+        }
+    }
+
     fn fill_shelf<T: Send + 'static>(
         self: &Arc<Self>,
         shelf: &Arc<Shelf<T>>,
@@ -230,15 +262,15 @@ impl Stock {
         }
     }
 
-    /// One of `shelf` whose process runs.
-    fn take_live(&self, shelf: &Shelf<Prepared>) -> Option<Prepared> {
+    /// One of `shelf` that has not ended.
+    fn take_live<T: Mortal>(&self, shelf: &Shelf<T>) -> Option<T> {
         self.drop_dead(shelf);
         shelf.take()
     }
 
-    /// Removes those that have ended while they waited: killed by the kernel for want of memory, or by hand.
-    fn drop_dead(&self, shelf: &Shelf<Prepared>) {
-        let dead = shelf.remove_if(|prepared| !prepared.sandbox.is_alive());
+    /// Removes those that have ended.
+    fn drop_dead<T: Mortal>(&self, shelf: &Shelf<T>) {
+        let dead = shelf.remove_if(|one| !one.is_alive());
         if !dead.is_empty() {
             tracing::warn!(
                 count = dead.len(),
@@ -277,8 +309,7 @@ impl Stock {
         self.stopping.store(true, Ordering::Release);
         drop(self.ready.close());
         drop(self.bare.close());
-        let executed = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, shelf) in executed.iter() {
+        for (_, shelf) in self.executed().iter() {
             drop(shelf.close());
         }
         self.zygote.stop();
@@ -367,6 +398,10 @@ impl Stock {
         let mut ready = [0; HEADER_LEN];
         ready[0] = Kind::Ready as u8;
         read.is_ok() && header == ready
+    }
+
+    fn executed(&self) -> MutexGuard<'_, Vec<Executed>> {
+        self.executed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

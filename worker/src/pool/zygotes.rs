@@ -172,6 +172,22 @@ impl Zygotes {
         self.grow();
     }
 
+    /// Has each fork what is missing of those that it keeps ready. One that has ended goes.
+    pub(super) fn tend(self: &Arc<Self>) {
+        let mut ended = Vec::new();
+        for (id, one) in lock(&self.running).iter() {
+            if one.zygote.is_alive() {
+                self.stock.fill_from(&one.zygote, &one.shelf);
+            } else {
+                ended.push(*id);
+            }
+        }
+        for id in ended {
+            tracing::warn!(zygote = id, "a package zygote has ended");
+            self.condemn(id);
+        }
+    }
+
     /// All of them, by number.
     pub(super) fn list(&self) -> Vec<ZygoteStatus> {
         let (running, policy) = (lock(&self.running), lock(&self.policy));

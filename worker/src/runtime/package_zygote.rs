@@ -227,6 +227,12 @@ impl PackageZygote {
         self.sandbox.id()
     }
 
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.sandbox.is_alive()
+    }
+
     /// Instances that it has forked.
     #[must_use]
     pub fn forks(&self) -> u64 {

@@ -18,6 +18,8 @@ pub(crate) struct Holdings {
     /// Sandboxes made before.
     made: u64,
     prepared: u64,
+    /// Zygotes with packages, and what they have forked ahead of need: a sandbox with two processes each.
+    package_zygotes: usize,
     rss_kb: u64,
     fds: usize,
     threads: u64,
@@ -50,6 +52,9 @@ impl Holdings {
             } else {
                 0
             },
+            package_zygotes: (host.metric("worker_package_zygotes")?
+                + host.metric("worker_package_zygote_ready")?)
+                as usize,
             rss_kb: proc::status(pid, "VmRSS").context("the worker is gone")?,
             fds: fds.count(),
             threads: proc::status(pid, "Threads").unwrap_or_default(),
@@ -62,10 +67,11 @@ impl Holdings {
 
     /// Whether nothing is there but the sandboxes that are kept ready: with a process forked into them, or bare.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let ready = self.prepared as usize;
+        let occupied = self.prepared as usize + self.package_zygotes;
+        let bare_max = PREPARED as usize;
         self.prepared >= PREPARED
-            && self.groups <= ready * 2 + 1
-            && self.processes == self.groups + ready
+            && (occupied..=occupied + bare_max).contains(&self.groups)
+            && self.processes == self.groups + occupied
             && self.namespaces == self.groups
             && self.zygotes >= 1
     }
@@ -147,6 +153,7 @@ mod tests {
         Holdings {
             made,
             prepared: PREPARED,
+            package_zygotes: 0,
             rss_kb,
             fds,
             threads: 4,
@@ -186,6 +193,11 @@ mod tests {
         let mut holdings = look(1, 1, 1);
         assert!(holdings.is_at_rest());
         holdings.groups += 1;
-        assert!(!holdings.is_at_rest());
+        assert!(!holdings.is_at_rest(), "nothing runs in it");
+        holdings.processes += 1;
+        holdings.namespaces += 1;
+        assert!(holdings.is_at_rest(), "it is one kept bare");
+        holdings.package_zygotes += 1;
+        assert!(!holdings.is_at_rest(), "its processes are missing");
     }
 }
