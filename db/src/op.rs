@@ -240,6 +240,23 @@ impl Op {
         }
     }
 
+    /// Whether it touches keys of the platform's own: those that begin with `wp-`, or have a hash tag that does.
+    #[must_use]
+    pub fn is_of_platform(&self) -> bool {
+        let key = match self {
+            Self::Get { key }
+            | Self::Put { key, .. }
+            | Self::Delete { key }
+            | Self::CompareAndSet { key, .. } => key,
+            Self::Scan { prefix, .. } => prefix,
+            Self::Feed { .. } | Self::Head { .. } => return false,
+        };
+        [Some(key.as_slice()), hash_tag(key)]
+            .into_iter()
+            .flatten()
+            .any(|text| text.starts_with(PLATFORM))
+    }
+
     /// Checks it against the [limits](crate::limits).
     ///
     /// # Errors
@@ -309,15 +326,20 @@ const fn check_limit(limit: u32) -> Result<(), DbError> {
     Ok(())
 }
 
+/// What keys and hash tags of the platform begin with.
+const PLATFORM: &[u8] = b"wp-";
+
 /// Whether `prefix` holds a whole, non-empty hash tag, so that every key that begins with it has its slot.
 fn has_hash_tag(prefix: &[u8]) -> bool {
-    let Some(open) = prefix.iter().position(|byte| *byte == b'{') else {
-        return false;
-    };
-    prefix
-        .get(open + 1..)
-        .and_then(|rest| rest.iter().position(|byte| *byte == b'}'))
-        .is_some_and(|length| length > 0)
+    hash_tag(prefix).is_some()
+}
+
+/// What stands in the first braces, unless it is nothing.
+fn hash_tag(key: &[u8]) -> Option<&[u8]> {
+    let open = key.iter().position(|byte| *byte == b'{')?;
+    let rest = key.get(open + 1..)?;
+    let length = rest.iter().position(|byte| *byte == b'}')?;
+    rest.get(..length).filter(|tag| !tag.is_empty())
 }
 
 #[cfg(test)]
@@ -362,6 +384,24 @@ mod tests {
                 matches!(scan(bad).check(), Err(DbError::ScanWithoutTag)),
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn the_platforms_keys_are_known_by_their_beginning_or_their_tags() {
+        for of_platform in [
+            "wp-trigger:{a}:f/t",
+            "{wp-async-00}:p:1",
+            "x{wp-async-3f}",
+            "wp-",
+        ] {
+            assert!(scan(of_platform).is_of_platform(), "{of_platform}");
+            let key = of_platform.into();
+            assert!(Op::Delete { key }.is_of_platform(), "{of_platform}");
+        }
+        for of_others in ["{a}:wp-", "a{}wp-", "wp", "{awp-}", "{a}{wp-b}", "wp_{a}"] {
+            let key = of_others.into();
+            assert!(!Op::Get { key }.is_of_platform(), "{of_others}");
         }
     }
 

@@ -1,12 +1,13 @@
 //! What the tests of this floor share.
 
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tests::{
-    cluster::{Cluster, Options},
+    cluster::{Cluster, METRICS_PORT, Options},
     load::{LoadProcess, Plan, Summary},
 };
 
@@ -66,4 +67,19 @@ pub(crate) fn warm_hello(cluster: &Cluster) {
         };
         assert_eq!(load(cluster, &plan).answered(), 5, "worker {index}");
     }
+}
+
+/// The sum over the workers of the metric whose lines begin with `line`: its name and labels.
+pub(crate) fn metric(cluster: &Cluster, line: &str) -> u64 {
+    let of = |address: Ipv4Addr| {
+        let url = format!("http://{address}:{METRICS_PORT}/metrics");
+        let client = &cluster.topology.client.netns;
+        let text = client.run("curl", &["-s", &url]).unwrap();
+        let value = text
+            .lines()
+            .find_map(|it| it.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or(0)
+    };
+    let workers = cluster.topology.workers.iter();
+    workers.map(|worker| of(worker.address())).sum()
 }

@@ -4,12 +4,9 @@ use std::{fs, path::Path, process::Child, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
-use tests::{
-    cluster::{Cluster, METRICS_PORT},
-    wait,
-};
+use tests::{cluster::Cluster, wait};
 
-use crate::bed::{machine, platform};
+use crate::bed::{machine, metric, platform};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What the handler calls its process, so that the host finds it; the kernel keeps 15 bytes.
@@ -80,22 +77,10 @@ fn handlers() -> Vec<String> {
 
 /// What the workers counted as given up, in all.
 fn cancelled(cluster: &Cluster, place: &str) -> u64 {
-    let line = format!("worker_cancelled_total{{while=\"{place}\"}} ");
-    let of = |address: String| {
-        let url = format!("http://{address}:{METRICS_PORT}/metrics");
-        let text = cluster
-            .topology
-            .client
-            .netns
-            .run("curl", &["-s", &url])
-            .unwrap();
-        let value = text
-            .lines()
-            .find_map(|it| it.strip_prefix(&line)?.parse::<u64>().ok());
-        value.unwrap_or(0)
-    };
-    let workers = cluster.topology.workers.iter();
-    workers.map(|worker| of(worker.address().to_string())).sum()
+    metric(
+        cluster,
+        &format!("worker_cancelled_total{{while=\"{place}\"}}"),
+    )
 }
 
 fn parked(cluster: &Cluster) -> Result<u64> {

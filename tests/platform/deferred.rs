@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tests::{
-    cluster::{Cluster, METRICS_PORT},
-    wait,
-};
+use tests::{cluster::Cluster, wait};
 
 use crate::{
     answer::Answer,
-    bed::{machine, platform},
+    bed::{machine, metric, platform},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,25 +35,6 @@ fn ended(cluster: &Cluster, url: &str) -> Answer {
 fn dead(cluster: &Cluster, more: &[&str]) -> Result<Value> {
     let args = [&["fn", "dead", "failing", "--json"], more].concat();
     cluster.cli(&args)
-}
-
-/// The sum of a metric over the workers.
-fn sum(cluster: &Cluster, line: &str) -> u64 {
-    let of = |address: String| {
-        let url = format!("http://{address}:{METRICS_PORT}/metrics");
-        let text = cluster
-            .topology
-            .client
-            .netns
-            .run("curl", &["-s", &url])
-            .unwrap();
-        let values = text
-            .lines()
-            .filter_map(|it| it.strip_prefix(line)?.trim().parse::<u64>().ok());
-        values.sum::<u64>()
-    };
-    let workers = cluster.topology.workers.iter();
-    workers.map(|worker| of(worker.address().to_string())).sum()
 }
 
 #[test]
@@ -86,15 +64,18 @@ fn a_call_that_nobody_waits_for_is_kept_made_and_asked_for_by_its_id() {
     let listed = dead(&cluster, &[]).unwrap();
     let id = listed[0]["id"].as_str().unwrap();
     assert!(url.ends_with(id), "{listed}");
-    assert_eq!(sum(&cluster, "worker_async_dead"), 1);
-    assert_eq!(sum(&cluster, "worker_async_ended_total{state=\"done\"}"), 8);
+    assert_eq!(metric(&cluster, "worker_async_dead"), 1);
+    assert_eq!(
+        metric(&cluster, "worker_async_ended_total{state=\"done\"}"),
+        8
+    );
 
     let again = dead(&cluster, &["--retry", id]).unwrap();
     assert_eq!(again["state"], "pending");
     assert_eq!(ended(&cluster, &url).code, 502);
     assert_eq!(dead(&cluster, &[]).unwrap().as_array().unwrap().len(), 1);
     assert_eq!(
-        sum(&cluster, "worker_async_attempts_total{outcome=\"failed\"}"),
+        metric(&cluster, "worker_async_attempts_total{outcome=\"failed\"}"),
         4
     );
     wait::until("nothing to be pending", PATIENCE, || {
@@ -105,7 +86,7 @@ fn a_call_that_nobody_waits_for_is_kept_made_and_asked_for_by_its_id() {
         ];
         Ok(left
             .iter()
-            .all(|line| sum(&cluster, line) == 0)
+            .all(|line| metric(&cluster, line) == 0)
             .then_some(()))
     })
     .unwrap();

@@ -2,15 +2,17 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use ebpf_common::hash::slot_of_key;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tests::{cluster::Cluster, wait};
 
-use crate::bed::{machine, platform};
+use crate::bed::{machine, metric, platform};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ORDERS: usize = 60;
@@ -132,5 +134,85 @@ fn the_time_and_writes_call_a_function_and_no_call_is_lost_with_a_worker() {
         (&feed["calls"], &feed["error"]),
         (&json!("triggers@latest"), &Value::Null)
     );
+    cluster.stop().unwrap();
+}
+
+/// A function that writes what calls it, or has a look at what is not its own.
+const CYCLIC: &str = r#"
+import warmpath
+
+def f(event):
+    if "peek" in event:
+        try:
+            return [value.decode() for _, value in warmpath.db.scan(event["peek"])]
+        except warmpath.db.DbError as refused:
+            return refused.kind
+    if "records" in event:
+        written = int(event["records"][0]["value"]) + 1
+    else:
+        written = 0
+    warmpath.db.put("{cyclic}:n", str(written))
+    return written
+"#;
+const PER_SECOND: u64 = 5;
+
+fn deploy_cyclic(cluster: &Cluster, triggers: &str) {
+    let root = TempDir::new().unwrap();
+    let dir = root.path().join("cyclic");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("f.py"), CYCLIC).unwrap();
+    fs::write(
+        dir.join("warmpath.toml"),
+        format!("name = \"cyclic\"\n{triggers}"),
+    )
+    .unwrap();
+    cluster.deploy(&dir).unwrap();
+}
+
+#[test]
+fn a_function_that_calls_itself_by_its_writes_is_held_to_its_rate_and_ended_by_a_deployment() {
+    let _machine = machine();
+    let cluster = platform(&[]);
+    let trigger = format!(
+        "[[triggers.feed]]\nname = \"self\"\nprefix = \"{{cyclic}}:\"\nper_second = {PER_SECOND}\n"
+    );
+    deploy_cyclic(&cluster, &trigger);
+    let report = || -> Result<Value> {
+        let store = cluster.store_url();
+        let shown = cluster.cli(&["fn", "triggers", "cyclic", "--store", &store, "--json"])?;
+        Ok(shown[0]["report"].clone())
+    };
+    wait_for("the feed to be followed", || {
+        Ok(report()?["cursor"].as_u64())
+    });
+    let begun = Instant::now();
+    let first = cluster.invoke("cyclic", "{}", &[]).unwrap();
+    assert_eq!(first["payload"], "0");
+    let fired = wait_for("some rounds", || {
+        Ok(report()?["fired"].as_u64().filter(|fired| *fired >= 10))
+    });
+    let most = 1 + u64::try_from(begun.elapsed().as_millis()).unwrap() * PER_SECOND / 1_000;
+    assert!(fired <= most, "{fired} calls in {:?}", begun.elapsed());
+
+    deploy_cyclic(&cluster, "");
+    wait_for("the trigger to end", || {
+        let pulled = metric(&cluster, "worker_triggers{kind=\"feed\"}");
+        Ok((pulled == 0).then_some(()))
+    });
+    let look = || {
+        cluster
+            .invoke("cyclic", r#"{"peek": "{cyclic}:"}"#, &[])
+            .unwrap()["payload"]
+            .clone()
+    };
+    let last = look();
+    for _ in 0..2 * PER_SECOND {
+        assert_eq!(look(), last, "somebody still writes");
+    }
+    for key in ["{wp-async-00}:p:", "wp-trigger:{cyclic}:"] {
+        let event = json!({"peek": key}).to_string();
+        let refused = cluster.invoke("cyclic", &event, &[]).unwrap();
+        assert_eq!(refused["payload"], r#""malformed""#, "{refused}");
+    }
     cluster.stop().unwrap();
 }

@@ -209,6 +209,13 @@ pub(super) async fn answer_db(
     let (kind, done) = match db::codec::decode_op(request) {
         // Feeds are how the platform triggers functions, not for handlers.
         Ok(db::Op::Feed { .. }) => (None, Err(malformed("handlers cannot read feeds"))),
+        // What lies there makes calls, of any function.
+        Ok(op) if op.is_of_platform() => (
+            None,
+            Err(malformed(
+                "keys and tags that begin with `wp-` are the platform's",
+            )),
+        ),
         Ok(op) => (Some(op.kind()), db.execute(op).await),
         Err(error) => (None, Err(malformed(&error.to_string()))),
     };
