@@ -18,7 +18,7 @@ use ebpf_common::{
     },
     schema::{SchemaEntry, SchemaTarget},
     token::SourceAddress,
-    wire::{Kind, RpcHeader, Status, flags},
+    wire::{Kind, RpcHeader, Status, StreamPlace, Ticket, flags},
 };
 use zerocopy::IntoBytes;
 
@@ -486,4 +486,28 @@ fn events_of_a_tracer() {
         "00000000000000000000",
     );
     assert_eq!(hex(filter.as_bytes()), golden);
+}
+
+#[test]
+fn places_of_streams() {
+    let place = |address: &str| StreamPlace {
+        ticket: Ticket(*b"0123456789abcdef"),
+        address: address.parse().unwrap(),
+    };
+    assert_eq!(
+        hex(&place("10.80.0.11:9200").emit()),
+        concat!(
+            "30313233343536373839616263646566",
+            "00000000000000000000ffff0a50000b",
+            "23f0",
+        )
+    );
+    assert_eq!(
+        hex(&place("[2001:db8::1]:256").emit()),
+        concat!(
+            "30313233343536373839616263646566",
+            "20010db8000000000000000000000001",
+            "0100",
+        )
+    );
 }

@@ -17,9 +17,11 @@
 
 mod rpc;
 mod status;
+mod stream;
 
 pub use rpc::{HeaderError, Kind, RpcHeader, flags, words_of};
 pub use status::{Fault, Status};
+pub use stream::{STREAM_PLACE_LEN, StreamPlace, Ticket};
 
 /// First two bytes of every packet: `WP`.
 pub const MAGIC: u16 = u16::from_be_bytes(*b"WP");

@@ -28,12 +28,15 @@ pub mod flags {
     pub const RESUME: u16 = 1 << 8;
     /// The message ends with the head of an HTTP request or response: see `docs/wire-format.md`.
     pub const HTTP: u16 = 1 << 9;
-    /// The message goes on over TCP, from the address and with the ticket in the payload.
+    /// In a request: its caller takes a stream for a reply. In a response: the reply goes on over TCP, from the
+    /// [`StreamPlace`](super::StreamPlace) in the payload.
     pub const STREAM: u16 = 1 << 10;
     /// The caller gives the request up; no answer is expected.
     pub const CANCEL: u16 = 1 << 11;
+    /// Beside STREAM in a request: its body follows over TCP, once a worker has said where to.
+    pub const BODY_FOLLOWS: u16 = 1 << 12;
     /// Every bit that has a meaning in version 1; any other one set is an error.
-    pub const ALL: u16 = (1 << 12) - 1;
+    pub const ALL: u16 = (1 << 13) - 1;
 }
 
 /// What a packet is.
@@ -385,7 +388,8 @@ mod tests {
         assert_eq!(parse(&|b| b[2] = 2), Some(HeaderError::Version));
         assert_eq!(parse(&|b| b[3] = 0), Some(HeaderError::Kind));
         assert_eq!(parse(&|b| b[4] = 0x80), Some(HeaderError::Flags));
-        assert_eq!(parse(&|b| b[4] = 0x10), Some(HeaderError::Flags));
+        assert_eq!(parse(&|b| b[4] = 0x20), Some(HeaderError::Flags));
+        assert_eq!(parse(&|b| b[4] = 0x14), None, "a body that follows");
         assert_eq!(parse(&|b| b[4] = 0x02), None, "HTTP");
         assert_eq!(parse(&|b| b[7] = 72), Some(HeaderError::HeaderLen));
         assert_eq!(parse(&|b| b[35] = 1), Some(HeaderError::Fragment));

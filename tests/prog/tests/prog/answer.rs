@@ -41,7 +41,7 @@ fn answers_malformed_headers() {
         malformed(
             "the first flag without a meaning",
             Counter::ErrorFlags,
-            &|b| b[RPC_OFFSET + 4] = 0x10,
+            &|b| b[RPC_OFFSET + 4] = 0x20,
         ),
         malformed("header length 72", Counter::ErrorHeaderLen, &|b| {
             b[RPC_OFFSET + 7] = 72

@@ -41,6 +41,8 @@ impl World {
             flags::IDEMPOTENT,
             flags::RETRANSMIT,
             flags::RESUME,
+            flags::STREAM,
+            flags::STREAM | flags::BODY_FOLLOWS,
         ] {
             if rng.random_ratio(2, 5) {
                 header.flags |= flag;
