@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ebpf_common::{ids::FunctionId, limits::MAX_MESSAGE, wire::Status};
+use ebpf_common::{
+    ids::FunctionId,
+    limits::MAX_MESSAGE,
+    wire::{Status, flags},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::UdpSocket, runtime::Handle, task::JoinHandle};
 
@@ -71,11 +75,22 @@ impl Client {
     /// # Errors
     /// [`CallError`] says what failed, whose fault it was and whether to try again.
     pub async fn call(&self, call: Call) -> Result<Response, CallError> {
+        self.run_checked(call, 0)
+            .await
+            .map(|(response, _)| response)
+    }
+
+    /// As [`Client::call`]; and whether the reply's payload only says where it goes on.
+    pub(crate) async fn run_checked(
+        &self,
+        call: Call,
+        stream_flags: u16,
+    ) -> Result<(Response, bool), CallError> {
         let bytes = call.payload.len();
         if bytes > MAX_MESSAGE {
             return Err(CallError::PayloadTooLarge { bytes });
         }
-        self.run(call, false).await
+        self.run(call, false, stream_flags).await
     }
 
     /// The round trip to a worker that would serve `function`, without running its handler.
@@ -88,7 +103,8 @@ impl Client {
         timeout: Duration,
     ) -> Result<Duration, CallError> {
         let call = Call::by_id(function).idempotent(true).budget(timeout);
-        self.run(call, true).await.map(|response| response.elapsed)
+        let (response, _) = self.run(call, true, 0).await?;
+        Ok(response.elapsed)
     }
 
     /// The counters now.
@@ -97,7 +113,12 @@ impl Client {
         self.inner.link.counters.read()
     }
 
-    async fn run(&self, call: Call, ping: bool) -> Result<Response, CallError> {
+    async fn run(
+        &self,
+        call: Call,
+        ping: bool,
+        stream_flags: u16,
+    ) -> Result<(Response, bool), CallError> {
         let link = &*self.inner.link;
         // A slot decides for itself where a request goes. The cookie rule comes before the shard rule, so a
         // cookie of another key's owner would send the request away from its data.
@@ -111,8 +132,13 @@ impl Client {
             max: link.config.max_retransmit,
         };
         let admitted = link.flights.admit(|id| {
-            Exchange::begin(Request { id, ping, call }, cookie, timing, Instant::now())
-                .with_token(token)
+            let request = Request {
+                id,
+                ping,
+                call,
+                stream_flags,
+            };
+            Exchange::begin(request, cookie, timing, Instant::now()).with_token(token)
         });
         let Some((id, flight)) = admitted else {
             let limit = link.config.max_in_flight;
@@ -174,7 +200,7 @@ impl Link {
         exchange: &Exchange,
         end: End,
         budget: Duration,
-    ) -> Result<Response, CallError> {
+    ) -> Result<(Response, bool), CallError> {
         let elapsed = exchange.elapsed(Instant::now());
         let attempts = exchange.attempts();
         let retransmits = exchange.retransmits();
@@ -183,7 +209,7 @@ impl Link {
             End::Answered {
                 status: Status::Ok,
                 payload,
-                http,
+                flags,
                 ..
             } => {
                 self.counters.answered.add(1);
@@ -192,19 +218,20 @@ impl Link {
                 if is_one_round_trip && !exchange.acknowledged() {
                     self.round_trip.sample(elapsed);
                 }
-                Ok(Response {
+                let response = Response {
                     payload,
-                    http,
+                    http: flags & flags::HTTP != 0,
                     cookie: exchange.cookie(),
                     attempts,
                     retransmits,
                     elapsed,
-                })
+                };
+                Ok((response, flags & flags::STREAM != 0))
             }
             End::Answered {
                 status,
                 payload,
-                http,
+                flags,
                 retry_after,
             } => {
                 self.counters.failed.add(1);
@@ -213,7 +240,7 @@ impl Link {
                     message: String::from_utf8_lossy(&payload).into_owned(),
                     retry_after,
                     attempts,
-                    http,
+                    http: flags & flags::HTTP != 0,
                 })
             }
             End::TimedOut => {

@@ -7,6 +7,8 @@ use ebpf_common::{
     wire::{Fault, Status},
 };
 
+use crate::stream::StreamError;
+
 /// Why [`crate::Client::connect`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -77,6 +79,14 @@ pub enum CallError {
         /// The limit.
         limit: usize,
     },
+    /// The reply goes on over TCP, and cannot be had there; the handler may have run.
+    #[error("cannot have the stream{}", .address.map_or_else(String::new, |it| format!(" from {it}")))]
+    Stream {
+        /// Where the worker said it goes on.
+        address: Option<SocketAddr>,
+        /// What came in the way.
+        source: StreamError,
+    },
     /// The socket failed.
     #[error("cannot send to the VIP")]
     Io {
@@ -96,7 +106,7 @@ impl CallError {
             Self::Timeout {
                 acknowledged: true, ..
             } => Fault::Caller,
-            Self::Timeout { .. } | Self::Io { .. } => Fault::Platform,
+            Self::Timeout { .. } | Self::Io { .. } | Self::Stream { .. } => Fault::Platform,
         }
     }
 
@@ -106,7 +116,7 @@ impl CallError {
         match self {
             Self::Status { status, .. } => status.is_retryable(),
             Self::TooManyInFlight { .. } | Self::Io { .. } => true,
-            Self::PayloadTooLarge { .. } | Self::Timeout { .. } => false,
+            Self::PayloadTooLarge { .. } | Self::Timeout { .. } | Self::Stream { .. } => false,
         }
     }
 
@@ -119,6 +129,7 @@ impl CallError {
                 acknowledged: true, ..
             } => Some(Status::BudgetExceeded),
             Self::PayloadTooLarge { .. } => Some(Status::BadPayload),
+            Self::Stream { .. } => Some(Status::OutcomeUnknown),
             Self::Timeout { .. } | Self::TooManyInFlight { .. } | Self::Io { .. } => None,
         }
     }

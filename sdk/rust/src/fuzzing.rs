@@ -33,6 +33,7 @@ pub fn exchange(script: &[u8]) {
         id: 1,
         ping: false,
         call: Call::by_id(FUNCTION).payload(payload),
+        stream_flags: 0,
     };
     let mut now = Instant::now();
     let mut exchange = Exchange::begin(request, None, TIMING, now);

@@ -17,6 +17,7 @@
 //! - `exchange` is the life of one request as a state machine without I/O: packets and timers in,
 //!   packets out. Everything the wire rules say about a client is decided there.
 //! - [`http`] puts HTTP requests and responses into messages; gateway and worker use it.
+//! - [`stream`] is the exchange over TCP that a reply or a body goes on in which no message has room for.
 //! - [`fragment`] cuts messages into packets and puts them together again; the worker uses it too.
 //!
 //! # Invariants
@@ -42,6 +43,7 @@ mod link;
 mod rtt;
 mod session;
 mod stats;
+pub mod stream;
 pub mod trigger;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

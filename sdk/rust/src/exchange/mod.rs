@@ -17,7 +17,10 @@ mod timer;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ebpf_common::{ids::FunctionId, wire::Status};
+use ebpf_common::{
+    ids::FunctionId,
+    wire::{Status, flags},
+};
 
 use crate::{
     call::Call,
@@ -26,6 +29,8 @@ use crate::{
 
 pub(crate) use send::MAX_PACKET;
 
+/// Flags of a reply that say how its payload is to be read.
+pub(crate) const SHOWN: u16 = flags::HTTP | flags::STREAM;
 /// Timers without an answer after which a worker counts as gone.
 const GONE_AFTER: u32 = 4;
 /// New tokens that make a request send again at once: one for a first request, one more for a rotation of keys or of
@@ -41,6 +46,8 @@ pub(crate) struct Request {
     pub(crate) ping: bool,
     /// What is called.
     pub(crate) call: Call,
+    /// What of it may be a stream: in the flags of every packet.
+    pub(crate) stream_flags: u16,
 }
 
 /// How long to wait for what.
@@ -74,8 +81,8 @@ pub(crate) enum End {
     Answered {
         status: Status,
         payload: Bytes,
-        /// Whether the answer had the flag HTTP.
-        http: bool,
+        /// Which of [`SHOWN`] the answer had.
+        flags: u16,
         retry_after: Option<Duration>,
     },
     /// The budget ran out.
@@ -131,7 +138,8 @@ pub(crate) struct Exchange {
 struct Reply {
     status: Status,
     cookie: Option<u64>,
-    http: bool,
+    /// As in [`End::Answered`].
+    flags: u16,
     parts: Reassembly,
 }
 
@@ -242,17 +250,17 @@ impl Exchange {
         self.end_with(End::Answered {
             status,
             payload,
-            http: false,
+            flags: 0,
             retry_after,
         });
     }
 
     /// As [`Self::finish`], of a reply.
-    fn replied(&mut self, status: Status, payload: Bytes, http: bool) {
+    fn replied(&mut self, status: Status, payload: Bytes, flags: u16) {
         self.end_with(End::Answered {
             status,
             payload,
-            http,
+            flags,
             retry_after: None,
         });
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ebpf_common::wire::{Kind, RpcHeader, Status, flags};
 
-use super::{Exchange, Phase, RETRIES_AT_ONCE, Reply};
+use super::{Exchange, Phase, RETRIES_AT_ONCE, Reply, SHOWN};
 use crate::fragment::{Added, Held, Reassembly};
 
 /// Whatever a worker says, it is asked after a request at least so often.
@@ -125,22 +125,25 @@ impl Exchange {
         payload: &[u8],
         now: Instant,
     ) -> Result<(), Rejected> {
+        let flags = header.flags & SHOWN;
+        // Who asked for no stream would take its place for the reply.
+        if flags & flags::STREAM & !self.request.stream_flags != 0 {
+            return Err(Rejected);
+        }
         if header.fragment_count == 1 {
             self.cookie = cookie_of(header).or(self.cookie);
-            let http = header.has(flags::HTTP);
-            self.replied(status, Bytes::copy_from_slice(payload), http);
+            self.replied(status, Bytes::copy_from_slice(payload), flags);
             return Ok(());
         }
         let cookie = cookie_of(header);
-        let http = header.has(flags::HTTP);
         let reply = self.reply.get_or_insert_with(|| Reply {
             status,
             cookie,
-            http,
+            flags,
             parts: Reassembly::new(header.fragment_count),
         });
         // Fragments of two workers' replies do not mix.
-        if reply.status != status || reply.cookie != cookie || reply.http != http {
+        if reply.status != status || reply.cookie != cookie || reply.flags != flags {
             return Err(Rejected);
         }
         let added = reply
@@ -160,7 +163,7 @@ impl Exchange {
             Ok(Added::Complete) => {
                 self.cookie = cookie.or(self.cookie);
                 let message = self.reply.take().map(|reply| reply.parts.into_message());
-                self.replied(status, message.unwrap_or_default(), http);
+                self.replied(status, message.unwrap_or_default(), flags);
             }
         }
         Ok(())

@@ -145,7 +145,7 @@ impl Exchange {
         ]
         .into_iter()
         .filter(|(is_set, _)| *is_set)
-        .fold(0, |all, (_, flag)| all | flag)
+        .fold(self.request.stream_flags, |all, (_, flag)| all | flag)
     }
 
     /// Begins the request anew, from its first fragment and for whichever worker the balancer picks.

@@ -30,6 +30,7 @@ impl Bench {
             id: 1,
             ping: false,
             call,
+            stream_flags: 0,
         };
         Self {
             exchange: Exchange::begin(request, cookie, TIMING, now),
@@ -331,6 +332,7 @@ fn a_new_token_replaces_the_old_one_and_a_flood_of_them_makes_no_flood() {
             id: 1,
             ping: false,
             call: Call::by_id(FUNCTION),
+            stream_flags: 0,
         },
         None,
         TIMING,
