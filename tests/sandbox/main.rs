@@ -28,6 +28,7 @@ mod profile;
 mod runtimes;
 mod secrets;
 mod serving;
+mod streams;
 mod waiting;
 mod warmth;
 mod zygotes;

@@ -24,7 +24,7 @@ use tokio::{net::TcpListener, sync::watch, time::Instant};
 use worker::{
     bill::Caller,
     code::CodeCache,
-    pool::{Invocation, Outcome, Pool, PoolConfig},
+    pool::{Invocation, Outcome, Pool, PoolConfig, Streams},
 };
 
 /// Followed by the pid of the run.
@@ -183,6 +183,7 @@ impl PoolBed {
             caller_deadline: None,
             wake: None,
             caller: Caller::Unknown,
+            streams: Streams::None,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::{
     rpc::RpcLimits,
     sandbox::network::NetworkConfig,
     secrets::SecretsConfig,
+    stream::StreamLimits,
 };
 
 /// Configuration of the worker role.
@@ -85,6 +86,9 @@ pub struct Config {
     /// What the RPC server may hold.
     #[serde(default)]
     pub rpc: RpcLimits,
+    /// Replies and bodies that no message has room for.
+    #[serde(default)]
+    pub stream: StreamLimits,
 }
 
 /// `[db]`: the shard of the database on this host.
@@ -153,7 +157,14 @@ impl Config {
         }
         self.park.check()?;
         self.deferred.check()?;
+        self.stream.check()?;
         self.rpc.check()
+    }
+
+    /// Where streams are served: at a free port of the worker's address, unless it is said.
+    pub(crate) fn stream_listen(&self) -> SocketAddr {
+        let usual = SocketAddr::new(self.address.into(), 0);
+        self.stream.listen.unwrap_or(usual)
     }
 
     pub(crate) const fn stop_timeout(&self) -> Duration {
@@ -198,6 +209,8 @@ mod tests {
         until_ms_max = 60000
         [rpc]
         acknowledge_after_ms = 15
+        [stream]
+        listen = "10.80.0.11:9200"
     "#;
 
     fn load(text: &str) -> Result<Config, ConfigError> {
@@ -212,6 +225,7 @@ mod tests {
         assert_eq!(config.db.slots.ranges().len(), 1);
         assert_eq!(config.pool.memory_mb, 1_024);
         assert_eq!(config.rpc.acknowledge_after_ms, 15);
+        assert_eq!(config.stream_listen(), "10.80.0.11:9200".parse().unwrap());
     }
 
     #[test]
@@ -222,6 +236,7 @@ mod tests {
             ("[db]", "[db]\nnope = 1"),
             ("[network]", "[network]\nnope = 1"),
             ("[secrets]", "[secrets]\nnope = 1"),
+            ("[stream]", "[stream]\nnope = 1"),
             ("[decap]", "[decap]\nnope = 1"),
         ] {
             let error = load(&WHOLE.replacen(from, to, 1)).unwrap_err();
@@ -240,6 +255,8 @@ mod tests {
             ("listen = \"10.80.0.11:7200\"", ""),
             ("acknowledge_after_ms = 15", "reply_cache_bytes = 1"),
             ("172.16.0.0/16", "0.0.0.0/0"),
+            ("10.80.0.11:9200", "0.0.0.0:9200"),
+            ("10.80.0.11:9200", "[::]:9200"),
         ] {
             let (before, after) = WHOLE.rsplit_once(line).unwrap();
             let error = load(&format!("{before}{instead}{after}")).unwrap_err();

@@ -41,6 +41,7 @@ pub mod runtime;
 pub mod sandbox;
 pub mod secrets;
 mod service;
+pub mod stream;
 pub mod trigger;
 
 pub use config::{Config, DbConfig};

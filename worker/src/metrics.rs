@@ -588,7 +588,7 @@ pub(crate) fn render(registry: &Registry) -> Result<String, prometheus::Error> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-fn vec_in(
+pub(crate) fn vec_in(
     registry: &Registry,
     name: &str,
     help: &str,
@@ -596,6 +596,15 @@ fn vec_in(
 ) -> Result<IntCounterVec, prometheus::Error> {
     let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
     registered(registry, counters)
+}
+
+/// A gauge in `registry`.
+pub(crate) fn gauge_in(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+) -> Result<IntGauge, prometheus::Error> {
+    registered(registry, IntGauge::new(name, help)?)
 }
 
 fn counter_in(

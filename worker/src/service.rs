@@ -39,6 +39,7 @@ use crate::{
     pool::{Pool, PoolConfig},
     report::Reporter,
     rpc::{Parts, Server},
+    stream::{self, Desk, StreamMetrics},
     trigger::{self, Site, TriggerMetrics},
 };
 
@@ -204,6 +205,10 @@ async fn serve(
         triggers = Some(Arc::clone(&site));
         trigger::serve(site, move |slot| slots.contains(slot), &mut tasks);
     }
+    if config.stream.enabled {
+        let desk = serve_streams(&config, &registry, &mut tasks).await?;
+        server.open_streams(desk);
+    }
     if let Some(address) = config.metrics_listen {
         let metrics = Metrics {
             gauges: Gauges::register(&registry, pool.thaw_seconds())?,
@@ -289,6 +294,25 @@ async fn start_db(
     Ok(db::Router::new(Some(local), metrics))
 }
 
+/// Serves streams, and tells where.
+async fn serve_streams(
+    config: &Config,
+    registry: &Registry,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<Desk>, RunError> {
+    let wanted = config.stream_listen();
+    let metrics = StreamMetrics::register(registry)?;
+    let listening = stream::listen(wanted, config.stream.clone(), metrics).await;
+    let (desk, serving) = listening.map_err(|source| RunError::Listen {
+        address: wanted,
+        purpose: "streams",
+        source,
+    })?;
+    tasks.spawn(serving);
+    tracing::info!(address = %desk.address(), "serves streams");
+    Ok(desk)
+}
+
 async fn serve_http(
     address: SocketAddr,
     purpose: &'static str,
@@ -331,6 +355,7 @@ struct Metrics {
 async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
     let size = metrics.server.size();
     let parked = metrics.server.parked();
+    metrics.server.show_streams();
     if let Some(decap) = metrics.decap.as_ref().and_then(Weak::upgrade) {
         decap.show();
     }

@@ -5,13 +5,17 @@ startup goes on between requests.
 """
 
 import asyncio
+import concurrent.futures
 import threading
 from urllib.parse import unquote
 
-from warmpath import _http
+from warmpath import _context
+from warmpath._stream import Gone, Pieces
 
 _VERSION = {"version": "3.0", "spec_version": "2.3"}
 _SHUTDOWN_SECONDS = 1
+# How often it is looked whether the caller is still there, while the application says nothing.
+_LOOK_SECONDS = 0.25
 
 
 def is_asgi(application):
@@ -33,7 +37,8 @@ def adapter(application):
     wait(lifespan.startup())
 
     def run(body, head):
-        return wait(_Exchange(body).run(application, _scope(head, state)))
+        exchange = _Exchange(loop, body, _context.current().flow)
+        return exchange.run(application, _scope(head, state))
 
     run.close = lambda: wait(lifespan.shutdown())
     return run
@@ -82,31 +87,100 @@ class _Lifespan:
 
 
 class _Exchange:
-    """One request."""
+    """One request: the application runs on the loop, and what it sends is fetched by the thread of its call."""
 
-    def __init__(self, body):
-        self._request = body
-        self._is_taken = False
+    def __init__(self, loop, body, flow):
+        self._loop = loop
+        self._body = body
+        self._flow = flow
         self._head = None
-        self._body = _http.Body()
+        self._messages = asyncio.Queue(1)
         self._done = asyncio.Event()
+        self._is_dropped = False
+        self._task = None
+        self._running = None
 
-    async def run(self, application, scope):
+    def run(self, application, scope):
+        """The reply, or its pieces, and the head."""
+        self._task = asyncio.run_coroutine_threadsafe(self._serve(application, scope), self._loop)
+        try:
+            first, has_more = self._next()
+            if not has_more:
+                self._wait(self._task)
+                return first, self._head
+        except BaseException:
+            self._drop()
+            raise
+        lengths = [value for name, value in self._head["headers"] if name == "content-length"]
+        length = int(lengths[0]) if len(lengths) == 1 and lengths[0].isdigit() else None
+        return Pieces(self._pieces(first), length), self._head
+
+    def _pieces(self, first):
+        try:
+            yield first
+            has_more = True
+            while has_more:
+                piece, has_more = self._next()
+                yield piece
+            # What it does behind its last piece belongs to the request.
+            self._wait(self._task)
+        finally:
+            self._drop()
+
+    def _drop(self):
+        """Nobody fetches anything any more: ends the application, which may still tidy up."""
+        self._is_dropped = True
+        if self._running is not None:
+            self._loop.call_soon_threadsafe(self._running.cancel)
+        concurrent.futures.wait([self._task])
+
+    def _next(self):
+        """What the application sends next, and whether more comes."""
+        message = self._wait(asyncio.run_coroutine_threadsafe(self._messages.get(), self._loop))
+        if message is None:
+            self._wait(self._task)
+            if self._head is None:
+                raise RuntimeError("the application has sent no http.response.start")
+            return b"", False
+        return message
+
+    def _wait(self, future):
+        while True:
+            try:
+                return future.result(_LOOK_SECONDS)
+            except TimeoutError:
+                if future.done():
+                    raise
+                self._flow.look()
+
+    async def _serve(self, application, scope):
+        self._running = asyncio.current_task()
         try:
             await application(scope, self._receive, self._send)
         finally:
             self._done.set()
-        if self._head is None:
-            raise RuntimeError("the application has sent no http.response.start")
-        return self._body.bytes(), self._head
+            if not self._is_dropped:
+                await self._messages.put(None)
 
     async def _receive(self):
-        if not self._is_taken:
-            self._is_taken = True
-            return {"type": "http.request", "body": self._request, "more_body": False}
+        if self._body is not None:
+            return await self._next_of_body()
         # Whoever asks again waits for the client to go; here it goes when it has its answer.
         await self._done.wait()
         return {"type": "http.disconnect"}
+
+    async def _next_of_body(self):
+        body = self._body
+        if isinstance(body, bytes):
+            self._body = None
+            return {"type": "http.request", "body": body, "more_body": False}
+        try:
+            piece = await asyncio.to_thread(body.next_piece)
+        except Gone:
+            return {"type": "http.disconnect"}
+        if not piece:
+            self._body = None
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
 
     async def _send(self, message):
         kind = message["type"]
@@ -117,9 +191,12 @@ class _Exchange:
             ]
             self._head = {"status": int(message["status"]), "headers": headers}
         elif kind == "http.response.body" and self._head is not None and not self._done.is_set():
-            self._body.add(message.get("body", b""))
-            if not message.get("more_body", False):
+            piece, has_more = bytes(message.get("body", b"")), message.get("more_body", False)
+            if not has_more:
                 self._done.set()
+            # An empty piece says nothing, unless it is the last.
+            if piece or not has_more:
+                await self._messages.put((piece, has_more))
         else:
             raise RuntimeError(f"the application sent {kind} out of turn")
 

@@ -10,7 +10,7 @@ import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from warmpath import _context, _failure, _profile, _wire
+from warmpath import _context, _failure, _profile, _stream, _wire
 from warmpath._wait import Wait
 
 
@@ -26,19 +26,97 @@ def serve(connection, handler, concurrency):
     while True:
         kind, meta, data = connection.receive()
         if kind == _wire.INVOKE:
-            start(calls.begin(meta), data, meta.get("http"))
-        elif kind == _wire.DB_REPLY:
-            calls.answer(meta, data)
+            call = calls.begin(meta)
+            body = _stream.Input(call) if meta.get("body_follows") else data
+            start(call, body, meta.get("http"))
+        else:
+            calls.hear(kind, meta, data)
 
 
 class _Call:
-    """One call that runs: its number, its request, and the answers that come for it."""
+    """One call that runs: its number, its request, and what comes for it. It is a flow (`_stream`)."""
 
-    def __init__(self, number, profile_hz):
-        self.number = number
-        self.profile_hz = profile_hz
+    def __init__(self, meta, send):
+        self.number = meta["call"]
+        self.profile_hz = meta.get("profile")
         self.request = _context.Request()
-        self.answers = queue.SimpleQueue()
+        self.request.begin(meta)
+        self.request.exchange = self._exchange
+        self.request.flow = self
+        self.window = meta.get("stream", 0)
+        self._send = send
+        self._answers = queue.SimpleQueue()
+        self._pieces = queue.SimpleQueue()
+        self._pulling = threading.Lock()
+        self._room = self.window
+        self._state = "runs"
+        self._moved = threading.Condition()
+
+    def hear(self, kind, meta, data):
+        """Takes in a frame; on the thread that reads."""
+        if kind == _wire.DB_REPLY:
+            self._answers.put((kind, meta, data))
+        elif kind == _wire.BODY:
+            self._pieces.put(None if meta.get("end") else data)
+        elif kind == _wire.GO_ON:
+            with self._moved:
+                self._room += 1
+                self._moved.notify()
+        elif kind == _wire.GONE:
+            self._become("gone")
+
+    def end(self):
+        self.request.exchange = None
+        self._become("over")
+        # Whoever still waits for an answer waits in vain.
+        self._answers.put((None, {}, b""))
+
+    def chunk(self, data, said=None):
+        with self._moved:
+            self._moved.wait_for(lambda: self._room or self._state != "runs")
+            self._check()
+            self._room -= 1
+        self._tell(_wire.CHUNK, said, data)
+
+    async def chunk_async(self, data, said=None):
+        # Without room it would keep the others on the loop waiting.
+        if self._room or self._state != "runs":
+            self.chunk(data, said)
+        else:
+            import asyncio
+
+            await asyncio.to_thread(self.chunk, data, said)
+
+    def pull(self):
+        with self._pulling:
+            self._check()
+            self._tell(_wire.PULL)
+            piece = self._pieces.get()
+            self._check()
+            return piece
+
+    def look(self):
+        """Raises if the caller has gone."""
+        self._check()
+
+    def _exchange(self, op):
+        self._tell(_wire.DB_REQUEST, None, op)
+        return self._answers.get()
+
+    def _become(self, state):
+        with self._moved:
+            self._state = state
+            self._moved.notify_all()
+        self._pieces.put(None)
+
+    def _check(self):
+        if self._state == "over":
+            raise RuntimeError("the request is over: nothing more of it can be read or sent")
+        if self._state == "gone":
+            raise _stream.Gone("the caller has gone")
+
+    def _tell(self, kind, meta=None, data=b""):
+        self._send(kind, (meta or {}) | {"call": self.number}, data)
 
 
 class _Calls:
@@ -51,17 +129,15 @@ class _Calls:
         os.register_at_fork(after_in_child=self._profiler.forget)
 
     def begin(self, meta):
-        call = _Call(meta["call"], meta.get("profile"))
-        call.request.begin(meta)
-        call.request.exchange = lambda op: self._exchange(call, op)
+        call = _Call(meta, self._send)
         self._running[call.number] = call
         return call
 
-    def answer(self, meta, data):
-        call = self._running.get(meta["call"])
+    def hear(self, kind, meta, data):
+        call = self._running.get(meta.get("call"))
         # A thread that a handler left behind may have asked: its request is over.
         if call is not None:
-            call.answers.put((_wire.DB_REPLY, meta, data))
+            call.hear(kind, meta, data)
 
     def run(self, handler, call, event, head):
         """Serves a call on this thread."""
@@ -70,7 +146,7 @@ class _Calls:
     def _run(self, handler, call, event, head):
         self._enter(call)
         try:
-            reply, said = handler.run(event, head)
+            reply, said = _stream.run(handler, event, head, call)
         except BaseException as error:  # sys.exit() in a handler is an error of that request
             self._fail(call, error)
         else:
@@ -80,7 +156,7 @@ class _Calls:
         """Serves a call as a task of its own."""
         self._enter(call)
         try:
-            reply, said = await handler.run_async(event, head)
+            reply, said = await _stream.run_async(handler, event, head, call)
         except BaseException as error:
             self._fail(call, error)
         else:
@@ -106,14 +182,8 @@ class _Calls:
     def _end(self, call):
         if call.profile_hz:
             self._profiler.end(call.number)
-        call.request.exchange = None
         self._running.pop(call.number, None)
-        # Whoever still waits for an answer waits in vain.
-        call.answers.put((None, {}, b""))
-
-    def _exchange(self, call, op):
-        self._send(_wire.DB_REQUEST, {"call": call.number}, op)
-        return call.answers.get()
+        call.end()
 
     def _send(self, kind, meta, data=b""):
         try:

@@ -18,6 +18,7 @@ class Request:
         "wake",
         "started",
         "exchange",
+        "flow",
         "turn",
     )
 
@@ -30,6 +31,8 @@ class Request:
         self.started = 0.0
         # Sends a database operation and gives the frame that answers it; None unless the request is served.
         self.exchange = None
+        # What of it comes and goes in pieces (`_stream`).
+        self.flow = None
         # Threads of one request take turns: an operation and its answer belong together.
         self.turn = threading.Lock()
 

@@ -4,12 +4,18 @@ import os
 import sys
 import traceback
 
+from warmpath._stream import Gone
+
 _KIND_LENGTH_MAX = 128
 _MESSAGE_LENGTH_MAX = 4096
 
 
 def describe(error):
     """The meta of the error frame."""
+    if isinstance(error, Gone):
+        # Nobody is left to read of it, and it is nothing that went wrong here.
+        flush()
+        return {"kind": "Gone", "message": str(error)}
     try:
         # Frames of the runtime are not the handler's business.
         own = os.path.dirname(describe.__code__.co_filename)

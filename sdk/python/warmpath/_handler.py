@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-from warmpath import _http, _packages
+from warmpath import _http, _packages, _stream
 from warmpath._context import alone, context
 from warmpath._wait import Wait
 
@@ -21,8 +21,9 @@ class BadFunction(Exception):
 
 
 class Handler:
-    """A loaded function, for the loop: from the event and the head of its HTTP request, if any, to the reply (or the
-    wait that the handler returned instead) and what stands before it.
+    """A loaded function, for the loop: from the event (or the `_stream.Input` of one that follows) and the head of its
+    HTTP request, if any, to the reply (or its `_stream.Pieces`, or the wait that the handler returned instead) and what
+    stands before it.
 
     run        does that
     run_async  does it as a coroutine; None unless the function is an `async def`
@@ -83,7 +84,7 @@ def _of(module, meta):
     if not callable(function):
         what = "request" if interface == "http" else "event"
         raise BadFunction(f"{entry} defines no function {HANDLER_NAME}({what})")
-    is_async = inspect.iscoroutinefunction(function)
+    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
     handler = _with_context(function) if _takes_context(function) else function
     if interface == "http":
         return Handler(run_async=_http.async_adapter(handler)) if is_async else Handler(_http.adapter(handler))
@@ -91,13 +92,21 @@ def _of(module, meta):
     if meta["interface"] == "auto":
         decode = _as_openlambda
 
+    kind = _KINDS[meta["payload"]]
+
     def reply(returned):
+        if _stream.is_iterator(returned):
+            return _stream.of_event(returned, kind)
         return (returned if isinstance(returned, Wait) else encode(returned)), None
 
-    async def run_async(event, _head):
-        return reply(await handler(decode(event)))
+    def run(event, _head):
+        return reply(handler(decode(_stream.whole(event))))
 
-    return Handler(run_async=run_async) if is_async else Handler(lambda event, _head: reply(handler(decode(event))))
+    async def run_async(event, _head):
+        returned = handler(decode(await _stream.whole_async(event)))
+        return reply(await returned if inspect.isawaitable(returned) else returned)
+
+    return Handler(run_async=run_async) if is_async else Handler(run)
 
 
 def _with_context(function):
@@ -138,4 +147,6 @@ def _to_bytes(reply):
     return bytes(reply)
 
 
+# What the pieces of a reply are called.
+_KINDS = {"json": "text/plain; charset=utf-8", "bytes": "application/octet-stream"}
 _CODECS = {"json": (_from_json, _to_json), "bytes": (_as_it_is, _to_bytes)}

@@ -4,13 +4,12 @@ The adapters of this file, `_wsgi` and `_asgi` are all the same to the runtime's
 of the request's head, that gives the reply and what stands before it.
 """
 
+import inspect
 import json
 from urllib.parse import parse_qs, unquote
 
+from warmpath._stream import Pieces, PlainInput, is_iterator
 from warmpath._wait import Wait
-
-REPLY_BYTES_MAX = 65536
-
 
 class Request:
     """A request of HTTP.
@@ -20,10 +19,11 @@ class Request:
     path     the rest of the path, without escapes; begins with a slash
     query    what stands behind the question mark, as it was sent
     headers  list of (name, value), names in lower case
-    body     bytes
+    body     bytes; of a body that follows, all of it once it is asked for
+    stream   the body as a file, whose `pieces()`, or `async for`, gives it as it comes
     """
 
-    __slots__ = ("method", "base", "path", "raw_path", "query", "headers", "body")
+    __slots__ = ("method", "base", "path", "raw_path", "query", "headers", "_body", "_stream")
 
     def __init__(self, head, body):
         self.method = head["method"]
@@ -32,7 +32,20 @@ class Request:
         self.path = unquote(head["path"])
         self.query = head["query"]
         self.headers = [(name, value) for name, value in head["headers"]]
-        self.body = body
+        self._body = body if isinstance(body, bytes) else None
+        self._stream = None if isinstance(body, bytes) else body
+
+    @property
+    def body(self):
+        if self._body is None:
+            self._body = self._stream.read()
+        return self._body
+
+    @property
+    def stream(self):
+        if self._stream is None:
+            self._stream = PlainInput(self._body)
+        return self._stream
 
     def header(self, name, default=None):
         """The value of the first header of that name."""
@@ -65,10 +78,11 @@ def adapter(function):
 
 
 def async_adapter(function):
-    """The same for an `async def`."""
+    """The same for an `async def`, also one that yields."""
 
     async def run(body, head):
-        return _answer(await function(Request(head, body)))
+        returned = function(Request(head, body))
+        return _answer(await returned if inspect.isawaitable(returned) else returned)
 
     return run
 
@@ -89,6 +103,8 @@ def _answer(answer):
 
 
 def _encoded(body):
+    if is_iterator(body):
+        return Pieces(body), "application/octet-stream"
     if body is None:
         return b"", None
     if isinstance(body, (bytes, bytearray, memoryview)):
@@ -97,22 +113,3 @@ def _encoded(body):
         return body.encode(), "text/plain; charset=utf-8"
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return text.encode(), "application/json"
-
-
-class Body:
-    """A reply that comes in pieces."""
-
-    def __init__(self):
-        self._pieces = []
-        self._length = 0
-
-    def add(self, piece):
-        """Keeps a piece, if the whole still fits a message."""
-        self._length += len(piece)
-        if self._length > REPLY_BYTES_MAX:
-            raise ValueError(f"the reply is longer than {REPLY_BYTES_MAX} bytes")
-        self._pieces.append(bytes(piece))
-
-    def bytes(self):
-        """The whole."""
-        return b"".join(self._pieces)

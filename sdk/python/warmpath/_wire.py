@@ -4,6 +4,7 @@
 """
 
 import json
+import select
 import struct
 import threading
 
@@ -15,7 +16,12 @@ ERROR = 5
 DB_REQUEST = 6
 DB_REPLY = 7
 WAIT = 8
+CHUNK = 9
+GO_ON = 10
+BODY = 11
+PULL = 12
 PROFILE = 13
+GONE = 14
 
 _HEADER = struct.Struct(">BII")
 # A request fits as a rule; of a longer one the rest is read at once.
@@ -39,6 +45,10 @@ class Connection:
         kind, meta_len, data_len = _HEADER.unpack(self._take(_HEADER.size))
         meta = json.loads(self._take(meta_len)) if meta_len else {}
         return kind, meta, self._take(data_len)
+
+    def has_more(self):
+        """Whether something has come that was not received yet."""
+        return bool(self._ahead) or bool(select.select([self._sock], [], [], 0)[0])
 
     def send(self, kind, meta=None, data=b""):
         meta = json.dumps(meta).encode() if meta else b""

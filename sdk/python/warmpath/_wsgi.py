@@ -4,7 +4,7 @@ import io
 import sys
 from urllib.parse import unquote_to_bytes
 
-from warmpath import _http
+from warmpath._stream import Joined, Pieces
 
 
 def adapter(application):
@@ -21,30 +21,80 @@ class _Exchange:
 
     def __init__(self):
         self._head = None
-        self._body = _http.Body()
+        self._is_sent = False
+        self._written = Joined()
 
     def run(self, application, environ):
-        pieces = application(environ, self._start)
+        returned = application(environ, self._start)
+        pieces = self._pieces(returned)
+        # The head need not be there before the first piece that is not empty (PEP 3333).
         try:
-            for piece in pieces:
-                self._body.add(piece)
+            first = next(pieces, b"")
+            if self._head is None:
+                raise RuntimeError("the application has not called start_response")
+        except BaseException:
+            pieces.close()
+            raise
+        self._is_sent = True
+        length = _length_of(returned) if first else 0
+        return Pieces(_Chain(first, pieces), length or self._declared()), self._head
+
+    def _pieces(self, returned):
+        try:
+            iterator = iter(returned)
+            for piece in iterator:
+                if written := self._written.bytes():
+                    self._written = Joined()
+                    yield written
+                if piece:
+                    yield piece
+            if written := self._written.bytes():
+                yield written
         finally:
-            close = getattr(pieces, "close", None)
+            close = getattr(returned, "close", None)
             if close is not None:
                 close()
-        if self._head is None:
-            raise RuntimeError("the application has not called start_response")
-        return self._body.bytes(), self._head
+
+    def _declared(self):
+        """What Content-Length says: with it a short reply goes out in one piece."""
+        lengths = [value for name, value in self._head["headers"] if name == "content-length"]
+        return int(lengths[0]) if len(lengths) == 1 and lengths[0].isdigit() else None
 
     def _start(self, status, headers, exc_info=None):
         if exc_info is None and self._head is not None:
             raise RuntimeError("start_response was called twice without exc_info")
-        # Nothing has been sent yet, whatever was written: an error page may still take the place of the first head.
+        if self._is_sent:
+            raise exc_info[1].with_traceback(exc_info[2])
+        # An error page may take the place of a head that has not been sent, and of what was written behind it.
+        self._written = Joined()
         self._head = {
             "status": int(status.split(" ", 1)[0]),
             "headers": [[name.lower(), value] for name, value in headers],
         }
-        return self._body.add
+        return lambda piece: self._written.add(piece)
+
+
+class _Chain:
+    """A piece and those behind it. To be closed, which what `itertools` has cannot."""
+
+    def __init__(self, first, rest):
+        self._first = first
+        self._rest = rest
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        first, self._first = self._first, None
+        return first if first is not None else next(self._rest)
+
+    def close(self):
+        self._rest.close()
+
+
+def _length_of(returned):
+    """How long a list of pieces is together."""
+    return sum(map(len, returned)) if isinstance(returned, (list, tuple)) else None
 
 
 def _environ(head, body):
@@ -59,7 +109,7 @@ def _environ(head, body):
         "SERVER_PORT": "80",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(body),
+        "wsgi.input": io.BytesIO(body) if isinstance(body, bytes) else body,
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": False,
         "wsgi.multiprocess": False,
@@ -75,7 +125,7 @@ def _environ(head, body):
         # Several of one name are one list; cookies have a separator of their own.
         separator = "; " if key == "HTTP_COOKIE" else ","
         environ[key] = environ[key] + separator + value if key in environ else value
-    if body:
+    if isinstance(body, bytes) and body:
         # It may have come in chunks, without a length.
         environ["CONTENT_LENGTH"] = str(len(body))
     host, _, port = environ.get("HTTP_HOST", "").rpartition(":")

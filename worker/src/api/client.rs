@@ -11,6 +11,7 @@ use crate::{
     park::ParkedReport,
     pool::{PoolStanding, ZygoteStatus},
     profile::{ProfileReport, ProfileRequest},
+    stream::StreamsReport,
 };
 
 /// Why a worker could not be asked.
@@ -120,6 +121,15 @@ impl WorkerClient {
     /// [`ClientError`].
     pub async fn parked(&self) -> Result<ParkedReport, ClientError> {
         let path = "/v1/parked";
+        self.send(path, self.http.get(url(path))).await
+    }
+
+    /// The streams that are offered and open.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn streams(&self) -> Result<StreamsReport, ClientError> {
+        let path = "/v1/streams";
         self.send(path, self.http.get(url(path))).await
     }
 

@@ -17,6 +17,7 @@ use crate::{
     pool::{Pool, PoolStanding, ProfileError, ZygoteStatus},
     profile::{ProfileReport, ProfileRequest},
     rpc::Server,
+    stream::StreamsReport,
 };
 
 /// Whoever follows a log is answered after so long, with nothing if there is nothing, and asks again.
@@ -26,6 +27,7 @@ const FOLLOW_MAX: Duration = Duration::from_secs(20);
 pub(crate) fn router(pool: Arc<Pool>, server: Arc<Server<Arc<Pool>>>) -> Router {
     let parked = Router::new()
         .route("/v1/parked", get(parked))
+        .route("/v1/streams", get(streams))
         .with_state(server);
     Router::new()
         .route("/v1/bills", get(bills))
@@ -39,6 +41,10 @@ pub(crate) fn router(pool: Arc<Pool>, server: Arc<Server<Arc<Pool>>>) -> Router 
 
 async fn parked(State(server): State<Arc<Server<Arc<Pool>>>>) -> Json<ParkedReport> {
     Json(server.parked_report())
+}
+
+async fn streams(State(server): State<Arc<Server<Arc<Pool>>>>) -> Json<StreamsReport> {
+    Json(server.streams())
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,5 +1,4 @@
-//! The socket to one instance, and one request's conversation over it. The caller's own task does the
-//! reading and writing: no task, lock or channel lies between a request and its handler. An instance that
+//! The socket to one instance. The task of the request that it serves does the reading and writing: no task, lock or channel lies between a request and its handler. An instance that
 //! serves several requests at a time has a [`shared`](super::shared) connection instead, once it is loaded.
 
 use std::io;
@@ -10,15 +9,12 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{UnixStream, unix},
 };
-use warmpath_sdk::http::ResponseHead;
 
 use crate::{
     bill::DbOps,
-    park::Wait,
-    profile::Tap,
     runtime::protocol::{
-        DbErrorMeta, DbReplyMeta, ErrorMeta, Frame, FrameError, InvokeMeta, Kind, LoadMeta,
-        LoadedMeta, ResultMeta, WaitMeta, decode, encode,
+        DbErrorMeta, DbReplyMeta, ErrorMeta, Frame, FrameError, Kind, LoadMeta, LoadedMeta, decode,
+        encode,
     },
 };
 
@@ -42,20 +38,18 @@ pub(super) enum Broken {
     /// It sent a frame for a request that it does not serve, or has answered.
     #[error("the handler's process sent a frame for a call that does not run: {0}")]
     UnknownCall(u32),
+    /// It sent more of a stream than may be.
+    #[error("the stream is longer than the {0} bytes of `[stream] reply_bytes_max`")]
+    StreamTooLong(u64),
+    /// What stands before its stream cannot stand before one.
+    #[error("the head of the stream cannot be written as HTTP, or says that there is no body")]
+    Head,
+    /// It was told that its caller is gone, and did not end.
+    #[error("the handler went on after its caller had gone")]
+    Overstayed,
     /// Another request ended it.
     #[error("another request in the same instance ended it")]
     Neighbour,
-}
-
-/// How a handler answered.
-#[derive(Debug)]
-pub(super) enum Answer {
-    /// With a reply, and what a handler that speaks HTTP says before it.
-    Result(Bytes, Option<ResponseHead>),
-    /// With an exception.
-    Exception(ErrorMeta),
-    /// Not yet: it waits for something.
-    Wait(Wait),
 }
 
 /// The worker's end of an instance's socket.
@@ -104,45 +98,8 @@ impl Connection {
         }
     }
 
-    /// Has the instance run its function on `event`, and does what it asks of the database meanwhile.
-    pub(super) async fn invoke(
-        &mut self,
-        meta: &InvokeMeta<'_>,
-        event: &[u8],
-        mut tap: Option<Tap>,
-        db: &db::Router,
-        ops: &mut DbOps,
-    ) -> Result<Answer, Broken> {
-        self.send(Kind::Invoke, Some(meta), event).await?;
-        loop {
-            let frame = self.receive().await?;
-            match frame.kind {
-                Kind::Result => {
-                    return Ok(Answer::Result(frame.data, ResultMeta::parse(&frame.meta)?));
-                }
-                Kind::Error => return Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
-                Kind::Wait => return Ok(Answer::Wait(WaitMeta::parse(&frame.meta)?)),
-                Kind::DbRequest => self.serve_db(&frame.data, db, ops).await?,
-                Kind::Profile => match &mut tap {
-                    Some(tap) => tap.admit()?.add(&frame.data)?,
-                    None => return Err(Broken::OutOfTurn(Kind::Profile)),
-                },
-                other => return Err(Broken::OutOfTurn(other)),
-            }
-        }
-    }
-
-    async fn serve_db(
-        &mut self,
-        request: &[u8],
-        db: &db::Router,
-        ops: &mut DbOps,
-    ) -> Result<(), Broken> {
-        let (meta, reply) = answer_db(None, request, db, ops).await;
-        self.send(Kind::DbReply, meta.as_ref(), &reply).await
-    }
-
-    async fn send<M: Serialize>(
+    /// Writes a frame.
+    pub(super) async fn send<M: Serialize>(
         &mut self,
         kind: Kind,
         meta: Option<&M>,
@@ -151,7 +108,8 @@ impl Connection {
         send(&mut self.stream, &mut self.output, kind, meta, data).await
     }
 
-    async fn receive(&mut self) -> Result<Frame, Broken> {
+    /// The next frame. May be given up and asked again.
+    pub(super) async fn receive(&mut self) -> Result<Frame, Broken> {
         receive(&mut self.stream, &mut self.input).await
     }
 

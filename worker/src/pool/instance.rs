@@ -11,18 +11,12 @@ use std::{
 use tokio::{io::unix::AsyncFd, sync::mpsc, time::Instant};
 
 use super::{
-    budget::Share,
-    connection::{Answer, Broken, Connection},
-    function::FunctionPool,
-    invocation::Path,
-    roster::Places,
-    shared::SharedConnection,
+    budget::Share, connection::Connection, function::FunctionPool, invocation::Path,
+    roster::Places, shared::SharedConnection,
 };
 use crate::{
-    bill::{Charge, DbOps, Gauge, Ticket},
+    bill::{Charge, Gauge, Ticket},
     log::Output,
-    profile::Tap,
-    runtime::protocol::InvokeMeta,
     sandbox::{Sandbox, SandboxError},
     secrets::Environment,
 };
@@ -213,21 +207,6 @@ impl Instance {
             Line::Shared(shared) => shared.is_broken(),
         };
         is_broken || self.body.is_over.load(Ordering::Acquire)
-    }
-
-    /// Has it run its function on `event`.
-    pub(super) async fn invoke(
-        &mut self,
-        meta: InvokeMeta<'_>,
-        event: &[u8],
-        tap: Option<Tap>,
-        db: &db::Router,
-        ops: &mut DbOps,
-    ) -> Result<Answer, Broken> {
-        match &mut self.line {
-            Line::Alone(connection) => connection.invoke(&meta, event, tap, db, ops).await,
-            Line::Shared(shared) => shared.invoke(meta, event, tap, db, ops).await,
-        }
     }
 
     /// Whether it has served no request yet.

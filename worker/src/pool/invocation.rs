@@ -12,6 +12,7 @@ use warmpath_sdk::http::{RequestHead, ResponseHead};
 use crate::{
     bill::{Caller, Usage},
     park::{Wait, Wake},
+    stream::Streaming,
 };
 
 /// One request for a handler.
@@ -35,6 +36,20 @@ pub struct Invocation {
     pub wake: Option<Wake>,
     /// Who is billed.
     pub caller: Caller,
+    /// What of it may be a stream.
+    pub streams: Streams,
+}
+
+/// What of a request's exchange is a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Streams {
+    /// Nothing: the reply is put together.
+    #[default]
+    None,
+    /// The reply, if the handler wants it.
+    Reply,
+    /// The body, which follows, and the reply if the handler wants it.
+    Both,
 }
 
 /// Until when something may go on.
@@ -72,7 +87,7 @@ impl Invocation {
 }
 
 /// How an [`Invocation`] ended.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Outcome {
     /// What happened, and with that whose fault it was.
     pub status: Status,
@@ -84,6 +99,8 @@ pub struct Outcome {
     pub usage: Usage,
     /// With [`Status::Continue`]: the handler waits for this, and is to run again then.
     pub wait: Option<Box<Wait>>,
+    /// With [`Status::Continue`]: it goes on as a stream, once its caller comes for that.
+    pub stream: Option<Box<dyn Streaming>>,
 }
 
 impl Outcome {
@@ -96,6 +113,7 @@ impl Outcome {
             http: None,
             usage: Usage::default(),
             wait: None,
+            stream: None,
         }
     }
 
@@ -108,6 +126,7 @@ impl Outcome {
             http: None,
             usage,
             wait: None,
+            stream: None,
         }
     }
 
@@ -120,6 +139,16 @@ impl Outcome {
             http: None,
             usage,
             wait: Some(Box::new(wait)),
+            stream: None,
+        }
+    }
+
+    /// No outcome yet: the rest is a stream.
+    #[must_use]
+    pub fn streams(stream: Box<dyn Streaming>) -> Self {
+        Self {
+            stream: Some(stream),
+            ..Self::failed(Status::Continue, "")
         }
     }
 }
@@ -243,6 +272,7 @@ mod tests {
             caller_deadline: budget.map(|budget| arrived + budget),
             wake: None,
             caller: Caller::Unknown,
+            streams: Streams::None,
         }
     }
 

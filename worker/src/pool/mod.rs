@@ -19,6 +19,7 @@
 mod budget;
 mod config;
 mod connection;
+mod conversation;
 mod function;
 mod functions;
 mod instance;
@@ -29,6 +30,7 @@ mod policy;
 mod profiles;
 mod roster;
 mod serve;
+mod serving;
 mod sessions;
 mod shared;
 mod shelf;
@@ -59,7 +61,7 @@ use self::{
 };
 pub use self::{
     config::{PoolConfig, PoolLimits, SandboxConfig},
-    invocation::{Deadline, Invocation, Outcome, Path, PoolSnapshot},
+    invocation::{Deadline, Invocation, Outcome, Path, PoolSnapshot, Streams},
     profiles::ProfileError,
     standing::{FunctionStanding, PoolStanding},
     zygotes::ZygoteStatus,

@@ -18,17 +18,18 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::{Answer, Broken, Connection, answer_db, receive, send};
+use super::connection::{Broken, Connection, receive, send};
 use crate::{
-    bill::DbOps,
     profile::Tap,
-    runtime::protocol::{CallMeta, ErrorMeta, Frame, InvokeMeta, Kind, ResultMeta, WaitMeta},
+    runtime::protocol::{CallMeta, Frame, Kind},
     sandbox::Sandbox,
+    stream::WINDOW,
 };
 
-/// Frames that wait for the task of their call: a database request, and the result of a handler that left
-/// a thread behind. A call that sends more breaks the rule of one database request at a time.
-const FRAMES_WAITING_MAX: usize = 2;
+/// Frames that wait for the task of their call: chunks of its reply, a question after its body, a database request, and
+/// the result of a handler that left a thread behind. A call that sends more breaks the rules of one such question at a
+/// time and of the window.
+const FRAMES_WAITING_MAX: usize = WINDOW as usize + 3;
 
 /// The worker's end of the socket of an instance that serves several requests at a time.
 #[derive(Debug)]
@@ -93,41 +94,14 @@ impl SharedConnection {
         self.calls.end(Broken::Neighbour, None);
     }
 
-    /// Has the instance run its function on `event`, and does what it asks of the database meanwhile.
-    pub(super) async fn invoke(
-        &self,
-        mut meta: InvokeMeta<'_>,
-        event: &[u8],
-        tap: Option<Tap>,
-        db: &db::Router,
-        ops: &mut DbOps,
-    ) -> Result<Answer, Broken> {
-        let mut call = self.calls.begin(tap)?;
-        meta.call = Some(call.number);
-        let conversation = async {
-            self.send(Kind::Invoke, Some(&meta), event).await?;
-            while let Some(frame) = call.frames.recv().await {
-                match frame.kind {
-                    Kind::Result => {
-                        let head = ResultMeta::parse(&frame.meta)?;
-                        return Ok(Answer::Result(frame.data, head));
-                    }
-                    Kind::Error => return Ok(Answer::Exception(ErrorMeta::parse(&frame.meta)?)),
-                    Kind::Wait => return Ok(Answer::Wait(WaitMeta::parse(&frame.meta)?)),
-                    Kind::DbRequest => {
-                        let (meta, reply) = answer_db(meta.call, &frame.data, db, ops).await;
-                        self.send(Kind::DbReply, meta.as_ref(), &reply).await?;
-                    }
-                    other => return Err(Broken::OutOfTurn(other)),
-                }
-            }
-            Err(Broken::Closed)
-        };
-        match conversation.await {
-            // Whoever reads knows why.
-            Err(Broken::Closed) => Err(self.calls.why(call.number)),
-            ended => ended,
-        }
+    /// A call more.
+    pub(super) fn begin(self: &Arc<Self>, tap: Option<Tap>) -> Result<Call, Broken> {
+        let (number, frames) = self.calls.begin(tap)?;
+        Ok(Call {
+            number,
+            frames,
+            shared: Arc::clone(self),
+        })
     }
 
     async fn send<M: Serialize>(
@@ -143,20 +117,46 @@ impl SharedConnection {
 }
 
 /// One call that runs; dropped, its number is unknown.
-struct Call<'a> {
+#[derive(Debug)]
+pub(super) struct Call {
     number: u32,
     frames: mpsc::Receiver<Frame>,
-    calls: &'a Calls,
+    shared: Arc<SharedConnection>,
 }
 
-impl Drop for Call<'_> {
+impl Call {
+    /// What its frames are known by.
+    pub(super) const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The next frame. May be given up and asked again.
+    pub(super) async fn next(&mut self) -> Result<Frame, Broken> {
+        let frame = self.frames.recv().await;
+        // Whoever reads knows why.
+        frame.ok_or_else(|| self.shared.calls.why(self.number))
+    }
+
+    /// Writes a frame.
+    pub(super) async fn send<M: Serialize>(
+        &self,
+        kind: Kind,
+        meta: Option<&M>,
+        data: &[u8],
+    ) -> Result<(), Broken> {
+        let sent = self.shared.send(kind, meta, data).await;
+        sent.map_err(|_closed| self.shared.calls.why(self.number))
+    }
+}
+
+impl Drop for Call {
     fn drop(&mut self) {
-        self.calls.state().running.remove(&self.number);
+        self.shared.calls.state().running.remove(&self.number);
     }
 }
 
 impl Calls {
-    fn begin(&self, tap: Option<Tap>) -> Result<Call<'_>, Broken> {
+    fn begin(&self, tap: Option<Tap>) -> Result<(u32, mpsc::Receiver<Frame>), Broken> {
         let (sender, received) = mpsc::channel(FRAMES_WAITING_MAX);
         let mut state = self.state();
         if let Some((broken, _)) = state.broken {
@@ -169,12 +169,7 @@ impl Calls {
         state.last = number;
         let frames = sender;
         state.running.insert(number, Running { frames, tap });
-        drop(state);
-        Ok(Call {
-            number,
-            frames: received,
-            calls: self,
-        })
+        Ok((number, received))
     }
 
     /// Gives a frame to its call; else who is to blame, and for what.
@@ -260,7 +255,14 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::runtime::protocol::{FrameError, encode};
+    use crate::{
+        bill::DbOps,
+        pool::{
+            conversation::{Answer, Conversation, Database},
+            instance::Line,
+        },
+        runtime::protocol::{FrameError, InvokeMeta, encode},
+    };
 
     type Asked = JoinHandle<Result<Answer, Broken>>;
 
@@ -279,11 +281,18 @@ mod tests {
                     function: "f@1",
                     wake: None,
                     http: None,
+                    stream: None,
+                    body_follows: false,
                     profile: None,
                 };
-                let db = db::Router::new(None, db::Metrics::unregistered());
-                let ops = &mut DbOps::default();
-                shared.invoke(meta, b"", None, &db, ops).await
+                let router = db::Router::new(None, db::Metrics::unregistered());
+                let mut db = Database {
+                    router: &router,
+                    ops: &mut DbOps::default(),
+                };
+                let mut line = Line::Shared(shared);
+                let mut conversation = Conversation::begin(&mut line, meta, b"", None).await?;
+                conversation.answer(&mut line, &mut db).await
             })
         });
         while shared.calls.state().running.len() < N {

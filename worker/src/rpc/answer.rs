@@ -62,6 +62,12 @@ impl Reply {
         self
     }
 
+    /// Says that its payload is where the reply goes on.
+    pub(crate) fn with_stream(mut self) -> Self {
+        self.header.flags |= flags::STREAM;
+        self
+    }
+
     /// The number of packets it takes.
     pub(crate) fn count(&self) -> u16 {
         count_of(self.payload.len())

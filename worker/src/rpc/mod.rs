@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - `socket` binds and reads; `intake` decides what a packet means; `table` remembers requests;
-//!   `serve` runs one request, `parked` has it wait; `http` takes heads off and puts them on; `answer` writes packets;
+//!   `serve` runs one request, `parked` has it wait; `stream` has it go on over TCP; `http` takes heads off and puts them on; `answer` writes packets;
 //!   `limits` bounds it all.
 //!
 //! # Invariants
@@ -20,6 +20,7 @@ mod limits;
 mod parked;
 mod serve;
 mod socket;
+mod stream;
 mod table;
 
 use std::sync::{Arc, OnceLock};
@@ -36,6 +37,7 @@ use crate::{
     load::Load,
     metrics::RpcMetrics,
     park::{ParkLimits, Parking},
+    stream::Desk,
 };
 
 /// What the RPC server is made of; see [`Server::new`].
@@ -67,6 +69,8 @@ pub struct Server<I> {
     larder: parked::Larder,
     /// Absent until [`Server::keep_calls`].
     shelves: OnceLock<Arc<Shelves>>,
+    /// Absent until [`Server::open_streams`].
+    desk: OnceLock<Arc<Desk>>,
 }
 
 impl<I: Invoker> Server<I> {
@@ -81,6 +85,7 @@ impl<I: Invoker> Server<I> {
             parking,
             larder: parked::Larder::default(),
             shelves: OnceLock::new(),
+            desk: OnceLock::new(),
         });
         tokio::spawn(Self::resume(Arc::downgrade(&server), woken));
         server

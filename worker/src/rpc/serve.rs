@@ -93,6 +93,12 @@ impl<I: Invoker> Server<I> {
             is_kept: false,
         };
         let mut outcome = self.outcome(&mut job).await;
+        if let Some(stream) = outcome.stream.take() {
+            let (reply, outcome) = self.stream(&job, stream).await;
+            entry.is_kept = true;
+            self.keep_stream(&job, &reply);
+            return self.served(&outcome, begun.elapsed());
+        }
         let took = begun.elapsed();
         let is_http = http::put(&job.header, &mut outcome);
         let outcome = match outcome.wait.take() {
@@ -109,11 +115,9 @@ impl<I: Invoker> Server<I> {
             None if job.wake.is_some() => beyond_repeating(&job.header, bounded(outcome)),
             None => bounded(outcome),
         };
+        self.served(&outcome, took);
         let Outcome {
-            status,
-            payload,
-            usage,
-            ..
+            status, payload, ..
         } = outcome;
         let is_http = is_http && status != Status::BadReply;
         let reply = Reply::new(&job.header, status, payload, job.cookie).with_http(is_http);
@@ -126,12 +130,16 @@ impl<I: Invoker> Server<I> {
             self.table.finish(job.key, &reply, Instant::now());
         }
         drop(entry);
-        self.parts.metrics.served(status, took, usage.cold);
-        self.parts.load.took(took);
         // The place is free before the caller can know: a caller with one request at a time never
         // finds his own last one in its way.
         drop(permit);
         send(&job.way.socket, job.way.peer, &reply, Held::NONE).await;
+    }
+
+    fn served(&self, outcome: &Outcome, took: Duration) {
+        let cold = outcome.usage.cold;
+        self.parts.metrics.served(outcome.status, took, cold);
+        self.parts.load.took(took);
     }
 
     async fn outcome(&self, job: &mut Job) -> Outcome {
@@ -184,6 +192,7 @@ impl<I: Invoker> Server<I> {
         };
         let (http, payload) =
             http::take(header, &job.payload, &function.manifest).map_err(|refused| *refused)?;
+        let streams = self.streams_of(job)?;
         job.function = Some(Arc::clone(&function));
         Ok(Invocation {
             function,
@@ -195,6 +204,7 @@ impl<I: Invoker> Server<I> {
             caller_deadline: job.deadline,
             wake: job.wake.clone(),
             caller: Caller::Address(job.way.peer.ip().to_canonical()),
+            streams,
         })
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     park::{Wait, Wake},
     profile,
     secrets::Environment,
+    stream::PIECE_BYTES_MAX,
 };
 
 /// `type:u8 meta_len:u32 data_len:u32`.
@@ -47,8 +48,18 @@ pub enum Kind {
     DbReply = 7,
     /// From it: run the function again when a feed moves, or at a time.
     Wait = 8,
+    /// From it: a piece of its reply; the first one says what stands before them all.
+    Chunk = 9,
+    /// To it: a chunk was taken, and another one may come.
+    GoOn = 10,
+    /// To it: a piece of the request's body.
+    Body = 11,
+    /// From it: asks for the next piece of the request's body.
+    Pull = 12,
     /// From it: samples of the threads that run calls.
     Profile = 13,
+    /// To it: the caller has gone, and wants nothing any more.
+    Gone = 14,
 }
 
 impl Kind {
@@ -60,6 +71,8 @@ impl Kind {
             5 => Some((Self::Error, 0)),
             6 => Some((Self::DbRequest, db::limits::OP_BYTES_MAX)),
             8 => Some((Self::Wait, 0)),
+            9 => Some((Self::Chunk, PIECE_BYTES_MAX)),
+            12 => Some((Self::Pull, 0)),
             13 => Some((Self::Profile, profile::FRAME_BYTES_MAX)),
             _ => None,
         }
@@ -202,6 +215,14 @@ pub struct LoadMeta<'a> {
     clippy::trivially_copy_pass_by_ref,
     reason = "serde passes a reference"
 )]
+const fn is_no(says: &bool) -> bool {
+    !*says
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 const fn is_one(concurrency: &u32) -> bool {
     *concurrency == 1
 }
@@ -281,12 +302,18 @@ pub struct InvokeMeta<'a> {
     /// What stood before the body, if the handler speaks HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<&'a RequestHead>,
+    /// How many chunks the reply may be ahead of its caller; absent if that takes no stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<u32>,
+    /// Whether the request's body follows, piece by piece.
+    #[serde(skip_serializing_if = "is_no")]
+    pub body_follows: bool,
     /// How often a second to sample the thread that runs it, while a profile is taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<u32>,
 }
 
-/// Meta of [`Kind::Result`]; a handler that does not speak HTTP sends none.
+/// Meta of [`Kind::Result`] and of a first [`Kind::Chunk`]; a handler that does not speak HTTP sends none.
 #[derive(Debug, Deserialize)]
 pub struct ResultMeta {
     status: Option<u16>,
@@ -368,8 +395,19 @@ impl WaitMeta {
     }
 }
 
+/// Meta of [`Kind::Body`].
+#[derive(Debug, Serialize)]
+pub struct BodyMeta {
+    /// The call that asked, in an instance that serves several requests at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<u32>,
+    /// Whether the body is over; there is no data then.
+    #[serde(skip_serializing_if = "is_no")]
+    pub end: bool,
+}
+
 /// Which call a frame is of, in an instance that serves several requests at a time.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct CallMeta {
     /// The number that its invoke frame gave it.
     pub call: u32,
@@ -522,6 +560,8 @@ mod tests {
             function: "f@1",
             wake: None,
             http: None,
+            stream: None,
+            body_follows: false,
             profile: None,
         };
         encode(&mut out, Kind::Invoke, Some(&meta), b"[1]");

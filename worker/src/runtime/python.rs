@@ -5,7 +5,7 @@ use store::Manifest;
 use super::{Exec, File, Runtime};
 
 /// Every file of `sdk/python/warmpath`.
-const FILES: [File; 17] = [
+const FILES: [File; 18] = [
     (
         "__init__.py",
         include_str!("../../../sdk/python/warmpath/__init__.py"),
@@ -57,6 +57,10 @@ const FILES: [File; 17] = [
     (
         "_runtime.py",
         include_str!("../../../sdk/python/warmpath/_runtime.py"),
+    ),
+    (
+        "_stream.py",
+        include_str!("../../../sdk/python/warmpath/_stream.py"),
     ),
     (
         "_wait.py",

@@ -36,16 +36,29 @@ pub(crate) struct RequestKey {
 #[derive(Debug)]
 enum Entry {
     Receiving(Box<Receiving>),
-    /// Its handler runs, or is about to; of how many fragments it was.
+    /// Its handler runs, or is about to; of how many fragments it was, and what its client is told if it goes on as a
+    /// stream.
     Running {
         count: u16,
         cookie: u64,
         run: Run,
+        opened: Option<Arc<Reply>>,
     },
     Done {
         reply: Arc<Reply>,
         at: Instant,
     },
+}
+
+impl Entry {
+    const fn starting(count: u16, cookie: u64) -> Self {
+        Self::Running {
+            count,
+            cookie,
+            run: Run::Starting,
+            opened: None,
+        }
+    }
 }
 
 /// Where a running request is, and with that how to end it.
@@ -120,7 +133,10 @@ struct Shard {
 }
 
 impl Found {
-    fn running(count: u16, cookie: u64, run: &Run) -> Self {
+    fn running(count: u16, cookie: u64, run: &Run, opened: Option<&Arc<Reply>>) -> Self {
+        if let Some(reply) = opened {
+            return Self::Done(Arc::clone(reply));
+        }
         Self::Progress {
             held: Held::all(count),
             cookie,
@@ -149,7 +165,12 @@ impl Table {
                 tell: true,
                 is_parked: false,
             },
-            Some(Entry::Running { count, cookie, run }) => Found::running(*count, *cookie, run),
+            Some(Entry::Running {
+                count,
+                cookie,
+                run,
+                opened,
+            }) => Found::running(*count, *cookie, run, opened.as_ref()),
             Some(Entry::Done { reply, .. }) => Found::Done(Arc::clone(reply)),
         }
     }
@@ -164,9 +185,12 @@ impl Table {
         };
         let receiving = match entry {
             Entry::Receiving(receiving) => receiving,
-            Entry::Running { count, cookie, run } => {
-                return Found::running(*count, *cookie, run);
-            }
+            Entry::Running {
+                count,
+                cookie,
+                run,
+                opened,
+            } => return Found::running(*count, *cookie, run, opened.as_ref()),
             Entry::Done { reply, .. } => return Found::Done(Arc::clone(reply)),
         };
         let before = receiving.parts.memory();
@@ -228,8 +252,14 @@ impl Table {
     /// Makes an entry for a request that is about to run.
     pub(crate) fn start(&self, key: RequestKey, count: u16, cookie: u64) {
         let mut shard = self.shard(key);
-        let run = Run::Starting;
-        shard.replace(key, Entry::Running { count, cookie, run });
+        shard.replace(key, Entry::starting(count, cookie));
+    }
+
+    /// Says that a running request goes on as a stream: what to tell its client from now on.
+    pub(crate) fn opened(&self, key: RequestKey, reply: &Arc<Reply>) {
+        if let Some(Entry::Running { opened, .. }) = self.shard(key).entries.get_mut(&key) {
+            *opened = Some(Arc::clone(reply));
+        }
     }
 
     /// Says in which task a request runs, unless that has parked it or ended already.
@@ -317,9 +347,7 @@ impl Shard {
                     ..
                 } = *receiving;
                 let count = header.fragment_count;
-                let run = Run::Starting;
-                self.entries
-                    .insert(key, Entry::Running { count, cookie, run });
+                self.entries.insert(key, Entry::starting(count, cookie));
                 Found::Whole {
                     header,
                     cookie,
