@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
@@ -11,7 +10,7 @@ use hyper::{
 use serde::Serialize;
 use warmpath_sdk::{CallError, Fault, Status, http::content_type};
 
-use crate::request::BadRequest;
+use crate::{body::AnswerBody, request::BadRequest};
 
 /// The status of DESIGN's wire, or the gateway's own word.
 pub(crate) const STATUS: HeaderName = HeaderName::from_static("x-warmpath-status");
@@ -19,7 +18,7 @@ pub(crate) const STATUS: HeaderName = HeaderName::from_static("x-warmpath-status
 pub(crate) const FAULT: HeaderName = HeaderName::from_static("x-warmpath-fault");
 
 /// An answer of the gateway.
-pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<AnswerBody>;
 
 /// A failure as the caller is told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +75,7 @@ impl Failure {
         };
         // Strings and a bool: this cannot fail, and an empty body would still have its headers.
         let body = serde_json::to_vec(&body).unwrap_or_default();
-        let mut answer = Response::new(Full::new(Bytes::from(body)));
+        let mut answer = Response::new(Bytes::from(body).into());
         *answer.status_mut() = self.code;
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -193,7 +192,7 @@ const fn code_of_status(status: Status) -> StatusCode {
 /// A handler's reply.
 pub(crate) fn reply(payload: Bytes) -> Answer {
     let kind = content_type(&payload);
-    let mut answer = Response::new(Full::new(payload));
+    let mut answer = Response::new(payload.into());
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(STATUS, HeaderValue::from_static(Status::Ok.name()));

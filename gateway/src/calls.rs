@@ -1,7 +1,10 @@
 //! The gateway's side of the VIP: a few sockets, so that neither one socket's lock nor one receive
 //! task becomes the limit.
 
-use warmpath_sdk::{Call, CallError, Client, ClientConfig, ConnectError, Response};
+use warmpath_sdk::{
+    Call, CallError, Client, ClientConfig, ConnectError, Response,
+    stream::{Reply, RequestBody},
+};
 
 use crate::config::Config;
 
@@ -19,15 +22,27 @@ impl Calls {
         Ok(Self { clients: clients? })
     }
 
-    /// Calls on the session's own socket, which knows the session's route cookie.
+    /// Calls, and waits for the whole reply.
     pub(crate) async fn call(&self, call: Call) -> Result<Response, CallError> {
+        self.client_of(&call)?.call(call).await
+    }
+
+    /// Calls, and takes what comes, bit by bit if need be.
+    pub(crate) async fn stream(
+        &self,
+        call: Call,
+        body: Option<RequestBody>,
+    ) -> Result<Reply, CallError> {
+        self.client_of(&call)?.stream(call, body).await
+    }
+
+    /// The session's own socket, which knows the session's route cookie.
+    fn client_of(&self, call: &Call) -> Result<&Client, CallError> {
         let session = call.session.unwrap_or_else(rand::random);
         let count = self.clients.len() as u64;
         let index = usize::try_from(session % count).unwrap_or(0);
-        match self.clients.get(index) {
-            Some(client) => client.call(call).await,
-            // The configuration asks for at least one socket, and the index is below their number.
-            None => Err(CallError::TooManyInFlight { limit: 0 }),
-        }
+        // The configuration asks for at least one socket, and the index is below their number.
+        let client = self.clients.get(index);
+        client.ok_or(CallError::TooManyInFlight { limit: 0 })
     }
 }

@@ -26,6 +26,9 @@ pub struct Config {
     /// Most milliseconds a caller may ask for.
     #[serde(default = "defaults::max_budget_ms")]
     pub max_budget_ms: u32,
+    /// Bytes of the longest body whose length is told; workers have a limit of their own for all others.
+    #[serde(default = "defaults::max_body_bytes")]
+    pub max_body_bytes: u64,
     /// HTTP connections served at once; further ones wait to be accepted.
     #[serde(default = "defaults::max_connections")]
     pub max_connections: usize,
@@ -46,6 +49,9 @@ mod defaults {
     }
     pub(super) const fn max_budget_ms() -> u32 {
         300_000
+    }
+    pub(super) const fn max_body_bytes() -> u64 {
+        1 << 30
     }
     pub(super) const fn max_connections() -> usize {
         4_096

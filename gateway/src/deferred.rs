@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Method, Response, StatusCode,
     header::{CONTENT_TYPE, HeaderValue, LOCATION},
@@ -131,7 +130,7 @@ fn done(report: &Report, body: Bytes) -> Result<Answer, Failure> {
 fn show(code: StatusCode, shown: &Shown<'_>) -> Answer {
     // Strings and numbers: this cannot fail.
     let body = serde_json::to_vec(shown).unwrap_or_default();
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Bytes::from(body).into());
     *answer.status_mut() = code;
     let kind = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, kind);

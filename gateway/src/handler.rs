@@ -6,17 +6,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Request, Response, StatusCode,
     body::{Body, Incoming},
     header::{CONTENT_TYPE, HeaderValue, SET_COOKIE},
 };
 use tokio::time::timeout;
-use warmpath_sdk::{Call, Fault, MAX_MESSAGE, Status, http};
+use warmpath_sdk::{
+    Call, Fault, MAX_MESSAGE, Status,
+    http::{self, RequestHead},
+    stream::{Reply, RequestBody},
+};
 
 use crate::{
     answer::{Answer, Failure, reply},
+    body::{Following, Passing},
     calls::Calls,
     config::Config,
     deferred::DEFERRED,
@@ -74,7 +79,7 @@ impl Gateway {
         }
         match self.metrics.render() {
             Ok(text) => {
-                let mut answer = Response::new(Full::new(Bytes::from(text)));
+                let mut answer = Response::new(Bytes::from(text).into());
                 let kind = HeaderValue::from_static("text/plain; version=0.0.4");
                 answer.headers_mut().insert(CONTENT_TYPE, kind);
                 answer
@@ -90,7 +95,7 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         let wish = Wish::read(function, &parts.headers)?;
         let head = passage::head_of(&parts, function)?;
-        let body = self.body(body, http::body_bytes_max(&head)).await?;
+        let (body, follows) = self.body(body, &head, wish.deferred).await?;
         let most = Duration::from_millis(self.config.max_budget_ms.into());
         let usual = Duration::from_millis(self.config.budget_ms.into());
         let mut call = Call::new(&wish.function)
@@ -102,11 +107,13 @@ impl Gateway {
         if wish.deferred {
             return self.defer(&wish.function, &call).await;
         }
-        let response = self.calls.call(call).await?;
-        let mut answer = if response.http {
-            passage::answer(&response.payload)?
-        } else {
-            reply(response.payload)
+        let mut answer = match self.calls.stream(call, follows).await? {
+            Reply::Whole(response) if response.http => passage::answer(&response.payload)?,
+            Reply::Whole(response) => reply(response.payload),
+            Reply::Stream(streamed) => {
+                let body = Passing::new(streamed.body, self.metrics.clone());
+                passage::streamed(&streamed.head, body)?
+            }
         };
         if let Session::New { name, .. } = &wish.session {
             let cookie = format!("{SESSION_COOKIE}={name}; Path=/; HttpOnly; SameSite=Lax");
@@ -117,8 +124,34 @@ impl Gateway {
         Ok(answer)
     }
 
-    /// The whole body, within the bounds of a message and of patience.
-    async fn body(&self, body: Incoming, most: usize) -> Result<Bytes, Failure> {
+    /// The body that goes with the call, and the one that follows it because no message has room for it, or because
+    /// nobody knows how long it is: it may come as slowly as its reply goes.
+    async fn body(
+        &self,
+        body: Incoming,
+        head: &RequestHead,
+        is_deferred: bool,
+    ) -> Result<(Bytes, Option<RequestBody>), Failure> {
+        let most = http::body_bytes_max(head);
+        let fits = |bytes| bytes <= most as u64;
+        if is_deferred || body.size_hint().exact().is_some_and(fits) {
+            return Ok((self.whole_body(body, most).await?, None));
+        }
+        let most = self.config.max_body_bytes;
+        if body.size_hint().lower() > most {
+            let message = format!("the body is longer than the {most} bytes of `max_body_bytes`");
+            return Err(Failure::of_caller(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "bad_payload",
+                message,
+            ));
+        }
+        let follows = Following::new(body).map_err(Into::into).boxed_unsync();
+        Ok((Bytes::new(), Some(follows)))
+    }
+
+    /// A whole body, within the bounds of a message and of patience.
+    async fn whole_body(&self, body: Incoming, most: usize) -> Result<Bytes, Failure> {
         let too_long = || {
             let message = format!(
                 "the body is longer than {most} bytes: with its head a request has at most {MAX_MESSAGE}"
@@ -160,7 +193,7 @@ fn with_id(mut answer: Answer, id: &str) -> Answer {
 }
 
 fn plain(code: StatusCode, text: &'static str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    let mut answer = Response::new(Bytes::from_static(text.as_bytes()).into());
     *answer.status_mut() = code;
     answer
 }

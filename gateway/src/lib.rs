@@ -7,7 +7,7 @@
 //! # Layout
 //! - `server` accepts connections and stops gracefully; `handler` is one HTTP request's life;
 //!   `request` reads headers, `passage` puts HTTP into calls and takes it out of replies, `answer` writes
-//!   status codes; `deferred` has calls kept that nobody waits for; `calls` spreads calls over sockets.
+//!   status codes; `body` is whole or passes through as it comes; `deferred` has calls kept that nobody waits for; `calls` spreads calls over sockets.
 //!
 //! # Invariants
 //! - What a client sends is bounded before it is kept: head, body, time, connections.
@@ -16,6 +16,7 @@
 //! Deliberately absent: routing, which is the balancer's, and TLS (in this version).
 
 mod answer;
+mod body;
 mod calls;
 mod config;
 mod deferred;

@@ -5,10 +5,9 @@
 //! its worker knows.
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Response, StatusCode,
-    header::{CONNECTION, HeaderName, HeaderValue},
+    header::{CONNECTION, HeaderName, HeaderValue, TRAILER},
     http::request,
 };
 use warmpath_sdk::{
@@ -18,6 +17,7 @@ use warmpath_sdk::{
 
 use crate::{
     answer::{Answer, FAULT, Failure, STATUS},
+    body::{AnswerBody, Passing},
     request::REQUEST_ID,
 };
 
@@ -107,9 +107,26 @@ impl From<HeadError> for Failure {
 /// The answer of a handler that said status and headers; `message` is the reply as it came.
 pub(crate) fn answer(message: &Bytes) -> Result<Answer, Failure> {
     let (head, body) = http::split::<ResponseHead>(message).map_err(|error| bad_reply(&error))?;
+    with_head(&head, body.into())
+}
+
+/// The answer of a handler whose reply is a stream, or whose body was.
+pub(crate) fn streamed(head: &ResponseHead, body: Passing) -> Result<Answer, Failure> {
+    head.check().map_err(|error| bad_reply(&error))?;
+    let has_bill = head.headers.iter().any(|(name, _)| name == http::BILL);
+    let mut answer = with_head(head, AnswerBody::Stream(body))?;
+    if !has_bill {
+        // It is not known yet, and follows the body for those who take trailers.
+        let bill = HeaderValue::from_static(http::BILL);
+        answer.headers_mut().insert(TRAILER, bill);
+    }
+    Ok(answer)
+}
+
+fn with_head(head: &ResponseHead, body: AnswerBody) -> Result<Answer, Failure> {
     let status = StatusCode::from_u16(head.status)
         .map_err(|_checked| bad_reply(&HeadError::Status(head.status)))?;
-    let mut answer = Response::new(Full::new(body));
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     let mut of_handler = HeaderMap::new();
