@@ -187,6 +187,18 @@ pub(crate) enum WorkerVerb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Show the streams that a worker on this machine has offered and that go on
+    Streams {
+        /// The worker's admin socket: `worker.sock` in its `state_dir`
+        #[arg(
+            long,
+            env = "WARMPATH_WORKER",
+            default_value = "/var/lib/warmpath/worker.sock"
+        )]
+        worker: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Show the zygotes with packages of a worker on this machine
     Zygotes {
         /// The worker's admin socket, `<state_dir>/worker.sock`

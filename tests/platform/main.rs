@@ -15,4 +15,5 @@ mod openlambda;
 mod packages;
 mod refusals;
 mod serve;
+mod streams;
 mod triggers;

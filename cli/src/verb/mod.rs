@@ -16,6 +16,7 @@ mod pool;
 mod profile;
 mod role;
 mod status;
+mod streams;
 mod top;
 mod trace;
 mod triggers;
@@ -86,6 +87,10 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             verb: Some(WorkerVerb::Parked { worker, output }),
             ..
         } => parked::run(&worker, &output).await,
+        Verb::Worker {
+            verb: Some(WorkerVerb::Streams { worker, output }),
+            ..
+        } => streams::run(&worker, &output).await,
         Verb::Worker {
             verb: Some(WorkerVerb::Zygotes { worker, output }),
             ..
