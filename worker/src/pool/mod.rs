@@ -37,6 +37,7 @@ mod shelf;
 mod standing;
 mod start;
 mod stock;
+mod verdict;
 mod zygotes;
 
 use std::{

@@ -20,18 +20,14 @@ use super::{
     invocation::{Path, Streams},
     roster::Places,
     serve::{micros, waited_too_long},
+    verdict::Verdict,
 };
 use crate::{
     bill::{Ticket, Usage},
     profile::Tap,
-    runtime::protocol::{ErrorMeta, InvokeMeta},
+    runtime::protocol::InvokeMeta,
     stream::{Claim, End, Port, Streaming, WINDOW},
 };
-
-/// The exception that means what a kill for want of memory means.
-const MEMORY_ERROR: &str = "MemoryError";
-/// What an HTTP server answers when the application raises.
-const EXCEPTION_STATUS: u16 = 500;
 
 /// One request, from its entry to its bill.
 #[derive(Debug)]
@@ -63,7 +59,7 @@ struct Called {
 }
 
 /// How a conversation ended, unless the time ended first.
-type Answered = Result<Result<Answer, Broken>, Elapsed>;
+pub(super) type Answered = Result<Result<Answer, Broken>, Elapsed>;
 
 impl Visit {
     /// Puts an outcome on its bill. `carried` are the bytes that went in and out beside event and reply.
@@ -200,17 +196,13 @@ impl Serving {
             usage,
             ..
         } = self;
-        let outcome = match answered {
-            Ok(Ok(answer)) => match answered_well(&visit, answer, given_up) {
-                Ok(outcome) => {
-                    visit.function.release(instance);
-                    return (visit, Outcome { usage, ..outcome });
-                }
-                Err(outcome) => outcome,
-            },
-            Ok(Err(broken)) => visit.why_broken(&instance, &broken, given_up),
-            Err(_) => took_too_long(&visit, deadline),
-        };
+        let Verdict { outcome, serves_on } =
+            Verdict::of(&visit, &instance, answered, deadline, given_up);
+        let outcome = Outcome { usage, ..outcome };
+        if serves_on {
+            visit.function.release(instance);
+            return (visit, outcome);
+        }
         if outcome.status != Status::InstanceLost {
             let destroyed = &visit.pool.counters.destroyed;
             destroyed.fetch_add(1, Ordering::Relaxed);
@@ -223,7 +215,7 @@ impl Serving {
             "an instance is ended"
         );
         visit.function.discard(instance);
-        (visit, Outcome { usage, ..outcome })
+        (visit, outcome)
     }
 
     /// Body and reply, through `port`, to the answer.
@@ -336,94 +328,6 @@ fn end_of(outcome: &Outcome, given_up: Option<GivenUp>) -> End {
     }
 }
 
-impl Visit {
-    fn why_broken(
-        &self,
-        instance: &Instance,
-        broken: &Broken,
-        given_up: Option<GivenUp>,
-    ) -> Outcome {
-        let (status, message) = match (broken, given_up) {
-            (Broken::Overstayed, Some(why)) => return given_up_as(why),
-            (Broken::Closed, _) if self.pool.is_stopping() => {
-                let message = "the worker stopped while the handler ran";
-                (Status::OutcomeUnknown, message.to_owned())
-            }
-            (Broken::Closed, _) if instance.body().is_out_of_memory() => {
-                return self.out_of_memory();
-            }
-            (Broken::Closed, _) => (Status::Crashed, broken.to_string()),
-            (Broken::Neighbour, _) => (Status::InstanceLost, broken.to_string()),
-            (
-                Broken::Frame(_)
-                | Broken::OutOfTurn(_)
-                | Broken::UnknownCall(_)
-                | Broken::Overstayed
-                | Broken::StreamTooLong(_)
-                | Broken::Head,
-                _,
-            ) => (Status::BadReply, broken.to_string()),
-        };
-        Outcome::failed(status, message)
-    }
-
-    fn out_of_memory(&self) -> Outcome {
-        let memory_mb = self.function.entry.manifest.memory_mb;
-        let message = format!("the handler needed more than its {memory_mb} MB");
-        Outcome::failed(Status::OutOfMemory, message)
-    }
-}
-
-/// The outcome of an answer that the protocol allows; an error if its instance is of no use after it.
-fn answered_well(
-    visit: &Visit,
-    answer: Answer,
-    given_up: Option<GivenUp>,
-) -> Result<Outcome, Outcome> {
-    match answer {
-        Answer::Exception(error) if error.kind == MEMORY_ERROR => Err(visit.out_of_memory()),
-        answer => match given_up {
-            Some(why) => Ok(given_up_as(why)),
-            None => answered_to_the_end(visit, answer),
-        },
-    }
-}
-
-fn answered_to_the_end(visit: &Visit, answer: Answer) -> Result<Outcome, Outcome> {
-    match answer {
-        Answer::Result(payload, http) => Ok(Outcome {
-            http,
-            ..Outcome::replied(payload, Usage::default())
-        }),
-        Answer::Wait(wait) => Ok(Outcome::waits(wait, Usage::default())),
-        Answer::Exception(error) => Ok(raised(visit, &error)),
-        // A stream opens once, and before its end.
-        Answer::Opens(_) => Err(Outcome::failed(Status::BadReply, "a stream began twice")),
-    }
-}
-
-fn raised(visit: &Visit, error: &ErrorMeta) -> Outcome {
-    let message = format!("{}: {}", error.kind, error.message);
-    let speaks_http = visit.invocation.http.is_some();
-    Outcome {
-        http: speaks_http.then(|| ResponseHead {
-            status: EXCEPTION_STATUS,
-            headers: Vec::new(),
-        }),
-        ..Outcome::failed(Status::Exception, message)
-    }
-}
-
-fn given_up_as(why: GivenUp) -> Outcome {
-    match why {
-        GivenUp::HungUp => Outcome::failed(Status::BudgetExceeded, "the caller hung up"),
-        GivenUp::BodyTooLong => {
-            let message = "the body is longer than this worker takes (`[stream] body_bytes_max`)";
-            Outcome::failed(Status::BadPayload, message)
-        }
-    }
-}
-
 /// The part of the bill that is known when the handler begins, at `now`.
 fn started(instance: &Instance, path: Path, entered: Instant, now: Instant) -> Usage {
     let cold = matches!(path, Path::Zygote | Path::Cold);
@@ -441,14 +345,4 @@ fn started(instance: &Instance, path: Path, entered: Instant, now: Instant) -> U
         path: Some(path),
         ..Usage::default()
     }
-}
-
-fn took_too_long(visit: &Visit, deadline: Deadline) -> Outcome {
-    if deadline.is_callers {
-        let message = "the caller's time ran out before the handler answered";
-        return Outcome::failed(Status::BudgetExceeded, message);
-    }
-    let timeout_ms = visit.function.entry.manifest.timeout_ms;
-    let message = format!("the handler took longer than its {timeout_ms} ms");
-    Outcome::failed(Status::Timeout, message)
 }

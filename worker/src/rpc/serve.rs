@@ -192,7 +192,7 @@ impl<I: Invoker> Server<I> {
         };
         let (http, payload) =
             http::take(header, &job.payload, &function.manifest).map_err(|refused| *refused)?;
-        let streams = self.streams_of(job)?;
+        let streams = self.streams_of(job).map_err(|refused| *refused)?;
         job.function = Some(Arc::clone(&function));
         Ok(Invocation {
             function,

@@ -37,14 +37,14 @@ impl<I: Invoker> Server<I> {
     }
 
     /// What of a request may be a stream.
-    pub(super) fn streams_of(&self, job: &Job) -> Result<Streams, Outcome> {
+    pub(super) fn streams_of(&self, job: &Job) -> Result<Streams, Box<Outcome>> {
         let header = &job.header;
         match (self.desk.get(), header.has(flags::BODY_FOLLOWS)) {
             (Some(_), true) if header.has(flags::STREAM) => Ok(Streams::Both),
             (_, true) => {
                 let message = "this worker takes no body that follows: `[stream] enabled` is off, or the \
                                request does not say that its caller takes streams";
-                Err(Outcome::failed(Status::BadPayload, message))
+                Err(Box::new(Outcome::failed(Status::BadPayload, message)))
             }
             (Some(_), false) if header.has(flags::STREAM) => Ok(Streams::Reply),
             (_, false) => Ok(Streams::None),
