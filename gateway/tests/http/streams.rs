@@ -63,7 +63,7 @@ impl Exchanges {
     /// The answer to a call of a function whose reply is a stream.
     pub(crate) fn answer(&self, request: RpcHeader) -> Option<Vec<u8>> {
         let is_it = |name: &&str| request.function == FunctionId::of(name);
-        let index = FUNCTIONS.iter().position(|name| is_it(&name))?;
+        let index = FUNCTIONS.iter().position(is_it)?;
         assert!(request.has(flags::STREAM), "the gateway takes streams");
         let follows = request.has(flags::BODY_FOLLOWS);
         assert_eq!(follows, FUNCTIONS[index] == "s-echo");
