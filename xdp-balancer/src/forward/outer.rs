@@ -1,49 +1,40 @@
 //! The headers that are put in front of a packet, from the EtherType on.
+//!
+//! They are made in registers, as the 64-bit words that are stored. Made field by field, they would lie on the stack by
+//! narrow stores and be read back by wider loads, which the processor cannot forward: 11 to 14 ns a packet.
 
 use ebpf_common::tunnel::{GUE_PORT, GUE_SOURCE_PORTS, OUTER_HOP_LIMIT};
-use zerocopy::{Immutable, IntoBytes, network_endian::U16, transmute};
+use zerocopy::{
+    Immutable, IntoBytes,
+    network_endian::{U16, U32, U64},
+};
 
 use super::checksum::Sum;
 use crate::parse::{
     ethernet::{TYPE_IPV4, TYPE_IPV6},
-    ipv4::{self, Ipv4Header},
-    ipv6::{self, Ipv6Header},
-    transport::{PROTOCOL_UDP, UDP_HEADER_LEN, UdpHeader},
+    ipv4, ipv6,
+    transport::{PROTOCOL_UDP, UDP_HEADER_LEN},
 };
 
 /// IPv4 around a packet.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-pub(super) struct Ipip4 {
-    ether_type: U16,
-    ip: Ipv4Header,
-}
+pub(super) struct Ipip4([U64; 2], U32, U16);
 
 /// IPv4 and UDP around a packet.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-pub(super) struct Gue4 {
-    ether_type: U16,
-    ip: Ipv4Header,
-    udp: UdpHeader,
-}
+pub(super) struct Gue4([U64; 3], U32, U16);
 
 /// IPv6 around a packet.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-pub(super) struct Ipip6 {
-    ether_type: U16,
-    ip: Ipv6Header,
-}
+pub(super) struct Ipip6([U64; 5], U16);
 
 /// IPv6 and UDP around a packet.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-pub(super) struct Gue6 {
-    ether_type: U16,
-    ip: Ipv6Header,
-    udp: UdpHeader,
-}
+pub(super) struct Gue6([U64; 6], U16);
 
 /// What the outer headers say of the inner packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +55,10 @@ impl Ipip4 {
     /// its queues by their addresses.
     #[inline(always)]
     pub(super) fn new(inner: &Inner, tunnel: [u8; 4], worker: [u8; 4]) -> Self {
-        let [a, b, ..] = tunnel;
-        let [c, d] = (inner.spread as u16).to_be_bytes();
-        Self {
-            ether_type: U16::new(TYPE_IPV4),
-            ip: ipv4(inner, inner.protocol, inner.len, [a, b, c, d], worker),
-        }
+        let source = u32::from_be_bytes(tunnel) & 0xffff_0000 | inner.spread & 0xffff;
+        let ip = ipv4(inner, inner.protocol, inner.len, source, worker);
+        let (last, end) = odd_end(ip);
+        Self(behind_type(TYPE_IPV4, ip), last, end)
     }
 }
 
@@ -77,25 +66,24 @@ impl Gue4 {
     /// From `tunnel` to `worker`: the source port varies by flow.
     #[inline(always)]
     pub(super) fn new(inner: &Inner, tunnel: [u8; 4], worker: [u8; 4]) -> Self {
+        let source = u32::from_be_bytes(tunnel);
         let len = inner.len + UDP_HEADER_LEN;
-        Self {
-            ether_type: U16::new(TYPE_IPV4),
-            ip: ipv4(inner, PROTOCOL_UDP, len, tunnel, worker),
-            udp: udp(inner),
-        }
+        let [a, b, c, d, e] = ipv4(inner, PROTOCOL_UDP, len, source, worker);
+        let [f, g] = udp(inner);
+        let headers = [a, b, c, d, e, f, g];
+        let (last, end) = odd_end(headers);
+        Self(behind_type(TYPE_IPV4, headers), last, end)
     }
 }
 
 impl Ipip6 {
     /// From `tunnel` to `worker`: the last four bytes of the source vary by flow.
     #[inline(always)]
-    pub(super) fn new(inner: &Inner, mut tunnel: [u8; 16], worker: [u8; 16]) -> Self {
-        let [.., a, b, c, d] = &mut tunnel;
-        [*a, *b, *c, *d] = inner.spread.to_be_bytes();
-        Self {
-            ether_type: U16::new(TYPE_IPV6),
-            ip: ipv6(inner, inner.protocol, inner.len, tunnel, worker),
-        }
+    pub(super) fn new(inner: &Inner, tunnel: [u8; 16], worker: [u8; 16]) -> Self {
+        let [a, b, c, _] = words(tunnel);
+        let source = [a, b, c, inner.spread];
+        let ip = ipv6(inner, inner.protocol, inner.len, source, worker);
+        Self(behind_type(TYPE_IPV6, ip), even_end(ip))
     }
 }
 
@@ -104,69 +92,94 @@ impl Gue6 {
     #[inline(always)]
     pub(super) fn new(inner: &Inner, tunnel: [u8; 16], worker: [u8; 16]) -> Self {
         let len = inner.len + UDP_HEADER_LEN;
-        Self {
-            ether_type: U16::new(TYPE_IPV6),
-            ip: ipv6(inner, PROTOCOL_UDP, len, tunnel, worker),
-            udp: udp(inner),
-        }
+        let [a, b, c, d, e, f, g, h, i, j] = ipv6(inner, PROTOCOL_UDP, len, words(tunnel), worker);
+        let [k, l] = udp(inner);
+        let headers = [a, b, c, d, e, f, g, h, i, j, k, l];
+        Self(behind_type(TYPE_IPV6, headers), even_end(headers))
     }
 }
 
+/// The first 64-bit words of an EtherType and the words of headers, which begin two bytes behind its own beginning.
+#[inline(always)]
+fn behind_type<const N: usize, const WIDE: usize>(
+    ether_type: u16,
+    headers: [u32; N],
+) -> [U64; WIDE] {
+    let mut before = u64::from(ether_type);
+    core::array::from_fn(|at| {
+        let (first, second) = (u64::from(headers[2 * at]), u64::from(headers[2 * at + 1]));
+        let wide = before << 48 | first << 16 | second >> 16;
+        before = second;
+        U64::new(wide)
+    })
+}
+
+/// What [`behind_type`] leaves of an odd number of words.
+#[inline(always)]
+fn odd_end<const N: usize>(headers: [u32; N]) -> (U32, U16) {
+    let (before, last) = (headers[N - 2], headers[N - 1]);
+    (U32::new(before << 16 | last >> 16), U16::new(last as u16))
+}
+
+/// What [`behind_type`] leaves of an even number of words.
+#[inline(always)]
+fn even_end<const N: usize>(headers: [u32; N]) -> U16 {
+    U16::new(headers[N - 1] as u16)
+}
+
+/// The words of an IPv4 header (RFC 791). It is never fragmented, so it needs no identification (RFC 6864, section 4.1).
 #[inline(always)]
 fn ipv4(
     inner: &Inner,
     protocol: u8,
     payload_len: u32,
-    source: [u8; 4],
+    source: u32,
     destination: [u8; 4],
-) -> Ipv4Header {
-    let mut header = Ipv4Header {
-        version_and_len: ipv4::VERSION_AND_LEN,
-        service: inner.traffic_class,
-        total_len: U16::new((ipv4::HEADER_LEN + payload_len) as u16),
-        // Never fragmented, so it needs no identification (RFC 6864, section 4.1).
-        identification: U16::ZERO,
-        fragment: U16::new(ipv4::DONT_FRAGMENT),
-        ttl: OUTER_HOP_LIMIT,
-        protocol,
-        checksum: [0; 2],
-        source,
-        destination,
-    };
-    header.checksum = Sum::ZERO.add::<5>(transmute!(header)).finish();
-    header
+) -> [u32; 5] {
+    let total_len = (ipv4::HEADER_LEN + payload_len) & 0xffff;
+    let first =
+        u32::from(ipv4::VERSION_AND_LEN) << 24 | u32::from(inner.traffic_class) << 16 | total_len;
+    let fragment = u32::from(ipv4::DONT_FRAGMENT);
+    let third = u32::from(OUTER_HOP_LIMIT) << 24 | u32::from(protocol) << 16;
+    let destination = u32::from_be_bytes(destination);
+    // The sum of words in network order is in network order, as the sum of words as they lie in memory lies there.
+    let sum = Sum::ZERO.add([first, fragment, third, source, destination]);
+    let checksum = u32::from(u16::from_ne_bytes(sum.finish()));
+    [first, fragment, third | checksum, source, destination]
 }
 
+/// The words of an IPv6 header (RFC 8200), without a flow label.
 #[inline(always)]
 fn ipv6(
     inner: &Inner,
     next_header: u8,
     payload_len: u32,
-    source: [u8; 16],
+    source: [u32; 4],
     destination: [u8; 16],
-) -> Ipv6Header {
-    // Version 6, traffic class, and no flow label.
+) -> [u32; 10] {
     let first = 6 << 28 | u32::from(inner.traffic_class) << 20;
-    Ipv6Header {
-        version_class_flow: first.to_be_bytes(),
-        payload_len: U16::new(payload_len as u16),
-        next_header,
-        hop_limit: OUTER_HOP_LIMIT,
-        source,
-        destination,
-    }
+    let second = payload_len << 16 | u32::from(next_header) << 8 | u32::from(OUTER_HOP_LIMIT);
+    let [a, b, c, d] = source;
+    let [e, f, g, h] = words(destination);
+    [first, second, a, b, c, d, e, f, g, h]
 }
 
-/// Without a checksum, over IPv6 too, as RFC 6935 allows a tunnel: what it would protect has checksums of its own, and
-/// the worker takes off nothing that contradicts its frame (the conditions of RFC 6936, section 5).
+/// The words of a UDP header without a checksum, over IPv6 too, as RFC 6935 allows a tunnel: what it would protect has
+/// checksums of its own, and the worker takes off nothing that contradicts its frame (the conditions of RFC 6936, section
+/// 5).
 #[inline(always)]
-fn udp(inner: &Inner) -> UdpHeader {
-    UdpHeader {
-        source: U16::new(GUE_SOURCE_PORTS | inner.spread as u16),
-        destination: U16::new(GUE_PORT),
-        len: U16::new((inner.len + UDP_HEADER_LEN) as u16),
-        checksum: [0; 2],
-    }
+fn udp(inner: &Inner) -> [u32; 2] {
+    let source = u32::from(GUE_SOURCE_PORTS | inner.spread as u16);
+    let len = inner.len + UDP_HEADER_LEN;
+    [source << 16 | u32::from(GUE_PORT), len << 16]
+}
+
+/// The words of an IPv6 address.
+#[inline(always)]
+fn words(address: [u8; 16]) -> [u32; 4] {
+    let words: [[u8; 4]; 4] = zerocopy::transmute!(address);
+    words.map(u32::from_be_bytes)
 }
 
 const _: () = assert!(size_of::<Gue6>() == 2 + (ipv6::HEADER_LEN + UDP_HEADER_LEN) as usize);
+const _: () = assert!(size_of::<Gue4>() == 2 + (ipv4::HEADER_LEN + UDP_HEADER_LEN) as usize);
