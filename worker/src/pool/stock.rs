@@ -22,7 +22,7 @@ use crate::{
         protocol::{BecomeMeta, HEADER_LEN, Kind, encode},
         zygote::{Zygote, ZygoteError},
     },
-    sandbox::{Sandbox, SandboxError, SandboxMaker},
+    sandbox::{ForkerError, Sandbox, SandboxError, SandboxMaker},
 };
 
 /// Sandboxes in the making at one time. Most of the time of each goes by waiting for the kernel.
@@ -45,6 +45,16 @@ pub(super) enum PrepareError {
     Unfit,
     #[error("the worker is stopping")]
     Stopping,
+}
+
+impl PrepareError {
+    const fn is_of_a_lost_order(&self) -> bool {
+        matches!(
+            self,
+            Self::Sandbox(SandboxError::Founder(ForkerError::Lost(_)))
+                | Self::Zygote(ZygoteError::First(ForkerError::Lost(_)))
+        )
+    }
 }
 
 /// A sandbox whose process is locked in and waits for a function.
@@ -360,7 +370,15 @@ impl Stock {
         })
     }
 
+    /// What forks may be killed over an order. The sandbox is of no use then, and another one is made.
     fn prepare_now(&self) -> Result<Prepared, PrepareError> {
+        match self.prepare_once() {
+            Err(error) if error.is_of_a_lost_order() => self.prepare_once(),
+            other => other,
+        }
+    }
+
+    fn prepare_once(&self) -> Result<Prepared, PrepareError> {
         let sandbox = self.make_now()?;
         let forked = self.zygote.fork(&sandbox)?;
         sandbox.occupy(forked.pidfd);

@@ -80,9 +80,12 @@ pub enum ForkerError {
         /// What it says.
         reason: String,
     },
-    /// It does not answer.
-    #[error("the process that forks does not answer")]
+    /// It cannot be told anything.
+    #[error("the process that forks cannot be reached")]
     Channel(#[from] ChannelError),
+    /// It ended over an order.
+    #[error("the process that forks ended over an order, or does not answer it")]
+    Lost(#[source] ChannelError),
     /// It was stopped with its worker.
     #[error("the process that forks was stopped with its worker")]
     Stopped,
@@ -122,6 +125,14 @@ impl Drop for Running {
     }
 }
 
+fn offspring(answer: Answer, mut fds: Vec<OwnedFd>) -> Result<Offspring, ForkerError> {
+    match (answer, fds.pop()) {
+        (Answer::Done { pid }, Some(pidfd)) => Ok(Offspring { pid, pidfd }),
+        (Answer::Done { .. }, None) => Err(ForkerError::Fork("no pidfd came".to_owned())),
+        (Answer::Failed { error }, _) => Err(ForkerError::Fork(error)),
+    }
+}
+
 impl<P: Program> Forker<P> {
     /// One that is to answer within `timeout`.
     pub const fn new(program: P, timeout: Duration) -> Self {
@@ -143,26 +154,34 @@ impl<P: Program> Forker<P> {
     /// again first.
     ///
     /// # Errors
-    /// When that fails as well, or it cannot fork.
+    /// [`ForkerError::Lost`] when it ends, or is silent, over this order: then a child may or may not have been born with
+    /// `fds`, and neither they nor what they lead to may be used again. Another order finds another forker.
     pub fn fork<T: Serialize>(
         &self,
         order: &T,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Offspring, ForkerError> {
         let mut running = self.lock();
-        let forked = match self.ask(&mut running, order, fds) {
+        match self.tell(&mut running, order, fds) {
+            // Nobody has heard the order.
             Err(ForkerError::Channel(error)) => {
                 tracing::warn!(%error, "a process that forks is gone: starting another");
                 *running = None;
-                self.ask(&mut running, order, fds)
+                self.tell(&mut running, order, fds)?;
             }
-            other => other,
-        };
-        if matches!(forked, Err(ForkerError::Channel(_))) {
-            // Its answer may still come, and would be taken for the next one's.
-            *running = None;
+            told => told?,
         }
-        forked
+        let Some(forker) = running.as_ref() else {
+            return Err(ForkerError::Stopped);
+        };
+        match forker.channel.receive::<Answer>(Some(self.timeout)) {
+            Ok((answer, fds)) => offspring(answer, fds),
+            Err(error) => {
+                // Its answer may still come, and would be taken for the next one's.
+                *running = None;
+                Err(ForkerError::Lost(error))
+            }
+        }
     }
 
     /// Ends it, for good.
@@ -172,12 +191,12 @@ impl<P: Program> Forker<P> {
         *running = None;
     }
 
-    fn ask<T: Serialize>(
+    fn tell<T: Serialize>(
         &self,
         running: &mut Option<Running>,
         order: &T,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Offspring, ForkerError> {
+    ) -> Result<(), ForkerError> {
         if self.stopped.load(Ordering::Relaxed) {
             return Err(ForkerError::Stopped);
         }
@@ -185,13 +204,7 @@ impl<P: Program> Forker<P> {
             Some(forker) => forker,
             None => running.insert(self.start()?),
         };
-        forker.channel.send(order, fds)?;
-        let (answer, mut fds) = forker.channel.receive::<Answer>(Some(self.timeout))?;
-        match (answer, fds.pop()) {
-            (Answer::Done { pid }, Some(pidfd)) => Ok(Offspring { pid, pidfd }),
-            (Answer::Done { .. }, None) => Err(ForkerError::Fork("no pidfd came".to_owned())),
-            (Answer::Failed { error }, _) => Err(ForkerError::Fork(error)),
-        }
+        Ok(forker.channel.send(order, fds)?)
     }
 
     fn start(&self) -> Result<Running, ForkerError> {
@@ -219,5 +232,63 @@ impl<P: Program> Forker<P> {
     fn lock(&self) -> MutexGuard<'_, Option<Running>> {
         // Whoever panicked left at worst a forker that does not answer, and that is handled.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, os::fd::AsFd as _};
+
+    use super::*;
+
+    /// Answers as the script says.
+    struct Script(&'static str);
+
+    impl Program for Script {
+        fn command(&self) -> Command {
+            let mut command = Command::new("/usr/bin/python3");
+            command.args(["-I", "-c", self.0]);
+            command
+        }
+    }
+
+    /// Says hello, hears one order, writes it down in the file that comes along, and ends.
+    const MORTAL: &str = "\
+import os, socket
+worker = socket.socket(fileno=0)
+worker.send(b'{\"ready\": 1}')
+_, fds, _, _ = socket.recv_fds(worker, 4096, 1)
+os.write(fds[0], b'x')
+";
+
+    #[test]
+    fn an_order_is_never_given_twice() {
+        let forker = Forker::new(Script(MORTAL), Duration::from_secs(20));
+        for _ in 0..2 {
+            let (mut born, fd) = io::pipe().unwrap();
+            let lost = forker.fork(&"fork", &[fd.as_fd()]);
+            assert!(matches!(lost, Err(ForkerError::Lost(_))), "{lost:?}");
+            drop(fd);
+            let mut children = String::new();
+            born.read_to_string(&mut children).unwrap();
+            assert_eq!(children, "x");
+        }
+        assert_eq!(forker.restarts(), 1);
+        forker.stop();
+        let stopped = forker.fork(&"fork", &[]);
+        assert!(matches!(stopped, Err(ForkerError::Stopped)), "{stopped:?}");
+    }
+
+    #[test]
+    fn one_that_cannot_be_started_is_named() {
+        struct Nowhere;
+        impl Program for Nowhere {
+            fn command(&self) -> Command {
+                Command::new("/nonexistent/python")
+            }
+        }
+        let forker = Forker::new(Nowhere, Duration::from_secs(20));
+        let error = forker.fork(&"fork", &[]).unwrap_err();
+        assert_eq!(error.to_string(), "cannot start /nonexistent/python");
     }
 }
