@@ -16,6 +16,7 @@ fn examined() -> Report {
         trial: true,
         decap: None,
         sandbox: Ok(()),
+        rootfs: Ok("host".to_owned()),
         landlock: 0,
     };
     examine(&options).unwrap()

@@ -358,6 +358,7 @@ fn diagnosed(host: &Host, decap: Option<DecapConfig>) -> Vec<Check> {
         trial: false,
         decap,
         sandbox: Ok(()),
+        rootfs: Ok("host".to_owned()),
         landlock: 0,
     };
     let report = host.netns.enter(|| examine(&options)).unwrap().unwrap();

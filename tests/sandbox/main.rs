@@ -9,6 +9,7 @@
 
 mod bed;
 mod bill;
+mod builders;
 mod cache;
 mod concurrency;
 mod contained;
@@ -25,6 +26,7 @@ mod network;
 mod packages;
 mod pauses;
 mod profile;
+mod rootfs;
 mod runtimes;
 mod secrets;
 mod serving;

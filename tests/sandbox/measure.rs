@@ -26,7 +26,7 @@ fn quantile(sorted: &[Duration], q: f64) -> Duration {
     sorted[at.min(sorted.len() - 1)]
 }
 
-fn show(what: &str, mut times: Vec<Duration>) {
+pub(crate) fn show(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     println!(
         "{what}: p50 {:?}  p90 {:?}  p99 {:?}  min {:?}  (n = {})",
@@ -38,7 +38,7 @@ fn show(what: &str, mut times: Vec<Duration>) {
     );
 }
 
-async fn until_prepared(bed: &Bed) {
+pub(crate) async fn until_prepared(bed: &Bed) {
     while bed.pool.snapshot().prepared < bed.config.limits.prepared {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -70,7 +70,7 @@ fn serve(mood: Mood, files: BTreeMap<String, Bytes>) -> Index {
     Index::serve(listener, mood, files).unwrap()
 }
 
-fn executable() -> PathBuf {
+pub(crate) fn executable() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_sandbox-init"))
 }
 

@@ -45,7 +45,7 @@ async fn cold(bed: &Bed, function: &Arc<CatalogEntry>) -> Value {
 }
 
 /// Waits for what happens in the background.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");

@@ -6,6 +6,7 @@
 //! - [`trigger`] calls functions by the time and by what is written to the database.
 //! - [`park`] keeps the requests whose handlers wait for something.
 //! - [`pool`], [`runtime`], [`sandbox`] and [`code`] are that invoker: where a request meets a sandbox.
+//! - [`rootfs`] builds what sandboxes have for a system, ahead of any request.
 //! - [`bill`] counts what each request used, [`profile`] where a function spends its time, [`log`] keeps what functions
 //!   print; [`api`] tells it to whoever asks on the admin socket.
 //! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are, and [`report`] tells
@@ -36,6 +37,7 @@ pub mod park;
 pub mod pool;
 pub mod profile;
 pub mod report;
+pub mod rootfs;
 pub mod rpc;
 pub mod runtime;
 pub mod sandbox;

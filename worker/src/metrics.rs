@@ -387,8 +387,18 @@ impl Gauges {
     ///
     /// # Errors
     /// When `registry` already has gauges of these names.
-    pub fn register(registry: &Registry, thaw: Histogram) -> Result<Self, prometheus::Error> {
+    pub fn register(
+        registry: &Registry,
+        thaw: Histogram,
+        rootfs: &str,
+    ) -> Result<Self, prometheus::Error> {
         registered(registry, thaw)?;
+        let info = Opts::new(
+            "worker_rootfs_info",
+            "1, with the system that sandboxes have: `host`, digits of its digest, or its path.",
+        );
+        let info = registered(registry, IntGaugeVec::new(info, &["rootfs"])?)?;
+        info.with_label_values(&[rootfs]).set(1);
         let gauge = |name, help| {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone()))?;

@@ -211,7 +211,7 @@ async fn serve(
     }
     if let Some(address) = config.metrics_listen {
         let metrics = Metrics {
-            gauges: Gauges::register(&registry, pool.thaw_seconds())?,
+            gauges: Gauges::register(&registry, pool.thaw_seconds(), pool.rootfs())?,
             bills: BillMetrics::register(&registry)?,
             registry,
             load: Arc::clone(&load),

@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod kernels;
 mod pktgen;
+mod rootfs;
 mod setup;
 mod shell;
 mod test;
@@ -52,6 +53,8 @@ enum Verb {
     },
     /// Fetch the packages that the platform floor's functions require; `test` does it too.
     Wheels(wheels::Args),
+    /// Build the root file system that tests run sandboxes in; `test` does it too.
+    Rootfs(rootfs::Args),
     /// Check formatting and lints, then run the tests: all that CI does.
     Ci,
     /// Measure which lines of the data plane the host's tests reach: 95 % of each stage, or it fails.
@@ -118,6 +121,7 @@ fn run(args: Args) -> Result<ExitCode> {
             );
         }
         Verb::Wheels(args) => wheels::run(&root, &args)?,
+        Verb::Rootfs(args) => rootfs::run(&root, &args)?,
         Verb::Ci => return ci::run(&root),
         Verb::Coverage(args) => return coverage::run(&root, &args),
         Verb::Fuzz(args) => return fuzz::run(&root, &args),

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build_ebpf, demo, setup, shell, wheels};
+use crate::{build_ebpf, demo, rootfs, setup, shell, wheels};
 
 /// The test binaries that need root. A run that leaves one out has failed, whatever the others say.
 const PRIVILEGED_FLOORS: &[&str] = &["prog", "netns", "sandbox", "storage", "platform", "kills"];
@@ -40,6 +40,7 @@ pub(crate) fn run(root: &Path, floors: Floors) -> Result<ExitCode> {
         wheels::fetch(root)?;
         build_ebpf::build_ebpf(root)?;
         demo::build(root)?;
+        rootfs::build(root)?;
         args.extend(["--features", PRIVILEGED_FEATURES]);
     }
     let tally = run_cargo(root, &args, floors)?;

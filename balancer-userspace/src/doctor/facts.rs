@@ -134,6 +134,8 @@ pub(super) struct Sandbox {
     pub(super) cgroups: Cgroups,
     /// `/proc/sys/kernel/seccomp/actions_avail`.
     pub(super) seccomp_actions: Option<String>,
+    /// The name of their system.
+    pub(super) rootfs: Result<String, String>,
     /// The version of Landlock, 0 for none.
     pub(super) landlock: u32,
 }

@@ -67,6 +67,8 @@ pub struct Options {
     pub decap: Option<DecapConfig>,
     /// What the worker's own check says, which this crate does not know.
     pub sandbox: Result<(), String>,
+    /// The name of the system that sandboxes would have, or why they can have none; from the worker as well.
+    pub rootfs: Result<String, String>,
     /// The version of Landlock that sandboxes use here, 0 for none; from the worker as well.
     pub landlock: u32,
 }

@@ -11,6 +11,11 @@ use crate::{
 pub(super) fn doctor(args: &DoctorArgs) -> Result<Exit> {
     let worker = args.worker_config.as_deref();
     let worker = worker.map(::worker::Config::load).transpose()?;
+    let sandbox = worker
+        .as_ref()
+        .map(|config| config.sandbox.clone())
+        .unwrap_or_default();
+    let rootfs = sandbox.rootfs.open(&sandbox.rootfs_dir);
     let report = examine(&Options {
         interface: args.interface.clone(),
         config: args.config.clone(),
@@ -24,6 +29,9 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<Exit> {
         trial: args.trial,
         decap: worker.and_then(|config| config.decap),
         sandbox: ::worker::sandbox::check().map_err(|error| error.to_string()),
+        rootfs: rootfs
+            .map(|system| system.name)
+            .map_err(|error| error.to_string()),
         landlock: ::worker::sandbox::landlock::version(),
     })?;
     if args.output.json {

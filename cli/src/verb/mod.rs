@@ -15,6 +15,7 @@ mod policy;
 mod pool;
 mod profile;
 mod role;
+mod rootfs;
 mod status;
 mod streams;
 mod top;
@@ -95,6 +96,10 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             verb: Some(WorkerVerb::Zygotes { worker, output }),
             ..
         } => zygotes::show(&worker, &output).await,
+        Verb::Worker {
+            verb: Some(WorkerVerb::Rootfs(verb)),
+            ..
+        } => rootfs::run(&verb).await,
         Verb::Worker { role, verb: None } => role::worker(&role).await,
         Verb::Gateway(role) => role::gateway(&role).await,
         Verb::Store(role) => role::store(&role).await,

@@ -33,6 +33,7 @@ fn print(standing: &PoolStanding) -> Result<()> {
         numbers.prepared,
         numbers.waiting
     ))?;
+    output::line(format_args!("root file system: {}", standing.rootfs))?;
     let paths = From::ALL.iter().zip(numbers.paths);
     let paths: Vec<String> = paths
         .map(|(path, count)| format!("{} {count}", path.name()))

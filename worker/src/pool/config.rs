@@ -5,7 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 use super::policy::history::Bounds;
-use crate::{sandbox::network::NetworkConfig, secrets::SecretsConfig};
+use crate::{
+    rootfs::{self, Choice},
+    sandbox::network::NetworkConfig,
+    secrets::SecretsConfig,
+};
 
 /// However short the gaps between a function's requests are, its instances stay so long.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(10);
@@ -128,7 +132,11 @@ impl PoolLimits {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SandboxConfig {
-    /// The Python that runs `runtime = "python3"` functions; it must lie under `/usr`.
+    /// Which system sandboxes have: `host`, `pinned`, a digest, or a path.
+    pub rootfs: Choice,
+    /// Where built root file systems are kept.
+    pub rootfs_dir: PathBuf,
+    /// The Python that runs `runtime = "python3"` functions; it must lie under `/usr` of that system.
     pub python: PathBuf,
     /// The first of the host user ids that handlers run as; each live sandbox has one of its own.
     pub uid_first: u32,
@@ -143,6 +151,8 @@ pub struct SandboxConfig {
 impl Default for SandboxConfig {
     fn default() -> Self {
         Self {
+            rootfs: Choice::default(),
+            rootfs_dir: PathBuf::from(rootfs::DIR),
             python: PathBuf::from("/usr/bin/python3"),
             // The first id behind those that systemd hands out to containers.
             uid_first: 1_879_048_192,

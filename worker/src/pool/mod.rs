@@ -71,6 +71,7 @@ use crate::{
     bill::{BillReport, Ledger, Line},
     code::CodeCache,
     log::Logs,
+    rootfs::{OpenError, System},
     runtime::{self, zygote::Zygote},
     sandbox::{
         CgroupError, CheckError, Executable, Founders, Root, Sandbox, SandboxMaker, Uids,
@@ -89,6 +90,9 @@ pub enum PoolError {
     /// The worker's cgroup could not be had.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The system that sandboxes shall have is not there.
+    #[error("sandbox.rootfs")]
+    Rootfs(#[from] OpenError),
     /// The libraries of the runtimes could not be written.
     #[error(transparent)]
     Library(#[from] runtime::InstallError),
@@ -161,6 +165,8 @@ pub struct Pool {
     code: CodeCache,
     db: Arc<db::Router>,
     cgroup: Arc<WorkerCgroup>,
+    /// What sandboxes have as their system; held until the pool goes.
+    system: System,
     functions: Functions,
     stock: Arc<Stock>,
     /// Of sandboxes with a network, if this worker has one for them.
@@ -199,6 +205,7 @@ impl Pool {
         let counters = Counters::new()?;
         let Grounds {
             cgroup,
+            system,
             plain: stock,
             networked,
         } = {
@@ -221,6 +228,7 @@ impl Pool {
             code,
             db,
             cgroup,
+            system,
             stock,
             networked,
             zygotes,
@@ -282,11 +290,18 @@ impl Pool {
         self.counters.thaw_seconds.clone()
     }
 
+    /// The name of the system that sandboxes have.
+    #[must_use]
+    pub fn rootfs(&self) -> &str {
+        &self.system.name
+    }
+
     /// The pool for people.
     #[must_use]
     pub fn standing(&self) -> PoolStanding {
         PoolStanding {
             worker: self.config.worker.clone(),
+            rootfs: self.system.name.clone(),
             memory_limit_mb: self.budget.limit_mb(),
             numbers: self.snapshot(),
             functions: self.functions(),
@@ -440,6 +455,7 @@ const FIRST_NETWORKED: u64 = 1 << 40;
 /// What sandboxes are made from.
 struct Grounds {
     cgroup: Arc<WorkerCgroup>,
+    system: System,
     /// Sandboxes without a network.
     plain: Arc<Stock>,
     /// Those with one, where the configuration has one.
@@ -447,7 +463,7 @@ struct Grounds {
 }
 
 /// What sandboxes have as root: an empty directory is made to build it on, and the runtimes' libraries are written.
-fn root(config: &PoolConfig) -> Result<Root, PoolError> {
+fn root(config: &PoolConfig, system: &System) -> Result<Root, PoolError> {
     let state = |path: &PathBuf| {
         let path = path.clone();
         move |source| PoolError::State { path, source }
@@ -462,7 +478,7 @@ fn root(config: &PoolConfig) -> Result<Root, PoolError> {
     runtime::install(&library)?;
     Ok(Root {
         at,
-        system: PathBuf::from("/"),
+        system: system.path.clone(),
         library,
     })
 }
@@ -477,7 +493,9 @@ fn set_up(config: &PoolConfig, tasks: TaskTracker) -> Result<Grounds, PoolError>
             source: source.into(),
         }
     })?;
-    let root = root(config)?;
+    let system = config.sandbox.rootfs.open(&config.sandbox.rootfs_dir)?;
+    tracing::info!(rootfs = %system.name, path = %system.path.display(), "the system of sandboxes");
+    let root = root(config, &system)?;
     let cgroup = Arc::new(WorkerCgroup::claim(
         &config.sandbox.cgroup_parent,
         &config.worker,
@@ -528,6 +546,7 @@ fn set_up(config: &PoolConfig, tasks: TaskTracker) -> Result<Grounds, PoolError>
     };
     Ok(Grounds {
         cgroup,
+        system,
         plain,
         networked,
     })

@@ -12,6 +12,8 @@ use super::{
 pub struct PoolStanding {
     /// The worker's name.
     pub worker: String,
+    /// The system that sandboxes have: `host`, digits of its digest, or its path.
+    pub rootfs: String,
     /// What the memory limits of all instances may sum up to.
     pub memory_limit_mb: u64,
     /// The whole.

@@ -32,7 +32,7 @@ pub(super) const LIBRARY: &str = "/warmpath";
 /// Devices without state or power: `/dev` has these and no others.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// The system's files that libraries read; what it has not is absent here.
-const ETC_FROM_SYSTEM: [&str; 3] = ["ld.so.cache", "localtime", "alternatives"];
+const ETC_FROM_SYSTEM: [&str; 4] = ["ld.so.cache", "localtime", "alternatives", "ssl/certs"];
 /// Size of the root's own tmpfs: directories, links and small files only.
 const ROOT_OPTIONS: &str = "mode=0755,size=256k,nr_inodes=256";
 /// Size of the tmpfs at [`LAYERS`]: one directory a layer.
@@ -217,7 +217,7 @@ fn etc(at: &Path, system: &Path, dns: &[Ipv4Addr]) -> Result<(), RootError> {
     for name in ETC_FROM_SYSTEM {
         let (from, inside) = (system.join("etc").join(name), etc.join(name));
         if from.is_dir() {
-            fs::create_dir(&inside).map_err(failed_io("make", &inside))?;
+            fs::create_dir_all(&inside).map_err(failed_io("make", &inside))?;
         } else if from.exists() {
             fs::write(&inside, "").map_err(failed_io("make", &inside))?;
         } else {

@@ -59,6 +59,11 @@ pub(crate) const TOOLS: &[Tool] = &[
         program: "/usr/bin/python3",
         package: "python3",
     },
+    // Takes the packages of a root file system apart.
+    Tool {
+        program: "dpkg-deb",
+        package: "dpkg",
+    },
     // Resolves what functions require.
     Tool {
         program: "/usr/bin/pip3",

@@ -117,6 +117,7 @@ fn sandbox(options: &Options) -> Sandbox {
             read(path)
         }),
         seccomp_actions: read("/proc/sys/kernel/seccomp/actions_avail"),
+        rootfs: options.rootfs.clone(),
         landlock: options.landlock,
     }
 }

@@ -33,7 +33,22 @@ pub(super) fn judge(sandbox: &Sandbox, report: &mut Report) {
             "use a kernel with CONFIG_SECCOMP_FILTER=y",
         ),
     }
+    judge_rootfs(&sandbox.rootfs, &mut notes);
     judge_landlock(sandbox.landlock, &mut notes);
+}
+
+/// The host's own `/usr` works everywhere, and shows handlers what is installed.
+fn judge_rootfs(rootfs: &Result<String, String>, notes: &mut Notes<'_>) {
+    const CHECK: &str = "root file system";
+    match rootfs {
+        Ok(name) if name == "host" => notes.ok(CHECK, "host: handlers read the host's /usr"),
+        Ok(name) => notes.ok(CHECK, name.clone()),
+        Err(problem) => notes.failure(
+            CHECK,
+            problem.clone(),
+            "warmpath worker rootfs build, or sandbox.rootfs = \"host\" in the worker's configuration",
+        ),
+    }
 }
 
 /// A second wall behind the mounts: sandboxes hold without it, but an operator should know.

@@ -33,6 +33,7 @@ fn options(role: Role) -> Options {
         trial: false,
         decap: None,
         sandbox: Ok(()),
+        rootfs: Ok("host".to_owned()),
         landlock: 7,
     }
 }
@@ -82,6 +83,7 @@ pub(super) fn good() -> Facts {
                 has_v2: true,
             },
             seccomp_actions: Some("kill_process trap errno allow".to_owned()),
+            rootfs: Ok("host".to_owned()),
             landlock: 7,
         },
         decap: good_decap(),
@@ -221,6 +223,7 @@ fn whatever_is_wrong_has_a_command() {
     facts.sandbox.max_user_namespaces = Some(0);
     facts.sandbox.cgroups = Cgroups::default();
     facts.sandbox.seccomp_actions = None;
+    facts.sandbox.rootfs = Err("it is not built".to_owned());
     facts.sandbox.landlock = 0;
     let report = judged(&facts);
     for check in &report.checks {
@@ -236,6 +239,7 @@ fn whatever_is_wrong_has_a_command() {
         "user namespaces",
         "cgroups",
         "seccomp",
+        "root file system",
     ] {
         assert_eq!(check(&report, name).verdict, Verdict::Failure, "{name}");
     }
