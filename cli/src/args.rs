@@ -352,6 +352,8 @@ pub(crate) enum FnVerb {
     Dead(DeadArgs),
     /// Print what a function printed, by request
     Logs(LogsArgs),
+    /// Fetch a function's code on workers of this machine, and start instances there, before anyone calls
+    Prewarm(PrewarmArgs),
     /// Say how a function's triggers are doing: when they are due, how far they are, what failed
     Triggers(TriggersArgs),
 }
@@ -491,6 +493,20 @@ pub(crate) struct DeadArgs {
     /// The VIP
     #[arg(long, env = "WARMPATH_VIP", default_value = "10.99.0.1:9000")]
     pub(crate) vip: SocketAddr,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What is to be there, and where.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PrewarmArgs {
+    /// The function, with `@alias` or `@version` if not the latest
+    pub(crate) name: String,
+    /// Instances on each worker; 0 only fetches code and layers
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) count: u32,
+    #[command(flatten)]
+    pub(crate) workers: WorkerSocketArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -13,7 +13,7 @@ use nix::{
 use serde_json::json;
 use tests::wait;
 
-use crate::bed::{machine, platform, warmpath};
+use crate::bed::{machine, metric, platform, warmpath};
 
 #[test]
 fn a_deployed_function_answers_by_rpc_and_by_http() {
@@ -67,6 +67,39 @@ fn a_cold_start_goes_home_and_the_next_request_to_the_warm_worker() {
         "{second}"
     );
     assert_eq!(first["worker"], second["worker"]);
+}
+
+#[test]
+fn a_function_that_was_asked_for_ahead_is_warm_on_each_worker_before_its_first_call() {
+    let _machine = machine();
+    let cluster = platform(&["hello"]);
+    let sockets = cluster.worker_sockets();
+    let prewarm = |function: &str| {
+        cluster.cli(&[
+            "fn", "prewarm", function, "--count", "2", "--worker", &sockets, "--json",
+        ])
+    };
+    let warmed = prewarm("hello").unwrap();
+    let warmed = warmed.as_array().unwrap();
+    assert_eq!(warmed.len(), cluster.topology.workers.len());
+    for report in warmed {
+        assert_eq!(
+            (&report["function"], &report["live"]),
+            (&json!("hello@latest"), &json!(2)),
+            "{report}"
+        );
+    }
+    let started = 2 * warmed.len() as u64;
+    assert_eq!(metric(&cluster, "worker_prewarmed_total"), started);
+    let reply = cluster.invoke("hello", "{}", &[]).unwrap();
+    assert_eq!(reply["status"], "ok", "{reply}");
+    for path in ["zygote", "cold"] {
+        let line = format!("worker_cold_starts_total{{path=\"{path}\"}}");
+        assert_eq!(metric(&cluster, &line), 0, "the request waited for a start");
+    }
+    let unknown = prewarm("no-such-function").unwrap_err().to_string();
+    assert!(unknown.contains("fn list"), "{unknown}");
+    cluster.stop().unwrap();
 }
 
 #[test]

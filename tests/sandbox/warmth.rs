@@ -55,6 +55,43 @@ async fn kept_instances_are_there_before_the_first_request_and_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_asks_for_is_there_before_the_first_request_and_is_not_made_twice() {
+    let bed = Bed::start().await;
+    let function = bed.deploy("asked", HELLO, "").await;
+    let fetched = bed.pool.prewarm(&function, 0).await.unwrap();
+    assert_eq!((fetched.live, fetched.started), (0, 0));
+    let code = bed.dir.path().join("code").join(function.digest.hex());
+    assert!(code.join("f.py").is_file(), "code without a start");
+    assert_eq!(bed.pool.snapshot().cold_starts, 0);
+    let warmed = bed.pool.prewarm(&function, 3).await.unwrap();
+    assert_eq!((warmed.live, warmed.started), (3, 3));
+    let again = bed.pool.prewarm(&function, 2).await.unwrap();
+    assert_eq!((again.live, again.started), (3, 0));
+    let first = bed.call(&function, json!(7)).await;
+    assert_eq!((reply(&first), first.usage.cold), (json!(7), false));
+    let snapshot = bed.pool.snapshot();
+    assert_eq!((snapshot.cold_starts, snapshot.prewarmed), (3, 3));
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_made_warm_than_the_function_and_the_worker_allow() {
+    let bed = Bed::start_with(|config| config.limits.memory_mb = 128).await;
+    let two = bed
+        .deploy("two", HELLO, "memory_mb = 16\nmax_instances = 2")
+        .await;
+    assert_eq!(bed.pool.prewarm(&two, 5).await.unwrap().live, 2);
+    let large = bed.deploy("large", HELLO, "memory_mb = 256").await;
+    assert_eq!(bed.pool.prewarm(&large, 1).await.unwrap().live, 0);
+    let broken = bed
+        .deploy("broken", "raise ValueError\n", "memory_mb = 16")
+        .await;
+    let report = bed.pool.prewarm(&broken, 2).await.unwrap();
+    assert_eq!((report.live, report.started), (0, 0));
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kept_instance_that_ends_is_replaced() {
     let bed = Bed::start().await;
     let code = "import os\ndef f(event):\n    if event == 'die': os._exit(1)\n    return event\n";

@@ -73,6 +73,11 @@ impl Functions {
         self.index().entries.get(&id).map(Arc::clone)
     }
 
+    /// The function called `name`, as [`Self::get_or_learn`] finds it: `hello`, `hello@3`.
+    pub async fn find(&self, name: &str) -> Option<Arc<CatalogEntry>> {
+        self.get_or_learn(FunctionId::of(name)).await
+    }
+
     /// The function of this qualified name: `hello@latest`.
     #[must_use]
     pub fn named(&self, qualified: &str) -> Option<Arc<CatalogEntry>> {

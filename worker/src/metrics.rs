@@ -380,6 +380,7 @@ pub struct Gauges {
     zygotes_ended: IntCounter,
     zygotes_unfit: IntCounter,
     zygote_forks: IntCounter,
+    prewarmed: IntCounter,
 }
 
 impl Gauges {
@@ -523,6 +524,10 @@ impl Gauges {
                 "worker_package_zygotes_unfit_total",
                 "Sets of packages that cannot be a zygote: they start threads, or end.",
             )?,
+            prewarmed: counter(
+                "worker_prewarmed_total",
+                "Instances that were started because an operator asked for them.",
+            )?,
             zygote_forks: counter(
                 "worker_package_zygote_forks_total",
                 "Instances forked from a zygote with packages.",
@@ -582,6 +587,7 @@ impl Gauges {
             (&self.zygotes_ended, pool.zygotes_ended),
             (&self.zygotes_unfit, pool.zygotes_unfit),
             (&self.zygote_forks, pool.zygote_forks),
+            (&self.prewarmed, pool.prewarmed),
         ] {
             counter.inc_by(value.saturating_sub(counter.get()));
         }

@@ -228,7 +228,11 @@ async fn serve(
     }
 
     let admin = api::bind(&config.state_dir)?;
-    let routes = api::router(Arc::clone(&pool), Arc::clone(&server));
+    let routes = api::router(
+        Arc::clone(&pool),
+        Arc::clone(&server),
+        Arc::clone(&functions),
+    );
     tasks.spawn(serve_routes(admin, "admin", routes));
 
     // Last: from here on the balancer sends requests.

@@ -39,6 +39,7 @@ pub(super) async fn run(verb: &FnVerb) -> Result<Exit> {
             output::line(format_args!("{name}@{alias} is version {version}"))?;
         }
         FnVerb::Rm { name, store } => rm(name, store).await?,
+        FnVerb::Prewarm(args) => return super::prewarm::run(args).await,
         FnVerb::Triggers(args) => return super::triggers::run(args).await,
         FnVerb::Dead(args) => return super::dead::run(args).await,
         FnVerb::Invoke(args) => return super::invoke::invoke(args).await,

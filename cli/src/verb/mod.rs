@@ -13,6 +13,7 @@ mod map;
 mod parked;
 mod policy;
 mod pool;
+mod prewarm;
 mod profile;
 mod role;
 mod rootfs;

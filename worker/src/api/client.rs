@@ -9,7 +9,7 @@ use crate::{
     bill::BillReport,
     log::{LogPage, Wanted},
     park::ParkedReport,
-    pool::{PoolStanding, ZygoteStatus},
+    pool::{PoolStanding, PrewarmReport, PrewarmRequest, ZygoteStatus},
     profile::{ProfileReport, ProfileRequest},
     stream::StreamsReport,
 };
@@ -113,6 +113,16 @@ impl WorkerClient {
     pub async fn pool(&self) -> Result<PoolStanding, ClientError> {
         let path = "/v1/pool";
         self.send(path, self.http.get(url(path))).await
+    }
+
+    /// Makes a function warm; the answer comes when it is.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused with status 404 when there is no such function.
+    pub async fn prewarm(&self, request: &PrewarmRequest) -> Result<PrewarmReport, ClientError> {
+        let path = "/v1/prewarm";
+        self.send(path, self.http.post(url(path)).json(request))
+            .await
     }
 
     /// What is parked.

@@ -12,9 +12,12 @@ use serde::Deserialize;
 
 use crate::{
     bill::BillReport,
+    catalog::Functions,
     log::{LogPage, Wanted},
     park::ParkedReport,
-    pool::{Pool, PoolStanding, ProfileError, ZygoteStatus},
+    pool::{
+        Pool, PoolStanding, PrewarmError, PrewarmReport, PrewarmRequest, ProfileError, ZygoteStatus,
+    },
     profile::{ProfileReport, ProfileRequest},
     rpc::Server,
     stream::StreamsReport,
@@ -24,11 +27,18 @@ use crate::{
 const FOLLOW_MAX: Duration = Duration::from_secs(20);
 
 /// All routes.
-pub(crate) fn router(pool: Arc<Pool>, server: Arc<Server<Arc<Pool>>>) -> Router {
+pub(crate) fn router(
+    pool: Arc<Pool>,
+    server: Arc<Server<Arc<Pool>>>,
+    functions: Arc<Functions>,
+) -> Router {
     let parked = Router::new()
         .route("/v1/parked", get(parked))
         .route("/v1/streams", get(streams))
         .with_state(server);
+    let warming = Router::new()
+        .route("/v1/prewarm", post(prewarm))
+        .with_state((Arc::clone(&pool), functions));
     Router::new()
         .route("/v1/bills", get(bills))
         .route("/v1/zygotes", get(zygotes))
@@ -37,6 +47,25 @@ pub(crate) fn router(pool: Arc<Pool>, server: Arc<Server<Arc<Pool>>>) -> Router 
         .route("/v1/profile", post(profile))
         .with_state(pool)
         .merge(parked)
+        .merge(warming)
+}
+
+async fn prewarm(
+    State((pool, functions)): State<(Arc<Pool>, Arc<Functions>)>,
+    Json(request): Json<PrewarmRequest>,
+) -> Result<Json<PrewarmReport>, (StatusCode, String)> {
+    let PrewarmRequest { function, count } = request;
+    let warmed = match functions.find(&function).await {
+        Some(entry) => pool.prewarm(&entry, count).await,
+        None => Err(PrewarmError::Unknown { function }),
+    };
+    warmed.map(Json).map_err(|error| match &error {
+        PrewarmError::Unknown { .. } => (StatusCode::NOT_FOUND, error.to_string()),
+        PrewarmError::Code { source, .. } => {
+            let message = format!("{error}: {source}");
+            (StatusCode::BAD_GATEWAY, message)
+        }
+    })
 }
 
 async fn parked(State(server): State<Arc<Server<Arc<Pool>>>>) -> Json<ParkedReport> {

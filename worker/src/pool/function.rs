@@ -182,6 +182,17 @@ impl FunctionPool {
         Some(warmth)
     }
 
+    /// Whether fewer than `count` live or are being started, and one more may be: it counts as being started from now on.
+    pub(super) fn lacks(&self, count: usize) -> bool {
+        let roster = &mut self.state().roster;
+        let demand = roster.demand();
+        let lacks = demand.live + demand.starting < count.min(self.instances_max);
+        if lacks {
+            roster.starts();
+        }
+        lacks
+    }
+
     fn is_forecast(&self, history: &History, now: Instant) -> bool {
         let (Some(since), Some(prewarm)) =
             (history.idle_since(), history.stay(self.bounds).prewarm)

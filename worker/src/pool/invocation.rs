@@ -204,6 +204,8 @@ pub struct PoolSnapshot {
     pub memory_mb: u64,
     /// Instances started since the pool was.
     pub cold_starts: u64,
+    /// Of these, the ones that an operator asked for.
+    pub prewarmed: u64,
     /// Requests by where their instance came from, in the order of [`Path::ALL`].
     pub paths: [u64; Path::ALL.len()],
     /// Instances ended because they were idle, or their memory was needed.

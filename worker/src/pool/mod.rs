@@ -27,6 +27,7 @@ mod invocation;
 mod keeper;
 mod packages;
 mod policy;
+mod prewarm;
 mod profiles;
 mod roster;
 mod serve;
@@ -63,6 +64,7 @@ use self::{
 pub use self::{
     config::{PoolConfig, PoolLimits, SandboxConfig},
     invocation::{Deadline, Invocation, Outcome, Path, PoolSnapshot, Streams},
+    prewarm::{PrewarmError, PrewarmReport, PrewarmRequest},
     profiles::ProfileError,
     standing::{FunctionStanding, PoolStanding},
     zygotes::ZygoteStatus,
@@ -120,6 +122,7 @@ pub enum PoolError {
 #[derive(Debug)]
 pub(crate) struct Counters {
     cold_starts: AtomicU64,
+    prewarmed: AtomicU64,
     /// In the order of [`Path::ALL`].
     paths: [AtomicU64; Path::ALL.len()],
     thaw_seconds: Histogram,
@@ -145,6 +148,7 @@ impl Counters {
             .map_err(|error| PoolError::First(error.to_string()))?;
         Ok(Self {
             cold_starts: AtomicU64::new(0),
+            prewarmed: AtomicU64::new(0),
             paths: Default::default(),
             thaw_seconds,
             evictions: AtomicU64::new(0),
@@ -327,6 +331,7 @@ impl Pool {
             waiting: self.waiting.load(Ordering::Relaxed),
             memory_mb: self.budget.used_mb(),
             cold_starts: count(&self.counters.cold_starts),
+            prewarmed: count(&self.counters.prewarmed),
             paths: std::array::from_fn(|path| count(&self.counters.paths[path])),
             evictions: count(&self.counters.evictions),
             evicted_for_memory: count(&self.counters.evicted_for_memory),
