@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     channel::{Channel, ChannelError},
     clone::{Forked, fork},
+    end::{end, kill},
     forker::{Answer, Forker, ForkerError, Hello, Offspring, Program},
     init::{self, StageError, VERB, reap, wait_for, watch_children},
-    prepare::{end, kill},
 };
 
 /// The worker's order: a founder, whose end of the channel comes along.

@@ -20,26 +20,33 @@ mod cgroup;
 mod channel;
 mod clone;
 mod consumption;
+mod end;
+mod error;
 mod forker;
 mod founders;
+mod handle;
 mod init;
 pub mod landlock;
+mod maker;
 pub mod network;
 mod orphans;
-mod prepare;
 mod resident;
 mod rootfs;
 pub mod seccomp;
+mod uids;
 
 pub use self::{
     cgroup::{CgroupError, CgroupLimits, SandboxCgroup, WorkerCgroup},
     channel::{Channel, ChannelError},
     consumption::Consumption,
+    error::SandboxError,
     forker::{Answer, Forker, ForkerError, Offspring, Program},
     founders::{Executable, Founders},
+    handle::{Assignment, HANDLER_ID, Namespaces, Sandbox},
     init::init_main,
-    prepare::{Assignment, HANDLER_ID, Namespaces, Sandbox, SandboxError, SandboxMaker, Uids},
+    maker::SandboxMaker,
     rootfs::Root,
+    uids::Uids,
 };
 
 pub(crate) use self::orphans::reap_orphans;
