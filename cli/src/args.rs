@@ -145,61 +145,6 @@ pub(crate) enum BalancerVerb {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum RootfsVerb {
-    /// Build the one whose packages this binary pins, unless it is there
-    Build {
-        /// Where built ones are kept: `[sandbox] rootfs_dir` of workers
-        #[arg(long, default_value = worker::rootfs::DIR)]
-        dir: PathBuf,
-        /// Another list of packages, as `renew` writes it
-        #[arg(long, value_name = "FILE")]
-        list: Option<PathBuf>,
-        /// Where Debian's archives are, instead of http://deb.debian.org
-        #[arg(long, value_name = "URL")]
-        mirror: Option<String>,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Show those that are built
-    List {
-        /// Where built ones are kept
-        #[arg(long, default_value = worker::rootfs::DIR)]
-        dir: PathBuf,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Compare every file of one with what was built; ends with 1 if one differs
-    Verify {
-        /// Its digest, or the first 12 or more digits of it
-        name: String,
-        /// Where built ones are kept
-        #[arg(long, default_value = worker::rootfs::DIR)]
-        dir: PathBuf,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Remove one that no worker uses
-    Remove {
-        /// Its digest, or the first 12 or more digits of it
-        name: String,
-        /// Where built ones are kept
-        #[arg(long, default_value = worker::rootfs::DIR)]
-        dir: PathBuf,
-    },
-    /// Write a list of the packages that Debian has today
-    Renew {
-        /// The file to write
-        #[arg(long, value_name = "FILE")]
-        list: PathBuf,
-        /// For which processor, by Debian's name
-        #[arg(long, value_parser = worker::rootfs::ARCHITECTURES)]
-        architecture: Option<String>,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum WorkerVerb {
     /// Give a worker no new sessions; those it has may finish
     Drain {
@@ -256,7 +201,7 @@ pub(crate) enum WorkerVerb {
     },
     /// Build, list and check the root file systems that sandboxes can have instead of the host's
     #[command(subcommand)]
-    Rootfs(RootfsVerb),
+    Rootfs(crate::verb::rootfs::RootfsVerb),
     /// Show the zygotes with packages of a worker on this machine
     Zygotes {
         /// The worker's admin socket, `<state_dir>/worker.sock`

@@ -16,7 +16,7 @@ mod pool;
 mod prewarm;
 mod profile;
 mod role;
-mod rootfs;
+pub(crate) mod rootfs;
 mod status;
 mod streams;
 mod top;

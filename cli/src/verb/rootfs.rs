@@ -6,14 +6,71 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use worker::rootfs::{self, Event, Kept, List};
 
 use crate::{
-    args::{OutputArgs, RootfsVerb},
+    args::OutputArgs,
     output::{self, Exit, Table},
 };
+
+/// What is done with them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RootfsVerb {
+    /// Build the one whose packages this binary pins, unless it is there
+    Build {
+        /// Where built ones are kept: `[sandbox] rootfs_dir` of workers
+        #[arg(long, default_value = worker::rootfs::DIR)]
+        dir: PathBuf,
+        /// Another list of packages, as `renew` writes it
+        #[arg(long, value_name = "FILE")]
+        list: Option<PathBuf>,
+        /// Where Debian's archives are, instead of http://deb.debian.org
+        #[arg(long, value_name = "URL")]
+        mirror: Option<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Show those that are built
+    List {
+        /// Where built ones are kept
+        #[arg(long, default_value = worker::rootfs::DIR)]
+        dir: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Compare every file of one with what was built; ends with 1 if one differs
+    Verify {
+        /// Its digest, or the first 12 or more digits of it
+        name: String,
+        /// Where built ones are kept
+        #[arg(long, default_value = worker::rootfs::DIR)]
+        dir: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Remove one that no worker uses
+    Remove {
+        /// Its digest, or the first 12 or more digits of it
+        name: String,
+        /// Where built ones are kept
+        #[arg(long, default_value = worker::rootfs::DIR)]
+        dir: PathBuf,
+    },
+    /// Write a list of the packages that Debian has today
+    Renew {
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        list: PathBuf,
+        /// For which processor, by Debian's name
+        #[arg(long, value_parser = worker::rootfs::ARCHITECTURES)]
+        architecture: Option<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
 
 pub(super) async fn run(verb: &RootfsVerb) -> Result<Exit> {
     match verb {
