@@ -1,7 +1,13 @@
 'use strict';
 // Handlers that speak HTTP: what they are given, and what becomes of what they return.
 
-/** A request of HTTP: method, base, path (without escapes), query, headers (an object, names in lower case), body. */
+const stream = require('./stream');
+
+/**
+ * A request of HTTP: method, base, path (without escapes), query, headers (an object, names in lower case), and its body
+ * as a Buffer. To a handler with `f.streams = true` a long body follows: `body` is null then, and `stream()` gives it
+ * piece by piece, `bytes()` whole.
+ */
 class Request {
   constructor(head, body) {
     this.method = head.method;
@@ -14,10 +20,29 @@ class Request {
       const separator = name === 'cookie' ? '; ' : ', ';
       this.headers[name] = name in this.headers ? this.headers[name] + separator + value : value;
     }
-    this.body = body;
+    this.body = Buffer.isBuffer(body) ? body : null;
+    this.follows = body;
+  }
+
+  /** The body as it comes: to be iterated with `for await`, once. */
+  async *stream() {
+    if (this.body === null) {
+      yield* this.follows;
+    } else if (this.body.length > 0) {
+      yield this.body;
+    }
+  }
+
+  /** All of a body that follows; after that it is in `body`, for `text()` and `json()`. */
+  async bytes() {
+    this.body ??= await stream.whole(this.follows);
+    return this.body;
   }
 
   text() {
+    if (this.body === null) {
+      throw new Error('the body follows: await request.bytes() first, or iterate request.stream()');
+    }
     return this.body.toString();
   }
 
@@ -44,6 +69,9 @@ function answer(returned) {
 }
 
 function encoded(body) {
+  if (stream.isPieces(body)) {
+    return [body, 'application/octet-stream'];
+  }
   if (body instanceof Uint8Array) {
     return [Buffer.from(body), 'application/octet-stream'];
   }

@@ -8,6 +8,7 @@ const { pathToFileURL } = require('node:url');
 
 const http = require('./http');
 const warmpath = require('./index');
+const stream = require('./stream');
 const wire = require('./wire');
 const { Db } = require('./db');
 
@@ -20,6 +21,8 @@ const MESSAGE_CHARS_MAX = 4096;
 
 let instance = null;
 let run = null;
+// The streams of the calls that run, by their numbers.
+const flows = new Map();
 
 const connection = new wire.Connection((kind, meta, data) => {
   if (kind === wire.LOAD) {
@@ -28,6 +31,9 @@ const connection = new wire.Connection((kind, meta, data) => {
     invoke(meta, data);
   } else if (kind === wire.DB_REPLY) {
     warmpath.db.answered(meta, data);
+  } else {
+    // What comes for a call that has ended is nobody's.
+    flows.get(meta.call)?.hear(kind, meta, data);
   }
 });
 const { calls, Context } = warmpath.runtime;
@@ -46,7 +52,7 @@ async function load(meta) {
     connection.socket.end();
     return;
   }
-  connection.send(wire.READY);
+  connection.send(wire.READY, { streams: true });
 }
 
 /** Packages of `package.json` are found as the library is; what the function brings itself comes first. */
@@ -66,15 +72,24 @@ async function handlerOf(entry) {
   return handler;
 }
 
-/** The handler, as the body and the request's head, if any, to the reply and what stands before it. */
+/**
+ * The handler, as the body (the pieces of one that follows, if `pieces` is true) and the request's head, if any, to the
+ * reply (or its pieces) and what stands before it.
+ */
 function adapter(handler, meta) {
+  const given = (body) => (Buffer.isBuffer(body) ? body : stream.whole(body));
   if (meta.interface === 'http') {
+    // Who does not say that it takes streams finds the body where it always is.
+    const bodyOf = handler.streams === true ? (body) => body : given;
     return async (body, head, context) =>
-      http.answer(await handler(new http.Request(head, body), context));
+      http.answer(await handler(new http.Request(head, await bodyOf(body)), context));
   }
   if (meta.payload === 'bytes') {
     return async (body, _head, context) => {
-      const reply = await handler(body, context);
+      const reply = await handler(await given(body), context);
+      if (stream.isPieces(reply)) {
+        return [reply, ofEvent('application/octet-stream')];
+      }
       if (!(reply instanceof Uint8Array)) {
         throw new TypeError('payload is bytes, so the handler must return a Buffer');
       }
@@ -82,22 +97,38 @@ function adapter(handler, meta) {
     };
   }
   return async (body, _head, context) => {
-    const event = body.length > 0 ? JSON.parse(body) : null;
+    const bytes = await given(body);
+    const event = bytes.length > 0 ? JSON.parse(bytes) : null;
     const reply = await handler(event, context);
+    if (stream.isPieces(reply)) {
+      return [reply, ofEvent('text/plain; charset=utf-8')];
+    }
     return [Buffer.from(JSON.stringify(reply === undefined ? null : reply)), {}];
   };
+}
+
+/** What stands before the pieces of an event handler's reply. */
+function ofEvent(kind) {
+  return { status: 200, headers: [['content-type', kind]] };
 }
 
 function invoke(meta, data) {
   const { call } = meta;
   const request = { call, isOpen: true, context: new Context(instance, meta) };
+  const flow = new stream.Flow(send, meta);
+  flows.set(call, flow);
   calls.run(request, async () => {
     try {
-      const [reply, said] = await run(data, meta.http, request.context);
+      const body = meta.body_follows ? flow.body() : data;
+      const [reply, said] = await run(body, meta.http, request.context);
+      const isWhole = Buffer.isBuffer(reply);
+      const [last, head] = isWhole ? [reply, said] : await flow.deliver(reply, said);
       request.isOpen = false;
-      connection.send(wire.RESULT, wire.metaOf(call, said), reply);
+      flows.delete(call);
+      connection.send(wire.RESULT, wire.metaOf(call, head), last);
     } catch (error) {
       request.isOpen = false;
+      flows.delete(call);
       fail(error, call);
     }
   });
@@ -106,7 +137,10 @@ function invoke(meta, data) {
 /** Tells the worker what the handler threw; the stack goes to the log. */
 function fail(error, call) {
   const isError = error instanceof Error;
-  console.error(isError ? error.stack : error);
+  // That its caller has gone is nothing that went wrong here.
+  if (!(error instanceof stream.Gone)) {
+    console.error(isError ? error.stack : error);
+  }
   const said = {
     kind: String(isError ? error.name : typeof error).slice(0, KIND_CHARS_MAX),
     message: String(isError ? error.message : error).slice(0, MESSAGE_CHARS_MAX),

@@ -12,6 +12,11 @@ const RESULT = 4;
 const ERROR = 5;
 const DB_REQUEST = 6;
 const DB_REPLY = 7;
+const CHUNK = 9;
+const GO_ON = 10;
+const BODY = 11;
+const PULL = 12;
+const GONE = 14;
 
 const HEADER_BYTES = 9;
 const INSTANCE_FD = 3;
@@ -59,4 +64,19 @@ function metaOf(call, more = {}) {
   return Object.keys(meta).length > 0 ? meta : undefined;
 }
 
-module.exports = { metaOf, READY, LOAD, INVOKE, RESULT, ERROR, DB_REQUEST, DB_REPLY, Connection };
+module.exports = {
+  metaOf,
+  READY,
+  LOAD,
+  INVOKE,
+  RESULT,
+  ERROR,
+  DB_REQUEST,
+  DB_REPLY,
+  CHUNK,
+  GO_ON,
+  BODY,
+  PULL,
+  GONE,
+  Connection,
+};

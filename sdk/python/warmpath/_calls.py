@@ -22,7 +22,7 @@ def serve(connection, handler, concurrency):
     else:
         threads = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="call")
         start = lambda *call: threads.submit(calls.run, handler, *call)  # noqa: E731
-    connection.send(_wire.READY, {"imports": handler.imports})
+    connection.send(_wire.READY, {"imports": handler.imports, "streams": True})
     while True:
         kind, meta, data = connection.receive()
         if kind == _wire.INVOKE:

@@ -35,7 +35,7 @@ def _serve_alone(connection, handler):
     profiler = _profile.Profiler(connection.send)
     os.register_at_fork(after_in_child=profiler.forget)
     flow = _Flow(connection)
-    connection.send(_wire.READY, {"imports": handler.imports})
+    connection.send(_wire.READY, {"imports": handler.imports, "streams": True})
     while True:
         _, meta, event = flow.invoked()
         profile_hz = meta.get("profile")

@@ -4,6 +4,7 @@ mod hangup;
 mod limits;
 mod misbehaving;
 mod passing;
+mod runtimes;
 
 use std::{
     convert::Infallible,
@@ -65,7 +66,14 @@ impl Stage {
             true => extra.to_owned(),
             false => format!("timeout_ms = 60000\n{extra}"),
         };
-        bed.deploy("f", code, &timed).await;
+        let entry = ["f.js", "f.py"]
+            .into_iter()
+            .find(|name| extra.contains(name));
+        let entry = match extra.contains("'native'") {
+            true => "f",
+            false => entry.unwrap_or("f.py"),
+        };
+        bed.deploy_files("f", &[(entry, code)], &timed).await;
         let load = Arc::new(Load::new(64));
         let parts = Parts {
             invoker: Arc::clone(&bed.pool),

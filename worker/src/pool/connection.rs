@@ -16,6 +16,7 @@ use crate::{
         DbErrorMeta, DbReplyMeta, ErrorMeta, Frame, FrameError, Kind, LoadMeta, LoadedMeta, decode,
         encode,
     },
+    stream::NoBody,
 };
 
 /// What is read at once.
@@ -44,6 +45,9 @@ pub(super) enum Broken {
     /// What stands before its stream cannot stand before one.
     #[error("the head of the stream cannot be written as HTTP, or says that there is no body")]
     Head,
+    /// There is nothing to give it: its body did not come, or is longer than a message to a runtime that takes no streams.
+    #[error(transparent)]
+    Body(NoBody),
     /// It was told that its caller is gone, and did not end.
     #[error("the handler went on after its caller had gone")]
     Overstayed,
@@ -58,6 +62,8 @@ pub(super) struct Connection {
     stream: UnixStream,
     input: BytesMut,
     output: BytesMut,
+    /// As its instance said when it was loaded.
+    streams: bool,
 }
 
 impl Connection {
@@ -69,6 +75,7 @@ impl Connection {
             stream,
             input: BytesMut::new(),
             output: BytesMut::new(),
+            streams: false,
         })
     }
 
@@ -92,7 +99,11 @@ impl Connection {
         self.send(Kind::Load, Some(meta), &[]).await?;
         let frame = self.receive().await?;
         match frame.kind {
-            Kind::Ready => Ok(Ok(LoadedMeta::parse(&frame.meta, begun.elapsed())?)),
+            Kind::Ready => {
+                let loaded = LoadedMeta::parse(&frame.meta, begun.elapsed())?;
+                self.streams = loaded.streams;
+                Ok(Ok(loaded))
+            }
             Kind::Error => Ok(Err(ErrorMeta::parse(&frame.meta)?)),
             other => Err(Broken::OutOfTurn(other)),
         }
@@ -111,6 +122,11 @@ impl Connection {
     /// The next frame. May be given up and asked again.
     pub(super) async fn receive(&mut self) -> Result<Frame, Broken> {
         receive(&mut self.stream, &mut self.input).await
+    }
+
+    /// Whether its instance asks for bodies that follow.
+    pub(super) const fn streams(&self) -> bool {
+        self.streams
     }
 
     /// Its two directions, and what was read ahead.

@@ -59,6 +59,16 @@ pub(super) enum Line {
     Shared(Arc<SharedConnection>),
 }
 
+impl Line {
+    /// Whether the instance asks for bodies that follow.
+    pub(super) fn streams(&self) -> bool {
+        match self {
+            Self::Alone(connection) => connection.streams(),
+            Self::Shared(shared) => shared.streams(),
+        }
+    }
+}
+
 /// What all places of an instance have in common. Dropped, it ends the sandbox.
 #[derive(Debug)]
 pub(super) struct Body {

@@ -223,6 +223,11 @@ impl Serving {
         let head = match self.opened.take() {
             Some(head) => head,
             None => {
+                if !self.instance.line.streams() {
+                    let body = port.whole_body().await;
+                    self.visit.invocation.payload = body.map_err(Broken::Body)?;
+                    self.visit.invocation.streams = Streams::Reply;
+                }
                 self.begin().await?;
                 match self.go_on(port).await? {
                     Answer::Opens(head) => head,

@@ -36,6 +36,8 @@ const FRAMES_WAITING_MAX: usize = WINDOW as usize + 3;
 pub(super) struct SharedConnection {
     writer: tokio::sync::Mutex<Writer>,
     calls: Arc<Calls>,
+    /// As in the connection that it took over.
+    streams: bool,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -67,6 +69,7 @@ struct Running {
 impl SharedConnection {
     /// Takes over the connection of a loaded instance. When that breaks, `sandbox` is killed.
     pub(super) fn over(connection: Connection, sandbox: Weak<Sandbox>) -> Arc<Self> {
+        let streams = connection.streams();
         let (reader, stream, ahead) = connection.into_halves();
         let calls = Arc::<Calls>::default();
         let reading = read(reader, ahead, Arc::clone(&calls), move || {
@@ -80,8 +83,14 @@ impl SharedConnection {
                 output: BytesMut::new(),
             }),
             calls,
+            streams,
             _reader: AbortOnDropHandle::new(tokio::spawn(reading)),
         })
+    }
+
+    /// Whether its instance asks for bodies that follow.
+    pub(super) const fn streams(&self) -> bool {
+        self.streams
     }
 
     /// Whether it is of no use any more.

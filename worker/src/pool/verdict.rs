@@ -11,7 +11,7 @@ use super::{
     instance::Instance,
     serving::{Answered, Visit},
 };
-use crate::{bill::Usage, runtime::protocol::ErrorMeta};
+use crate::{bill::Usage, runtime::protocol::ErrorMeta, stream::NoBody};
 
 /// The exception that means what a kill for want of memory means.
 const MEMORY_ERROR: &str = "MemoryError";
@@ -41,6 +41,8 @@ impl Verdict {
             (Ok(Ok(_)), Some(why)) => Self::serves_on(given_up_as(why)),
             (Ok(Ok(answer)), None) => Self::of_answer(visit, answer),
             (Ok(Err(Broken::Overstayed)), Some(why)) => Self::ends(given_up_as(why)),
+            // Nothing of it has begun.
+            (Ok(Err(Broken::Body(why))), _) => Self::serves_on(without_body(why)),
             (Ok(Err(broken)), _) => Self::ends(why_broken(visit, instance, &broken)),
             (Err(_), _) => Self::ends(took_too_long(visit, deadline)),
         }
@@ -91,6 +93,7 @@ fn why_broken(visit: &Visit, instance: &Instance, broken: &Broken) -> Outcome {
         | Broken::UnknownCall(_)
         | Broken::Overstayed
         | Broken::StreamTooLong(_)
+        | Broken::Body(_)
         | Broken::Head => Status::BadReply,
     };
     Outcome::failed(status, broken.to_string())
@@ -122,6 +125,14 @@ fn given_up_as(why: GivenUp) -> Outcome {
             Outcome::failed(Status::BadPayload, message)
         }
     }
+}
+
+fn without_body(why: NoBody) -> Outcome {
+    let status = match why {
+        NoBody::Lost => Status::BudgetExceeded,
+        NoBody::TooLong => Status::BadPayload,
+    };
+    Outcome::failed(status, why.to_string())
 }
 
 fn took_too_long(visit: &Visit, deadline: Deadline) -> Outcome {

@@ -12,7 +12,7 @@ const PACKAGE: &str = "node/warmpath";
 const HEAP_PARTS: (u32, u32) = (3, 4);
 
 /// Every file of `sdk/node/warmpath`.
-const FILES: [File; 5] = [
+const FILES: [File; 6] = [
     ("db.js", include_str!("../../../sdk/node/warmpath/db.js")),
     (
         "http.js",
@@ -25,6 +25,10 @@ const FILES: [File; 5] = [
     (
         "runtime.js",
         include_str!("../../../sdk/node/warmpath/runtime.js"),
+    ),
+    (
+        "stream.js",
+        include_str!("../../../sdk/node/warmpath/stream.js"),
     ),
     (
         "wire.js",

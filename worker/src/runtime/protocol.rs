@@ -233,6 +233,9 @@ pub struct LoadedMeta {
     /// The modules that the function imported.
     #[serde(default)]
     pub imports: Vec<Imported>,
+    /// Whether the runtime asks for bodies that follow. Before one that does not, the worker puts them together.
+    #[serde(default)]
+    pub streams: bool,
 }
 
 /// A module that a function imported.

@@ -27,7 +27,7 @@ pub(crate) use desk::Offered;
 pub use desk::{Desk, OpenStream, Refused, StreamsReport};
 pub use limits::StreamLimits;
 pub use metrics::StreamMetrics;
-pub use port::{Claim, End, Port, Streaming};
+pub use port::{Claim, End, NoBody, Port, Streaming};
 pub(crate) use port::{Lost, Piece};
 pub use server::listen;
 

@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use ebpf_common::limits::MAX_MESSAGE;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::{mpsc, oneshot};
@@ -125,6 +126,19 @@ pub struct Port {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lost;
 
+/// Why a body cannot be put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoBody {
+    /// Its sender is gone.
+    #[error("the caller hung up in the middle of the body")]
+    Lost,
+    /// No message has room for it.
+    #[error(
+        "the function's runtime takes no streams, and the body is longer than the {MAX_MESSAGE} bytes of a message"
+    )]
+    TooLong,
+}
+
 /// The body of a request, as it comes.
 #[derive(Debug)]
 pub(crate) struct Body {
@@ -174,6 +188,19 @@ impl Port {
             self.send(piece).await?;
         }
         Ok(())
+    }
+
+    /// All of the body, for a handler that takes no streams.
+    pub(crate) async fn whole_body(&mut self) -> Result<Bytes, NoBody> {
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.body.piece().await.or(Err(NoBody::Lost))? {
+            if whole.len() + piece.len() > MAX_MESSAGE {
+                return Err(NoBody::TooLong);
+            }
+            self.took(Some(&piece));
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
     }
 
     /// Counts a piece of the body: bytes of all so far.
