@@ -514,6 +514,26 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_is_bounded_and_a_pull_has_no_data() {
+        let chunk = decode(&mut frame(9, 0, 1, b"x")).unwrap().unwrap();
+        assert_eq!((chunk.kind, &chunk.data[..]), (Kind::Chunk, &b"x"[..]));
+        let long = PIECE_BYTES_MAX + 1;
+        assert_eq!(
+            decode(&mut frame(9, 0, long as u32, b"")),
+            Err(FrameError::TooLong(long))
+        );
+        assert_eq!(
+            decode(&mut frame(12, 0, 1, b"x")),
+            Err(FrameError::TooLong(1))
+        );
+        // What the worker sends about streams, an instance does not.
+        for code in [10, 11, 14] {
+            let refused = decode(&mut frame(code, 0, 0, b""));
+            assert_eq!(refused, Err(FrameError::UnknownKind(code)));
+        }
+    }
+
+    #[test]
     fn knows_garbage_by_its_first_byte() {
         assert_eq!(
             decode(&mut BytesMut::from("G")),

@@ -29,6 +29,8 @@ use worker::{
     rpc::{Parts, RpcLimits, Server},
 };
 
+use crate::stream::Scripted;
+
 pub(crate) const MS: Duration = Duration::from_millis(1);
 /// Of every function here.
 pub(crate) const TIMEOUT_MS: u32 = 400;
@@ -100,6 +102,7 @@ async fn perform(invocation: &Invocation) -> Outcome {
     let payload = match name {
         "session" => format!("{:?}", invocation.session).into(),
         "waits" | "naps" => return wait(invocation),
+        "streams" => return Outcome::streams(Box::new(Scripted(invocation.payload.clone()))),
         "raise" => return Outcome::failed(Status::Exception, "ValueError: no"),
         "panic" => panic!("a panic that the test wants"),
         "long" => vec![0; 70_000].into(),
@@ -155,7 +158,7 @@ impl Bench {
     ) -> Self {
         let names = [
             "echo", "slow", "stuck", "session", "raise", "panic", "long", "waits", "naps",
-            "collect",
+            "streams", "collect",
         ];
         let catalog = Catalog {
             revision: 1,

@@ -9,6 +9,7 @@ mod cancel;
 mod deferred;
 mod parked;
 mod relay;
+mod stream;
 mod trigger;
 
 use std::{sync::atomic::Ordering, time::Instant};

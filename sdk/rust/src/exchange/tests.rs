@@ -574,3 +574,42 @@ proptest! {
         prop_assert!(bench.exchange.timer() <= deadline);
     }
 }
+
+#[test]
+fn only_who_takes_a_stream_is_sent_away_to_one() {
+    let streamed = || {
+        let header = answer(Kind::Response, Status::Ok, Some(7));
+        RpcHeader {
+            flags: header.flags | flags::STREAM,
+            ..header
+        }
+    };
+    let mut plain = Bench::small();
+    assert!(!plain.only_packet().has(flags::STREAM));
+    assert_eq!(plain.receive(streamed(), b"place"), Err(Rejected));
+    assert!(plain.exchange.take_end().is_none());
+
+    let mut bench = Bench::small();
+    let request = Request {
+        id: 1,
+        ping: false,
+        call: Call::by_id(FUNCTION),
+        stream_flags: flags::STREAM | flags::BODY_FOLLOWS,
+    };
+    bench.exchange = Exchange::begin(request, None, TIMING, bench.now);
+    assert!(bench.only_packet().has(flags::STREAM | flags::BODY_FOLLOWS));
+    // A retransmission says so as well, or another worker would run it without its body.
+    bench.timer();
+    assert!(
+        bench
+            .only_packet()
+            .has(flags::STREAM | flags::BODY_FOLLOWS | flags::RETRANSMIT)
+    );
+    bench.receive(streamed(), b"place").unwrap();
+    match bench.exchange.take_end() {
+        Some(End::Answered { flags, payload, .. }) => {
+            assert_eq!((flags, &payload[..]), (flags::STREAM, &b"place"[..]));
+        }
+        other => panic!("not answered: {other:?}"),
+    }
+}
