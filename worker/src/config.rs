@@ -194,6 +194,7 @@ mod tests {
         [pool]
         memory_mb = 1024
         [sandbox]
+        rootfs = "pinned"
         [network]
         uplink = "eth0"
         first_address = "10.213.0.0"
@@ -224,16 +225,18 @@ mod tests {
         let config = load(WHOLE).unwrap();
         assert_eq!(config.db.slots.ranges().len(), 1);
         assert_eq!(config.pool.memory_mb, 1_024);
+        assert_eq!(config.sandbox.rootfs, crate::rootfs::Choice::Pinned);
         assert_eq!(config.rpc.acknowledge_after_ms, 15);
         assert_eq!(config.stream_listen(), "10.80.0.11:9200".parse().unwrap());
     }
 
     #[test]
-    fn an_unknown_key_is_refused_wherever_it_stands() {
+    fn an_unknown_key_or_word_is_refused_wherever_it_stands() {
         for (from, to) in [
             ("capacity", "capacityy"),
             ("[rpc]", "[rpc]\nnope = 1"),
             ("[db]", "[db]\nnope = 1"),
+            ("\"pinned\"", "\"penned\""),
             ("[network]", "[network]\nnope = 1"),
             ("[secrets]", "[secrets]\nnope = 1"),
             ("[stream]", "[stream]\nnope = 1"),
