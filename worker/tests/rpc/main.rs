@@ -230,7 +230,7 @@ async fn a_stopping_worker_finishes_what_it_has_and_refuses_the_rest() {
     tokio::time::sleep(30 * MS).await;
     bench.load.drain();
     assert_eq!(
-        status_of(&client, call("echo").budget(50 * MS)).await.0,
+        status_of(&client, call("echo").budget(500 * MS)).await.0,
         Status::Draining
     );
     assert!(running.await.unwrap().is_ok());
