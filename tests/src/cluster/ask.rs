@@ -16,11 +16,15 @@ use crate::wait;
 /// Packets keep coming (heartbeats, ARP), so that two sums are equal only between two of them.
 const COUNTERS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why a LOAD packet is dropped.
-const LOAD_DROPS: [Counter; 3] = [
+/// What becomes of packets that are no client's doing: LOAD packets of a worker that has just come up, before the control
+/// plane has entered it; and what a client's kernel says of an answer that came after its socket was closed.
+const NOT_OF_CLIENTS: [Counter; 6] = [
     Counter::DropLoadForged,
     Counter::DropLoadStale,
     Counter::DropLoadUnknown,
+    Counter::RouteIcmp,
+    Counter::DropBadIcmp,
+    Counter::DropIcmpUnplaced,
 ];
 
 /// The counters of the XDP program at one moment between two packets.
@@ -59,23 +63,19 @@ impl Counters {
     /// All outcomes; equal to [`Self::packets`], or a packet was lost to the books.
     #[must_use]
     pub fn outcomes(&self) -> u64 {
-        self.sum(Class::Pass) + self.sum(Class::Consume) + self.rpc_outcomes() + self.load_drops()
+        self.sum(Class::Pass) + self.sum(Class::Consume) + self.verdicts()
     }
 
-    /// The outcomes of packets for a VIP. Of dropped LOAD packets, which are no client's, it has none: a worker
-    /// that has just come up may report before the control plane has entered it.
+    /// The outcomes of packets that clients sent to a VIP.
     #[must_use]
     pub fn rpc_outcomes(&self) -> u64 {
-        let all: u64 = [Class::Route, Class::Drop, Class::Error, Class::Answer]
-            .map(|class| self.sum(class))
-            .iter()
-            .sum();
-        all - self.load_drops()
+        let others = NOT_OF_CLIENTS.map(|it| self.get(it.class(), it.label()));
+        self.verdicts() - others.iter().sum::<u64>()
     }
 
-    fn load_drops(&self) -> u64 {
-        LOAD_DROPS
-            .map(|reason| self.get(Class::Drop, reason.label()))
+    fn verdicts(&self) -> u64 {
+        [Class::Route, Class::Drop, Class::Error, Class::Answer]
+            .map(|class| self.sum(class))
             .iter()
             .sum()
     }
