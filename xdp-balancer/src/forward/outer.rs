@@ -56,9 +56,9 @@ impl Ipip4 {
     #[inline(always)]
     pub(super) fn new(inner: &Inner, tunnel: [u8; 4], worker: [u8; 4]) -> Self {
         let source = u32::from_be_bytes(tunnel) & 0xffff_0000 | inner.spread & 0xffff;
-        let ip = ipv4(inner, inner.protocol, inner.len, source, worker);
-        let (last, end) = odd_end(ip);
-        Self(behind_type(TYPE_IPV4, ip), last, end)
+        let [a, b, c, d, e] = ipv4(inner, inner.protocol, inner.len, source, worker);
+        let (last, end) = last(d, e);
+        Self([first(TYPE_IPV4, a, b), next(b, c, d)], last, end)
     }
 }
 
@@ -70,9 +70,12 @@ impl Gue4 {
         let len = inner.len + UDP_HEADER_LEN;
         let [a, b, c, d, e] = ipv4(inner, PROTOCOL_UDP, len, source, worker);
         let [f, g] = udp(inner);
-        let headers = [a, b, c, d, e, f, g];
-        let (last, end) = odd_end(headers);
-        Self(behind_type(TYPE_IPV4, headers), last, end)
+        let (last, end) = last(f, g);
+        Self(
+            [first(TYPE_IPV4, a, b), next(b, c, d), next(d, e, f)],
+            last,
+            end,
+        )
     }
 }
 
@@ -80,10 +83,19 @@ impl Ipip6 {
     /// From `tunnel` to `worker`: the last four bytes of the source vary by flow.
     #[inline(always)]
     pub(super) fn new(inner: &Inner, tunnel: [u8; 16], worker: [u8; 16]) -> Self {
-        let [a, b, c, _] = words(tunnel);
-        let source = [a, b, c, inner.spread];
-        let ip = ipv6(inner, inner.protocol, inner.len, source, worker);
-        Self(behind_type(TYPE_IPV6, ip), even_end(ip))
+        let [s, t, u, _] = words(tunnel);
+        let source = [s, t, u, inner.spread];
+        let [a, b, c, d, e, f, g, h, i, j] = ipv6(inner, inner.protocol, inner.len, source, worker);
+        Self(
+            [
+                first(TYPE_IPV6, a, b),
+                next(b, c, d),
+                next(d, e, f),
+                next(f, g, h),
+                next(h, i, j),
+            ],
+            U16::new(j as u16),
+        )
     }
 }
 
@@ -94,37 +106,36 @@ impl Gue6 {
         let len = inner.len + UDP_HEADER_LEN;
         let [a, b, c, d, e, f, g, h, i, j] = ipv6(inner, PROTOCOL_UDP, len, words(tunnel), worker);
         let [k, l] = udp(inner);
-        let headers = [a, b, c, d, e, f, g, h, i, j, k, l];
-        Self(behind_type(TYPE_IPV6, headers), even_end(headers))
+        Self(
+            [
+                first(TYPE_IPV6, a, b),
+                next(b, c, d),
+                next(d, e, f),
+                next(f, g, h),
+                next(h, i, j),
+                next(j, k, l),
+            ],
+            U16::new(l as u16),
+        )
     }
 }
 
-/// The first 64-bit words of an EtherType and the words of headers, which begin two bytes behind its own beginning.
+/// An EtherType and the words behind it, but for the second half of `b`.
 #[inline(always)]
-fn behind_type<const N: usize, const WIDE: usize>(
-    ether_type: u16,
-    headers: [u32; N],
-) -> [U64; WIDE] {
-    let mut before = u64::from(ether_type);
-    core::array::from_fn(|at| {
-        let (first, second) = (u64::from(headers[2 * at]), u64::from(headers[2 * at + 1]));
-        let wide = before << 48 | first << 16 | second >> 16;
-        before = second;
-        U64::new(wide)
-    })
+fn first(ether_type: u16, a: u32, b: u32) -> U64 {
+    next(u32::from(ether_type), a, b)
 }
 
-/// What [`behind_type`] leaves of an odd number of words.
+/// The second half of `before` and the words behind it, but for the second half of `b`.
 #[inline(always)]
-fn odd_end<const N: usize>(headers: [u32; N]) -> (U32, U16) {
-    let (before, last) = (headers[N - 2], headers[N - 1]);
+fn next(before: u32, a: u32, b: u32) -> U64 {
+    U64::new(u64::from(before) << 48 | u64::from(a) << 16 | u64::from(b) >> 16)
+}
+
+/// The second half of `before`, and the last word.
+#[inline(always)]
+fn last(before: u32, last: u32) -> (U32, U16) {
     (U32::new(before << 16 | last >> 16), U16::new(last as u16))
-}
-
-/// What [`behind_type`] leaves of an even number of words.
-#[inline(always)]
-fn even_end<const N: usize>(headers: [u32; N]) -> U16 {
-    U16::new(headers[N - 1] as u16)
 }
 
 /// The words of an IPv4 header (RFC 791). It is never fragmented, so it needs no identification (RFC 6864, section 4.1).
