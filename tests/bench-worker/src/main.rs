@@ -4,7 +4,8 @@
 //! - [`cold`]: from a request to its first reply, by the way an instance comes, beside crun and runc ([`oci`], [`hybrid`])
 //! - [`burst`]: a hundred requests at once on an idle worker
 //! - [`turnover`]: sandboxes made and removed a second, and what an idle one costs in memory
-//! - [`warm`]: requests a second and latency of a warm function, by the way a request comes
+//! - [`warm`]: requests a second and latency of a warm function, by the way a request comes, and [`floor`], what the
+//!   machine takes for two processes to wake one another
 //! - [`parked`]: a hundred thousand requests that wait
 //! - [`row`], [`plot`]: the report, for programs and for people
 //!
@@ -12,6 +13,7 @@
 
 mod burst;
 mod cold;
+mod floor;
 mod hybrid;
 mod oci;
 mod parked;
@@ -23,7 +25,7 @@ mod warm;
 
 use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
 use row::Row;
@@ -80,11 +82,10 @@ fn main() -> ExitCode {
     if let Some(code) = packages::cell::cell_main(std::env::args_os().skip(1)) {
         return code;
     }
-    let is_host = std::env::args().nth(1).as_deref() == Some(parked::VERB);
-    let done = if is_host {
-        runtime().and_then(|runtime| runtime.block_on(parked::be_the_host()))
-    } else {
-        run(&Args::parse())
+    let done = match std::env::args().nth(1).as_deref() {
+        Some(parked::VERB) => runtime().and_then(|runtime| runtime.block_on(parked::be_the_host())),
+        Some(floor::VERB) => floor::be_the_echo(),
+        _ => run(&Args::parse()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -111,7 +112,7 @@ fn run(args: &Args) -> Result<()> {
     };
     let runtime = runtime()?;
     // In a task, not in `block_on`: there each answer would have to be handed from a worker thread to this one.
-    let rows = runtime.block_on(runtime.spawn(measure(scope)))??;
+    let (rows, failures) = runtime.block_on(runtime.spawn(measure(scope)))?;
     write!(std::io::stdout(), "{}", row::table(&rows)).context("printing the table")?;
     if let Some(path) = &args.report {
         write_file(path, &serde_json::to_string_pretty(&rows)?)?;
@@ -119,9 +120,13 @@ fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.plot {
         write_file(path, &plot::svg(&rows))?;
     }
-    if args.case.is_empty() {
+    if args.case.is_empty() && failures.is_empty() {
         write_file(&PathBuf::from(FRAGMENT), &row::markdown(&rows))?;
     }
+    for failure in &failures {
+        say(&format!("error: {failure:#}"));
+    }
+    ensure!(failures.is_empty(), "{} groups failed", failures.len());
     Ok(())
 }
 
@@ -132,26 +137,21 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("starting the async runtime")
 }
 
-async fn measure(scope: Scope) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    rows.extend(
-        cold::rows(&scope)
-            .await
-            .context("measuring first replies")?,
-    );
-    rows.extend(burst::rows(&scope).await.context("measuring a burst")?);
-    rows.extend(turnover::rows(&scope).await.context("measuring turnover")?);
-    rows.extend(
-        parked::rows(&scope)
-            .await
-            .context("measuring parked requests")?,
-    );
-    rows.extend(
-        warm::rows(&scope)
-            .await
-            .context("measuring warm requests")?,
-    );
-    Ok(rows)
+/// The rows of all groups that could be measured, and what became of the others: one that fails takes none of an hour's
+/// work along.
+async fn measure(scope: Scope) -> (Vec<Row>, Vec<anyhow::Error>) {
+    let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    let mut take = |what: &'static str, group: Result<Vec<Row>>| match group {
+        Ok(group) => rows.extend(group),
+        Err(error) => failures.push(error.context(what)),
+    };
+    take("measuring first replies", cold::rows(&scope).await);
+    take("measuring a burst", burst::rows(&scope).await);
+    take("measuring turnover", turnover::rows(&scope).await);
+    take("measuring parked requests", parked::rows(&scope).await);
+    take("measuring the floor", floor::rows(&scope));
+    take("measuring warm requests", warm::rows(&scope).await);
+    (rows, failures)
 }
 
 fn write_file(path: &PathBuf, text: &str) -> Result<()> {

@@ -61,7 +61,12 @@ pub(crate) async fn rows(scope: &Scope) -> Result<Vec<Row>> {
     };
     say(&format!("parked: {requests} requests"));
     let mut host = Host::start()?;
-    let client = Client::connect(host.address, ClientConfig::default())?;
+    let config = ClientConfig {
+        // All of them, and the probe.
+        max_in_flight: requests + 1,
+        ..ClientConfig::default()
+    };
+    let client = Client::connect(host.address, config)?;
     let mut waiting = JoinSet::new();
     let mut first = None;
     while waiting.len() < requests {

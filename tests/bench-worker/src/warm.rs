@@ -246,7 +246,7 @@ fn schedule(rate: u32, seed: u64) -> Vec<Duration> {
     all
 }
 
-fn us(duration: Duration) -> f64 {
+pub(crate) fn us(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
