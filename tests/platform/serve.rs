@@ -47,15 +47,16 @@ fn a_cold_start_goes_home_and_the_next_request_to_the_warm_worker() {
         1,
         "{first}"
     );
+    // What the worker has said is not yet what the kernel's row says.
     wait::until(
         "hello to be warm in the data plane",
         std::time::Duration::from_secs(5),
         || {
-            let workers = cluster.worker_states()?;
-            let warm = |worker: &balancer_userspace::api::types::WorkerStatus| {
-                worker.warm.iter().any(|name| name == "hello@latest")
+            let functions = cluster.functions()?;
+            let is_warm = |function: &balancer_userspace::api::types::FunctionStatus| {
+                function.qualified == "hello@latest" && !function.warm.is_empty()
             };
-            Ok(workers.iter().any(warm).then_some(()))
+            Ok(functions.iter().any(is_warm).then_some(()))
         },
     )
     .unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use balancer_userspace::{
-    api::types::{CounterValue, SlotsStatus, Status, WorkerStatus},
+    api::types::{CounterValue, FunctionStatus, SlotsStatus, Status, WorkerStatus},
     client::{AdminClient, AdminError},
 };
 use ebpf_common::maps::{Class, Counter};
@@ -106,6 +106,14 @@ impl Cluster {
     /// When it does not answer.
     pub fn worker_states(&self) -> Result<Vec<WorkerStatus>> {
         self.admin(async |admin: AdminClient| admin.workers().await)
+    }
+
+    /// The functions that the data plane's maps hold.
+    ///
+    /// # Errors
+    /// When the control plane does not answer.
+    pub fn functions(&self) -> Result<Vec<FunctionStatus>> {
+        self.admin(async |admin: AdminClient| admin.functions().await)
     }
 
     /// Who owns which slots.

@@ -13,7 +13,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use balancer_userspace::client::AdminClient;
 use serde_json::Value;
 
 pub use ask::Counters;
@@ -273,7 +272,7 @@ impl Cluster {
             &format!("{qualified} in the data plane"),
             READY_TIMEOUT,
             || {
-                let functions = self.admin(async |admin: AdminClient| admin.functions().await)?;
+                let functions = self.functions()?;
                 Ok(functions
                     .iter()
                     .any(|it| it.qualified == qualified)
