@@ -13,6 +13,7 @@ mod builders;
 mod cache;
 mod concurrency;
 mod contained;
+mod cpu_latency;
 mod escape;
 mod http;
 mod isolation;

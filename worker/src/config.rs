@@ -11,6 +11,7 @@ use db::SlotSet;
 use serde::Deserialize;
 
 use crate::{
+    cpu_latency::CpuLatencyConfig,
     deferred::DeferredLimits,
     error::ConfigError,
     park::ParkLimits,
@@ -68,6 +69,9 @@ pub struct Config {
     /// How sandboxes are made.
     #[serde(default)]
     pub sandbox: SandboxConfig,
+    /// How long waking an idle processor may take; as the machine is set up by default.
+    #[serde(default)]
+    pub cpu_latency: CpuLatencyConfig,
     /// What functions get that ask for a network; nothing by default.
     #[serde(default)]
     pub network: NetworkConfig,
@@ -195,6 +199,9 @@ mod tests {
         memory_mb = 1024
         [sandbox]
         rootfs = "pinned"
+        [cpu_latency]
+        hold = "busy"
+        limit_us = 5
         [network]
         uplink = "eth0"
         first_address = "10.213.0.0"
@@ -226,6 +233,8 @@ mod tests {
         assert_eq!(config.db.slots.ranges().len(), 1);
         assert_eq!(config.pool.memory_mb, 1_024);
         assert_eq!(config.sandbox.rootfs, crate::rootfs::Choice::Pinned);
+        let CpuLatencyConfig { hold, limit_us, .. } = config.cpu_latency;
+        assert_eq!((hold, limit_us), (crate::cpu_latency::Hold::Busy, 5));
         assert_eq!(config.rpc.acknowledge_after_ms, 15);
         assert_eq!(config.stream_listen(), "10.80.0.11:9200".parse().unwrap());
     }

@@ -11,6 +11,7 @@
 //!   print; [`api`] tells it to whoever asks on the admin socket.
 //! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are, and [`report`] tells
 //!   the balancer.
+//! - [`cpu_latency`] keeps idle processors easy to wake while requests come.
 //! - [`decap`] takes the encapsulation off what the balancer sends, in the kernel.
 //!
 //! # Invariants
@@ -24,6 +25,7 @@ pub mod bill;
 pub mod catalog;
 pub mod code;
 mod config;
+pub mod cpu_latency;
 mod decap;
 pub mod deferred;
 mod error;

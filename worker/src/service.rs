@@ -124,6 +124,7 @@ async fn start(config: Config) -> Result<Running, RunError> {
     let pool = PoolConfig {
         limits: config.pool.clone(),
         sandbox: config.sandbox.clone(),
+        cpu_latency: config.cpu_latency.clone(),
         network: config.network.clone(),
         secrets: config.secrets.clone(),
         ..PoolConfig::new(config.name.clone(), config.state_dir.clone())
@@ -363,9 +364,11 @@ async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse 
     if let Some(decap) = metrics.decap.as_ref().and_then(Weak::upgrade) {
         decap.show();
     }
+    let pool = &metrics.pool;
+    let (numbers, cpu_latency) = (pool.snapshot(), pool.cpu_latency());
     metrics
         .gauges
-        .show(&metrics.load, size, parked, &metrics.pool.snapshot());
+        .show(&metrics.load, size, parked, &numbers, &cpu_latency);
     if let Some(site) = &metrics.triggers {
         site.metrics.show(site.shelves.board());
         site.shelves.show();

@@ -22,6 +22,7 @@ pub struct Facts {
     pub(super) sysctls: BTreeMap<String, String>,
     pub(super) memory: Memory,
     pub(super) sandbox: Sandbox,
+    pub(super) idle: Idle,
     pub(super) decap: Decap,
     /// CPUs that are online.
     pub(super) cpus: u32,
@@ -123,6 +124,17 @@ pub(super) struct Memory {
     pub(super) maps: Vec<MapShape>,
     /// CPUs that may ever come online: per-CPU maps have a row for each.
     pub(super) possible_cpus: u32,
+}
+
+/// How idle processors wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Idle {
+    /// Who chooses their states: `haltpoll`, `intel_idle`, …
+    pub(super) driver: Option<String>,
+    /// With haltpoll: how long they poll before they halt.
+    pub(super) halt_poll_ns: Option<u64>,
+    /// What leaving the deepest state that is allowed takes.
+    pub(super) exit_us: Option<u32>,
 }
 
 /// What a worker builds sandboxes from.

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use worker::{
     api::client::WorkerClient,
+    cpu_latency::{CpuLatencyStanding, Hold},
     pool::{FunctionStanding, Path as From, PoolStanding},
 };
 
@@ -34,6 +35,7 @@ fn print(standing: &PoolStanding) -> Result<()> {
         numbers.waiting
     ))?;
     output::line(format_args!("root file system: {}", standing.rootfs))?;
+    output::line(cpu_latency(&standing.cpu_latency))?;
     let paths = From::ALL.iter().zip(numbers.paths);
     let paths: Vec<String> = paths
         .map(|(path, count)| format!("{} {count}", path.name()))
@@ -65,6 +67,23 @@ fn print(standing: &PoolStanding) -> Result<()> {
     table.print()
 }
 
+/// How long waking an idle processor may take.
+fn cpu_latency(standing: &CpuLatencyStanding) -> String {
+    let CpuLatencyStanding {
+        hold,
+        limit_us,
+        is_held,
+        held_seconds,
+    } = standing;
+    let when = match hold {
+        Hold::Never => return "idle processors: sleep as the machine is set up".to_owned(),
+        Hold::Busy => "while requests come",
+        Hold::Always => "always",
+    };
+    let now = if *is_held { "held now" } else { "not held now" };
+    format!("idle processors: awake within {limit_us} us {when}; {now}, {held_seconds:.1} s in all")
+}
+
 fn row(function: &FunctionStanding) -> Vec<String> {
     let seconds = |ms: u64| format!("{:.1} s", ms as f64 / 1e3);
     vec![
@@ -89,6 +108,25 @@ fn row(function: &FunctionStanding) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_of_idle_processors_is_told() {
+        let mut standing = CpuLatencyStanding {
+            hold: Hold::Never,
+            limit_us: 0,
+            is_held: false,
+            held_seconds: 0.0,
+        };
+        assert_eq!(
+            cpu_latency(&standing),
+            "idle processors: sleep as the machine is set up"
+        );
+        (standing.hold, standing.is_held, standing.held_seconds) = (Hold::Busy, true, 12.34);
+        assert_eq!(
+            cpu_latency(&standing),
+            "idle processors: awake within 0 us while requests come; held now, 12.3 s in all"
+        );
+    }
 
     #[test]
     fn a_row_says_when_an_instance_is_started_ahead_and_what_that_takes() {

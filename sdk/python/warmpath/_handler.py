@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import sys
+import types
 
 from warmpath import _http, _packages, _stream
 from warmpath._context import alone, context
@@ -43,7 +44,8 @@ def load(meta):
     context.worker = meta["worker"]
     context.instance = meta["instance"]
     alone.function = meta["function"]
-    os.environ.update(meta.get("env", {}))
+    if "env" in meta:
+        os.environ.update(meta["env"])
     os.chdir(HANDLER_DIR)
     # The standard library comes first of all but the function's own code, as in any Python.
     sys.path.insert(0, HANDLER_DIR)
@@ -114,6 +116,10 @@ def _with_context(function):
 
 
 def _takes_context(function):
+    """Whether a second argument has to be given."""
+    if type(function) is types.FunctionType and not hasattr(function, "__wrapped__"):
+        # What nearly every handler is, at a tenth of the time that a signature takes.
+        return function.__code__.co_argcount - len(function.__defaults__ or ()) >= 2
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):

@@ -10,6 +10,9 @@ import resource
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Variadic in C: every argument has to have the width of a register. Said once, so that a call makes no objects for it.
+_raw_prctl = _libc.prctl
+_raw_prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -166,7 +169,7 @@ def _limits():
 
 def _drop_bounds():
     for capability in range(64):
-        if _raw_prctl(_PR_CAPBSET_DROP, capability) != 0:
+        if _raw_prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break  # the kernel knows no more of them
     else:
         raise OSError("the bounding set has no end")
@@ -231,12 +234,7 @@ def _install(program):
 
 
 def _prctl(option, first, second=0):
-    _check(_raw_prctl(option, first, second), f"prctl({option})")
-
-
-def _raw_prctl(option, first, second=0):
-    # Variadic in C: every argument has to have the width of a register.
-    return _libc.prctl(option, *[ctypes.c_ulong(number) for number in (first, second, 0, 0)])
+    _check(_raw_prctl(option, first, second, 0, 0), f"prctl({option})")
 
 
 def _syscall(number, *arguments):

@@ -37,9 +37,11 @@ def warm(command):
 def search(layers):
     """Has packages looked for in `layers`, in this order, after the standard library."""
     others = [place for place in sys.path if not place.startswith(LAYERS_DIR + "/")]
-    sys.path[:] = others + [f"{LAYERS_DIR}/{name}" for name in layers]
-    # What was not found before may be there now.
-    importlib.invalidate_caches()
+    places = [f"{LAYERS_DIR}/{name}" for name in layers]
+    sys.path[:] = others + places
+    for place in places:
+        # What was not found there before may be there now.
+        sys.path_importer_cache.pop(place, None)
 
 
 def reseed():

@@ -50,6 +50,7 @@ pub(crate) async fn rows(scope: &Scope) -> Result<Vec<Row>> {
     }
     let bed = PoolBed::start(|config| {
         let defaults = worker::pool::PoolLimits::default();
+        scope.fit(config);
         config.limits.prepared = defaults.prepared;
         config.limits.memory_mb = 16_384;
         config.limits.instances_per_function = 2 * REQUESTS;

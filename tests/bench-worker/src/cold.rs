@@ -93,7 +93,7 @@ pub(crate) async fn rows(scope: &Scope) -> Result<Vec<Row>> {
         return Ok(Vec::new());
     }
     let rounds = scope.rounds(ROUNDS);
-    let mut place = Place::start(WARM_UP + rounds).await?;
+    let mut place = Place::start(scope, WARM_UP + rounds).await?;
     say(&format!(
         "first replies: {} cases, {rounds} rounds",
         contenders.len()
@@ -211,20 +211,27 @@ struct Place {
 }
 
 impl Place {
-    async fn start(rounds: usize) -> Result<Self> {
+    async fn start(scope: &Scope, rounds: usize) -> Result<Self> {
         let prepared = Group::start(rounds, |config| {
+            scope.fit(config);
             end_after(config, SHORT_MS);
             config.limits.prepared = 2;
         })
         .await?;
         // A cold start takes one function, one without a prepared sandbox two.
         let unprepared = Group::start(3 * rounds, |config| {
+            scope.fit(config);
             end_after(config, SHORT_MS);
             config.limits.prepared = 0;
         })
         .await?;
-        let warm = Kept::start(keep_warm).await?;
+        let warm = Kept::start(|config| {
+            scope.fit(config);
+            keep_warm(config);
+        })
+        .await?;
         let paused = Kept::start(|config| {
+            scope.fit(config);
             keep_warm(config);
             config.limits.pause_after_ms = PAUSE_MS;
         })

@@ -1,7 +1,7 @@
 //! What a request and its reply cost this machine before anybody does anything with them: a hundred bytes each way over a
-//! Unix socket between two processes that wait for one another. On an idle virtual machine that is two wake-ups of a
-//! processor that has been halted, which cost more than all the rest; so rows of warm requests are to be read beside
-//! these.
+//! Unix socket between two processes that wait for one another, while idle processors sleep as the machine is set up, and
+//! while they poll. On an idle virtual machine the first is two wake-ups of a processor that has been halted, which cost more
+//! than all the rest; so rows of warm requests are to be read beside these.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,23 +11,50 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use worker::cpu_latency::{CpuLatency, CpuLatencyConfig, Hold};
 
 use crate::{Scope, row::Row, say, warm::us};
 
 /// Has this executable be the other process.
 pub(crate) const VERB: &str = "be-the-echo";
-const CASE: &str = "floor/unix";
+/// One after the other in each round.
+const CASES: [(&str, Hold); 2] = [
+    ("floor/unix, idle processors sleep", Hold::Never),
+    ("floor/unix, idle processors poll", Hold::Always),
+];
 const ROUNDS: usize = 8;
 const EXCHANGES: usize = 2_000;
 const BYTES: usize = 100;
 
 /// Measures the floor, if it was asked for.
 pub(crate) fn rows(scope: &Scope) -> Result<Vec<Row>> {
-    if !scope.has(CASE) {
+    let mut cases: Vec<_> = CASES
+        .iter()
+        .filter(|(case, _)| scope.has(case))
+        .map(|(case, hold)| (*case, *hold, Vec::new()))
+        .collect();
+    if cases.is_empty() {
         return Ok(Vec::new());
     }
-    let count = scope.rounds(ROUNDS) * EXCHANGES;
-    say(&format!("floor: {count} exchanges"));
+    let rounds = scope.rounds(ROUNDS);
+    say(&format!("floor: {rounds} rounds of {EXCHANGES} exchanges"));
+    for _round in 0..rounds {
+        for (_, hold, times) in &mut cases {
+            times.extend(exchanges(*hold)?);
+        }
+    }
+    let rows = cases
+        .into_iter()
+        .map(|(case, _, times)| Row::of(case, "us", times));
+    Ok(rows.flatten().collect())
+}
+
+/// Microseconds of each exchange with another process.
+fn exchanges(hold: Hold) -> Result<Vec<f64>> {
+    let _held = CpuLatency::new(&CpuLatencyConfig {
+        hold,
+        ..CpuLatencyConfig::default()
+    })?;
     let (mut here, there) = UnixStream::pair().context("making a socket")?;
     let mut echo = Command::new(std::env::current_exe()?)
         .arg(VERB)
@@ -41,10 +68,10 @@ pub(crate) fn rows(scope: &Scope) -> Result<Vec<Row>> {
         here.read_exact(&mut bytes)?;
         Ok(us(start.elapsed()))
     };
-    let measured: Result<Vec<f64>> = (0..count).map(|_| exchange()).collect();
+    let measured: Result<Vec<f64>> = (0..EXCHANGES).map(|_| exchange()).collect();
     drop(here);
     echo.wait().context("waiting for the echo")?;
-    Ok(Row::of(CASE, "us", measured?).into_iter().collect())
+    measured
 }
 
 /// The other process: sends back what comes, until nothing comes any more.

@@ -29,6 +29,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
 use row::Row;
+use worker::{cpu_latency::Hold, pool::PoolConfig};
 
 /// Where `cargo xtask bench document` looks for what it puts into docs/performance.md.
 const FRAGMENT: &str = "target/bench/worker.md";
@@ -45,6 +46,9 @@ struct Args {
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
     case: String,
+    /// When the worker asks the kernel that idle processors be easy to wake (`[cpu_latency]`): `never`, `busy` or `always`.
+    #[arg(long, default_value = "busy", value_parser = hold)]
+    hold: Hold,
     /// Few rounds: shows that everything works, measures little.
     #[arg(long)]
     quick: bool,
@@ -54,6 +58,7 @@ struct Args {
 #[derive(Debug, Clone)]
 struct Scope {
     case: String,
+    hold: Hold,
     is_quick: bool,
 }
 
@@ -61,6 +66,11 @@ impl Scope {
     /// Whether `case` was asked for.
     fn has(&self, case: &str) -> bool {
         case.contains(&self.case)
+    }
+
+    /// What all pools have in common.
+    fn fit(&self, config: &mut PoolConfig) {
+        config.cpu_latency.hold = self.hold;
     }
 
     /// `full`, or a small part of it.
@@ -71,6 +81,11 @@ impl Scope {
             full
         }
     }
+}
+
+/// The word of a worker's configuration.
+fn hold(word: &str) -> Result<Hold, serde_json::Error> {
+    serde_json::from_value(word.into())
 }
 
 fn main() -> ExitCode {
@@ -108,6 +123,7 @@ fn run(args: &Args) -> Result<()> {
         .init();
     let scope = Scope {
         case: args.case.clone(),
+        hold: args.hold,
         is_quick: args.quick,
     };
     let runtime = runtime()?;

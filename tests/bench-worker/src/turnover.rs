@@ -37,19 +37,21 @@ const MEMORY_ROUNDS: usize = 5;
 pub(crate) async fn rows(scope: &Scope) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     if scope.has("turnover/instances") {
-        rows.extend(turnover(scope.rounds(SECONDS)).await?);
+        rows.extend(turnover(scope).await?);
     }
     if scope.has("memory/instance") || scope.has("memory/first") {
-        rows.extend(memory(scope.rounds(MEMORY_ROUNDS)).await?);
+        rows.extend(memory(scope).await?);
     }
     Ok(rows)
 }
 
 /// Whole lives of instances: sandbox made, forked into, loaded, asked, ended, removed.
-async fn turnover(seconds: usize) -> Result<Option<Row>> {
+async fn turnover(scope: &Scope) -> Result<Option<Row>> {
+    let seconds = scope.rounds(SECONDS);
     say(&format!("turnover: {seconds} seconds"));
     let bed = Arc::new(
         PoolBed::start(|config| {
+            scope.fit(config);
             config.limits.prepared = worker::pool::PoolLimits::default().prepared;
             config.limits.memory_mb = 16_384;
             // For those that are started and find nobody waiting any more, at the end.
@@ -97,13 +99,15 @@ async fn turnover(seconds: usize) -> Result<Option<Row>> {
 }
 
 /// Memory of each further idle instance: of all processes of the pool, with many and with few of them.
-async fn memory(rounds: usize) -> Result<Vec<Row>> {
+async fn memory(scope: &Scope) -> Result<Vec<Row>> {
+    let rounds = scope.rounds(MEMORY_ROUNDS);
     say(&format!(
         "memory: {FEW} and {MANY} instances, {rounds} rounds"
     ));
     let (mut further, mut first) = (Vec::new(), Vec::new());
     for _round in 0..rounds {
         let bed = PoolBed::start(|config| {
+            scope.fit(config);
             config.limits.memory_mb = 16_384;
             keep_warm(config);
         })

@@ -125,7 +125,7 @@ pub(crate) async fn rows(scope: &Scope) -> Result<Vec<Row>> {
     if !is_asked {
         return Ok(Vec::new());
     }
-    let place = Place::start().await?;
+    let place = Place::start(scope).await?;
     let mut contenders: Vec<_> = place
         .ways
         .iter()
@@ -259,8 +259,12 @@ struct Place {
 }
 
 impl Place {
-    async fn start() -> Result<Self> {
-        let bed = PoolBed::start(keep_warm).await?;
+    async fn start(scope: &Scope) -> Result<Self> {
+        let bed = PoolBed::start(|config| {
+            scope.fit(config);
+            keep_warm(config);
+        })
+        .await?;
         let bed = Arc::new(bed);
         let code = Imports::None.code();
         let function = bed.deploy("hello", &code, "memory_mb = 64").await?;

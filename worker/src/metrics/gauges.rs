@@ -1,9 +1,10 @@
 //! What is read from elsewhere whenever somebody scrapes.
 
-use prometheus::{Histogram, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Counter, Histogram, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{counter_in, registered, vec_in};
 use crate::{
+    cpu_latency::CpuLatencyStanding,
     load::Load,
     pool::{Path, PoolSnapshot},
     rpc::TableSize,
@@ -15,6 +16,8 @@ const STATES: [&str; 4] = ["warm", "paused", "busy", "starting"];
 #[derive(Debug)]
 pub struct Gauges {
     in_flight: IntGauge,
+    cpu_latency_held: IntGauge,
+    cpu_latency_held_seconds: Counter,
     capacity: IntGauge,
     draining: IntGauge,
     replies: IntGauge,
@@ -75,6 +78,17 @@ impl Gauges {
         let counter = |name, help| counter_in(registry, name, help);
         Ok(Self {
             in_flight: gauge("worker_in_flight", "Requests received and not answered.")?,
+            cpu_latency_held: gauge(
+                "worker_cpu_latency_held",
+                "1 while the kernel is asked that idle processors be easy to wake.",
+            )?,
+            cpu_latency_held_seconds: registered(
+                registry,
+                Counter::new(
+                    "worker_cpu_latency_held_seconds_total",
+                    "For how long it has been asked that.",
+                )?,
+            )?,
             capacity: gauge("worker_capacity", "Requests taken at a time.")?,
             draining: gauge("worker_draining", "1 when no new requests are taken.")?,
             replies: gauge(
@@ -208,7 +222,11 @@ impl Gauges {
         table: TableSize,
         (parked, parked_bytes): (usize, usize),
         pool: &PoolSnapshot,
+        cpu_latency: &CpuLatencyStanding,
     ) {
+        self.cpu_latency_held.set(cpu_latency.is_held.into());
+        let held = &self.cpu_latency_held_seconds;
+        held.inc_by((cpu_latency.held_seconds - held.get()).max(0.0));
         self.in_flight.set(load.in_flight().into());
         self.capacity.set(load.capacity().into());
         self.draining.set(load.is_draining().into());

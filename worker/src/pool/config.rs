@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::policy::history::Bounds;
 use crate::{
+    cpu_latency::CpuLatencyConfig,
     rootfs::{self, Choice},
     sandbox::network::NetworkConfig,
     secrets::SecretsConfig,
@@ -28,6 +29,8 @@ pub struct PoolConfig {
     pub limits: PoolLimits,
     /// `[sandbox]` of the worker's configuration.
     pub sandbox: SandboxConfig,
+    /// `[cpu_latency]` of the worker's configuration.
+    pub cpu_latency: CpuLatencyConfig,
     /// `[network]` of the worker's configuration.
     pub network: NetworkConfig,
     /// `[secrets]` of the worker's configuration.
@@ -44,6 +47,7 @@ impl PoolConfig {
             executable: PathBuf::from("/proc/self/exe"),
             limits: PoolLimits::default(),
             sandbox: SandboxConfig::default(),
+            cpu_latency: CpuLatencyConfig::default(),
             network: NetworkConfig::default(),
             secrets: SecretsConfig::default(),
         }
@@ -93,7 +97,7 @@ impl Default for PoolLimits {
             idle_timeout_ms: 60_000,
             keep_alive_max_ms: 600_000,
             pause_after_ms: 1_000,
-            prepared: 16,
+            prepared: 32,
             node_prepared: 1,
             instances_per_function: 64,
             queue_len_max: 1_024,

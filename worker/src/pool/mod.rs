@@ -38,6 +38,7 @@ mod shelf;
 mod standing;
 mod start;
 mod stock;
+mod turns;
 mod verdict;
 mod zygotes;
 
@@ -72,6 +73,7 @@ pub use self::{
 use crate::{
     bill::{BillReport, Ledger, Line},
     code::CodeCache,
+    cpu_latency::{CpuLatency, CpuLatencyError, CpuLatencyStanding},
     log::Logs,
     rootfs::{OpenError, System},
     runtime::{self, zygote::Zygote},
@@ -89,6 +91,9 @@ pub enum PoolError {
     /// This machine or this process cannot make sandboxes.
     #[error(transparent)]
     Sandbox(#[from] CheckError),
+    /// The kernel takes no limit of its CPU latency.
+    #[error(transparent)]
+    CpuLatency(#[from] CpuLatencyError),
     /// The worker's cgroup could not be had.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -169,6 +174,7 @@ pub struct Pool {
     code: CodeCache,
     db: Arc<db::Router>,
     cgroup: Arc<WorkerCgroup>,
+    cpu_latency: Arc<CpuLatency>,
     /// What sandboxes have as their system; held until the pool goes.
     system: System,
     functions: Functions,
@@ -207,6 +213,7 @@ impl Pool {
     ) -> Result<Arc<Self>, PoolError> {
         let tasks = TaskTracker::new();
         let counters = Counters::new()?;
+        let cpu_latency = Arc::new(CpuLatency::new(&config.cpu_latency)?);
         let Grounds {
             cgroup,
             system,
@@ -232,6 +239,7 @@ impl Pool {
             code,
             db,
             cgroup,
+            cpu_latency,
             system,
             stock,
             networked,
@@ -253,6 +261,7 @@ impl Pool {
             tokio::spawn(keeper::start_instances(Arc::downgrade(&pool), started)),
             tokio::spawn(keeper::bury(Arc::downgrade(&pool), ended)),
             tokio::spawn(keeper::tend(Arc::downgrade(&pool))),
+            tokio::spawn(Arc::clone(&pool.cpu_latency).tend()),
         ];
         *pool.keepers.lock().unwrap_or_else(PoisonError::into_inner) = keepers;
         Ok(pool)
@@ -262,6 +271,12 @@ impl Pool {
     #[must_use]
     pub fn warm(&self) -> watch::Receiver<Vec<FunctionId>> {
         self.warm.subscribe()
+    }
+
+    /// Whether the kernel is asked that idle processors be easy to wake.
+    #[must_use]
+    pub fn cpu_latency(&self) -> CpuLatencyStanding {
+        self.cpu_latency.standing()
     }
 
     /// The package zygotes that run.
@@ -306,6 +321,7 @@ impl Pool {
         PoolStanding {
             worker: self.config.worker.clone(),
             rootfs: self.system.name.clone(),
+            cpu_latency: self.cpu_latency(),
             memory_limit_mb: self.budget.limit_mb(),
             numbers: self.snapshot(),
             functions: self.functions(),

@@ -24,6 +24,7 @@ impl Pool {
     /// Runs one request to its end, or to the beginning of a stream. Dropping the future ends the instance that serves it.
     pub async fn invoke(self: &Arc<Self>, invocation: Invocation) -> Outcome {
         let entered = Instant::now();
+        self.cpu_latency.request_came();
         let function = self.functions.of(&invocation.function);
         let found = self.instance_for(&function, &invocation, entered).await;
         let visit = Visit {

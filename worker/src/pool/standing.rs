@@ -6,14 +6,17 @@ use super::{
     PoolSnapshot,
     function::{FunctionPool, Standing},
 };
+use crate::cpu_latency::CpuLatencyStanding;
 
 /// A pool: `GET /v1/pool`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoolStanding {
     /// The worker's name.
     pub worker: String,
     /// The system that sandboxes have: `host`, digits of its digest, or its path.
     pub rootfs: String,
+    /// How long waking an idle processor may take.
+    pub cpu_latency: CpuLatencyStanding,
     /// What the memory limits of all instances may sum up to.
     pub memory_limit_mb: u64,
     /// The whole.

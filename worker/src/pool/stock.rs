@@ -11,10 +11,12 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::shelf::Shelf;
+use super::{
+    shelf::Shelf,
+    turns::{Turn, Turns},
+};
 use crate::{
     runtime::{
         Exec,
@@ -99,7 +101,7 @@ pub(super) struct Stock {
     /// How many of each.
     executed_len: usize,
     numbers: AtomicU64,
-    making: Semaphore,
+    turns: Turns,
     stopping: AtomicBool,
     tasks: TaskTracker,
 }
@@ -123,7 +125,7 @@ impl Stock {
             executed: Mutex::default(),
             executed_len,
             numbers: AtomicU64::new(first_number),
-            making: Semaphore::new(MAKING_MAX),
+            turns: Turns::new(MAKING_MAX),
             stopping: AtomicBool::new(false),
             tasks,
         })
@@ -134,7 +136,7 @@ impl Stock {
         let ready = self.take_live(&self.ready);
         let prepared = match ready {
             Some(prepared) => Ok(prepared),
-            None => self.blocking(Self::prepare_now).await,
+            None => self.now(Self::prepare_now).await,
         };
         self.fill();
         prepared
@@ -173,7 +175,7 @@ impl Stock {
         let ready = self.take_live(&self.bare);
         let sandbox = match ready {
             Some(sandbox) => Ok(sandbox),
-            None => self.blocking(Self::make_now).await,
+            None => self.now(Self::make_now).await,
         };
         self.fill_shelf(&self.bare, Self::make_now);
         sandbox
@@ -190,7 +192,7 @@ impl Stock {
             None => {
                 let sandbox = self.take_bare().await?;
                 let zygote = Arc::clone(zygote);
-                self.blocking(move |stock| stock.fork_from(&zygote, sandbox))
+                self.now(move |stock| stock.fork_from(&zygote, sandbox))
                     .await
             }
         };
@@ -256,7 +258,8 @@ impl Stock {
         while let Some(claim) = shelf.claim() {
             let (stock, make) = (Arc::clone(self), Arc::clone(&make));
             self.tasks.spawn(async move {
-                let made = stock.blocking(move |stock| {
+                let turn = stock.turns.spare().await;
+                let made = stock.blocking(turn, move |stock| {
                     // What comes too late ends here, where that may block.
                     drop(claim.fill(make(stock)?));
                     Ok(())
@@ -325,12 +328,21 @@ impl Stock {
         self.zygote.stop();
     }
 
-    /// Does `work` when it is its turn.
-    async fn blocking<T: Send + 'static>(
+    /// Does `work`, for which somebody waits.
+    async fn now<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> Result<T, PrepareError> + Send + 'static,
     ) -> Result<T, PrepareError> {
-        let Ok(_turn) = self.making.acquire().await else {
+        self.blocking(self.turns.urgent().await, work).await
+    }
+
+    /// Does `work` in its turn.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        turn: Option<Turn<'_>>,
+        work: impl FnOnce(&Self) -> Result<T, PrepareError> + Send + 'static,
+    ) -> Result<T, PrepareError> {
+        let Some(_turn) = turn else {
             return Err(PrepareError::Stopping);
         };
         let stock = Arc::clone(self);

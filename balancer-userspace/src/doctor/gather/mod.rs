@@ -3,6 +3,7 @@
 mod cgroups;
 mod decap;
 mod ethtool;
+mod idle;
 mod interface;
 mod irq;
 mod link;
@@ -64,6 +65,7 @@ pub(super) fn facts(
             possible_cpus: cpu_count("/sys/devices/system/cpu/possible"),
         },
         sandbox: sandbox(options),
+        idle: idle::idle(read),
         decap,
         cpus: cpu_count("/sys/devices/system/cpu/online"),
     })

@@ -2,6 +2,7 @@
 
 mod bpf;
 mod decap;
+mod idle;
 mod interface;
 mod kernel;
 mod memory;
@@ -35,6 +36,7 @@ pub(super) fn judge(facts: &Facts, options: &Options) -> Report {
         memory::judge(&facts.memory, &mut report);
     }
     if role.has_worker() {
+        idle::judge(&facts.idle, &mut report);
         decap::judge(facts, options.vip_mtu, &mut report);
         sandbox::judge(&facts.sandbox, &mut report);
     }

@@ -11,8 +11,8 @@ use crate::{
     doctor::{
         Check, Role, Verdict,
         facts::{
-            AttachedXdp, Cgroups, Channels, Decap, Interface, Irq, Kernel, Link, Memory, Offload,
-            Sandbox,
+            AttachedXdp, Cgroups, Channels, Decap, Idle, Interface, Irq, Kernel, Link, Memory,
+            Offload, Sandbox,
         },
     },
     maps::{BpfProbes, Loaded},
@@ -85,6 +85,11 @@ pub(super) fn good() -> Facts {
             seccomp_actions: Some("kill_process trap errno allow".to_owned()),
             rootfs: Ok("host".to_owned()),
             landlock: 7,
+        },
+        idle: Idle {
+            driver: Some("intel_idle".to_owned()),
+            halt_poll_ns: None,
+            exit_us: Some(2),
         },
         decap: good_decap(),
         cpus: 8,
@@ -539,4 +544,42 @@ fn tables_are_held_against_free_memory() {
         assert_eq!(check.verdict, verdict, "{check:?}");
         assert!(check.finding.contains("SESSIONS 64 MiB"), "{check:?}");
     }
+}
+
+#[test]
+fn idle_processors_that_are_slow_to_wake_are_told_of() {
+    let judged = |driver: Option<&str>, halt_poll_ns, exit_us| {
+        let mut facts = good();
+        facts.idle = Idle {
+            driver: driver.map(str::to_owned),
+            halt_poll_ns,
+            exit_us,
+        };
+        let report = judge(&facts, &options(Role::Worker));
+        let check = check(&report, "idle processors");
+        (check.verdict, check.mend.is_some())
+    };
+    assert_eq!(
+        judged(Some("haltpoll"), Some(0), Some(1)),
+        (Verdict::Warning, true)
+    );
+    assert_eq!(
+        judged(Some("haltpoll"), Some(200_000), Some(1)),
+        (Verdict::Ok, false)
+    );
+    assert_eq!(
+        judged(Some("intel_idle"), None, Some(133)),
+        (Verdict::Warning, true)
+    );
+    assert_eq!(
+        judged(Some("intel_idle"), None, Some(10)),
+        (Verdict::Ok, false)
+    );
+    assert_eq!(judged(None, None, None), (Verdict::NotApplicable, false));
+    let report = judge(&good(), &options(Role::Balancer));
+    let of_idle = |it: &&Check| it.check == "idle processors";
+    assert!(
+        report.checks.iter().find(of_idle).is_none(),
+        "no packet waits for a process"
+    );
 }

@@ -7,6 +7,8 @@
 //! a network may open TCP and UDP sockets). A call
 //! unknown to this list fails with EPERM rather than kills, so that libraries can fall back.
 
+mod search;
+
 use seccompiler::{BpfProgram, TargetArch, compile_from_json};
 use serde_json::{Value, json};
 
@@ -90,6 +92,9 @@ pub enum SeccompError {
     /// A rule is malformed.
     #[error("cannot compile the system call filter")]
     Compile(#[source] seccompiler::Error),
+    /// The list has too many gaps.
+    #[error("the list of system calls has more gaps than one jump leads over")]
+    Gaps,
 }
 
 /// The sockets that a process may make.
@@ -131,30 +136,53 @@ enum Whose {
 fn compile(whose: Whose) -> Result<[Vec<u8>; 2], SeccompError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)
         .or(Err(SeccompError::Architecture(std::env::consts::ARCH)))?;
-    let policy = policy(arch, whose).to_string();
-    let mut compiled = compile_from_json(policy.as_bytes(), arch).map_err(SeccompError::Compile)?;
-    let mut take = |name| {
-        compiled
-            .remove(name)
-            .map(|program| bytes(&program))
-            .unwrap_or_default()
-    };
-    Ok([take("clone3"), take("allowed")])
+    let [clone3, allowed] = compile_for(arch, whose)?;
+    Ok([bytes(&clone3), bytes(&allowed)])
 }
 
+fn compile_for(arch: TargetArch, whose: Whose) -> Result<[BpfProgram; 2], SeccompError> {
+    let policy = policy(arch, whose).to_string();
+    let mut compiled = compile_from_json(policy.as_bytes(), arch).map_err(SeccompError::Compile)?;
+    let mut take = |name| compiled.remove(name).unwrap_or_default();
+    // Most calls are found by their number, before the others' conditions are looked at one by one.
+    let always = search::allow(&search::numbers(&take("always"))).ok_or(SeccompError::Gaps)?;
+    let mut allowed = take("allowed");
+    allowed.splice(search::HEAD..search::HEAD, always);
+    Ok([take("clone3"), allowed])
+}
+
+/// Three filters: what is answered ENOSYS, what is allowed whatever its arguments, and what by its arguments.
 fn policy(arch: TargetArch, whose: Whose) -> Value {
-    let is_x86_64 = matches!(arch, TargetArch::x86_64);
-    let mut rules: Vec<Value> = names(is_x86_64)
+    let clone3 = vec![json!({ "syscall": "clone3" })];
+    let filter = |match_action: Value, otherwise: Value, rules: Vec<Value>| json!({ "mismatch_action": otherwise, "match_action": match_action, "filter": rules });
+    let allow = || json!("allow");
+    let errno = |number: u32| json!({ "errno": number });
+    json!({
+        "clone3": filter(errno(ENOSYS), allow(), clone3),
+        "always": filter(allow(), errno(EPERM), always(arch, whose)),
+        "allowed": filter(allow(), errno(EPERM), conditions(whose)),
+    })
+}
+
+/// What is allowed whatever its arguments.
+fn always(arch: TargetArch, whose: Whose) -> Vec<Value> {
+    let of_zygote = match whose {
+        Whose::PackageZygote => ALLOWED_ZYGOTE,
+        Whose::Instance(_) => "",
+    };
+    names(matches!(arch, TargetArch::x86_64))
+        .chain(of_zygote.split_whitespace())
         .map(|name| json!({ "syscall": name }))
-        .collect();
-    rules.push(when(
-        "clone",
-        0,
-        &json!({ "masked_eq": CLONE_NEW_FLAGS }),
-        0,
-    ));
-    rules.push(when("socket", 0, &json!("eq"), AF_UNIX));
-    rules.push(when("socketpair", 0, &json!("eq"), AF_UNIX));
+        .collect()
+}
+
+/// What is allowed with some arguments.
+fn conditions(whose: Whose) -> Vec<Value> {
+    let mut rules = vec![
+        when("clone", 0, &json!({ "masked_eq": CLONE_NEW_FLAGS }), 0),
+        when("socket", 0, &json!("eq"), AF_UNIX),
+        when("socketpair", 0, &json!("eq"), AF_UNIX),
+    ];
     if whose == Whose::Instance(Sockets::Internet) {
         rules.extend(
             INTERNET
@@ -165,23 +193,10 @@ fn policy(arch: TargetArch, whose: Whose) -> Value {
     rules.extend(PRCTL_ALLOWED.map(|option| when("prctl", 0, &json!("eq"), option)));
     rules.extend(IOCTL_ALLOWED.map(|request| when("ioctl", 1, &json!("eq"), request)));
     if whose == Whose::PackageZygote {
-        let names = ALLOWED_ZYGOTE.split_whitespace();
-        rules.extend(names.map(|name| json!({ "syscall": name })));
         rules.extend(SETNS_ALLOWED.map(|kind| when("setns", 1, &json!("eq"), kind)));
         rules.extend(PRCTL_ZYGOTE.map(|option| when("prctl", 0, &json!("eq"), option)));
     }
-    json!({
-        "clone3": {
-            "mismatch_action": "allow",
-            "match_action": { "errno": ENOSYS },
-            "filter": [{ "syscall": "clone3" }],
-        },
-        "allowed": {
-            "mismatch_action": { "errno": EPERM },
-            "match_action": "allow",
-            "filter": rules,
-        },
-    })
+    rules
 }
 
 /// The names of all calls that are allowed whatever their arguments.
@@ -222,22 +237,108 @@ fn bytes(program: &BpfProgram) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    const ALL: [Whose; 3] = [
+        Whose::Instance(Sockets::Local),
+        Whose::Instance(Sockets::Internet),
+        Whose::PackageZygote,
+    ];
+
+    /// What `program` says of a call, and after how many steps: what of classic BPF these filters are made of, by
+    /// Documentation/networking/filter.rst.
+    pub(super) fn run(program: &BpfProgram, number: u32, args: [u64; 6]) -> (u32, usize) {
+        const X86_64: u32 = 0xC000_003E;
+        let word = |offset: u32| match offset {
+            0 => number,
+            4 => X86_64,
+            16.. => {
+                let arg = args[(offset as usize - 16) / 8];
+                (if offset.is_multiple_of(8) {
+                    arg
+                } else {
+                    arg >> 32
+                }) as u32
+            }
+            _ => panic!("no such word: {offset}"),
+        };
+        let (mut at, mut accumulator) = (0, 0);
+        for steps in 1.. {
+            let one = &program[at];
+            at += 1;
+            let jump = |is_so: bool| usize::from(if is_so { one.jt } else { one.jf });
+            match one.code {
+                0x20 => accumulator = word(one.k),
+                0x54 => accumulator &= one.k,
+                0x05 => at += one.k as usize,
+                0x15 => at += jump(accumulator == one.k),
+                0x25 => at += jump(accumulator > one.k),
+                0x35 => at += jump(accumulator >= one.k),
+                0x06 => return (one.k, steps),
+                other => panic!("not made of this: {other:#x}"),
+            }
+        }
+        unreachable!()
+    }
+
     #[test]
     fn compiles_for_both_architectures() {
         for arch in [TargetArch::x86_64, TargetArch::aarch64] {
-            for whose in [
-                Whose::Instance(Sockets::Local),
-                Whose::Instance(Sockets::Internet),
-                Whose::PackageZygote,
-            ] {
-                let text = policy(arch, whose).to_string();
-                let compiled = compile_from_json(text.as_bytes(), arch).unwrap();
+            for whose in ALL {
+                let [_, allowed] = compile_for(arch, whose).unwrap();
                 // The kernel takes at most 4,096 instructions.
-                assert!((100..4_096).contains(&compiled["allowed"].len()));
+                assert!((100..4_096).contains(&allowed.len()));
             }
         }
         let [clone3, allowed] = programs(Sockets::Local).unwrap();
         assert_eq!(clone3.len() % 8 + allowed.len() % 8, 0);
+    }
+
+    /// As one list, as the compiler makes it: slow to install, and plain.
+    fn plain(whose: Whose) -> BpfProgram {
+        let arch = TargetArch::x86_64;
+        let mut policy = policy(arch, whose);
+        let mut rules = always(arch, whose);
+        rules.extend(conditions(whose));
+        policy["allowed"]["filter"] = rules.into();
+        let mut compiled = compile_from_json(policy.to_string().as_bytes(), arch).unwrap();
+        compiled.remove("allowed").unwrap()
+    }
+
+    #[test]
+    fn the_search_allows_what_the_list_allows_and_takes_few_steps() {
+        let x32 = 0x4000_0000;
+        let values = [
+            0,
+            1,
+            2,
+            10,
+            22,
+            38,
+            99,
+            0x5401,
+            0x5413,
+            0x1000_0000,
+            CLONE_NEW_FLAGS,
+            1 << 32 | 1,
+            u64::MAX,
+        ];
+        for whose in ALL {
+            let [_, searched] = compile_for(TargetArch::x86_64, whose).unwrap();
+            let list = plain(whose);
+            let mut allowed = 0;
+            for number in (0..1_024).chain(x32..x32 + 1_024).chain([u32::MAX]) {
+                for value in values {
+                    for args in [[value, value], [value, 1], [2, value]] {
+                        let args = [args[0], args[1], 0, 0, 0, 0];
+                        let (verdict, steps) = run(&searched, number, args);
+                        let as_the_list = run(&list, number, args).0;
+                        assert_eq!(verdict, as_the_list, "{whose:?}: call {number} {args:?}");
+                        assert!(steps < 80, "{steps} steps for call {number}");
+                        allowed += usize::from(verdict == 0x7FFF_0000);
+                    }
+                }
+            }
+            assert!(allowed > 200 * values.len(), "{whose:?}: {allowed}");
+        }
     }
 
     #[test]
