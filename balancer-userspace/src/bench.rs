@@ -307,6 +307,7 @@ impl Bed {
             capacity: 256,
             warm: warm.to_vec(),
             draining: false,
+            kept: Vec::new(),
         };
         if let Some(connection) = self.connections.get(&number) {
             self.bench.beat(*connection, heartbeat);

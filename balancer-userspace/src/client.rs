@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use crate::api::types::{
     ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, KeyEpoch, MapDump,
-    MapInfo, PolicyChange, Revision, SlotsStatus, Status, TrafficReport, VipStatus, WorkerStatus,
+    MapInfo, OrderRequest, PolicyChange, PrewarmStatus, Revision, SlotsStatus, Status,
+    TrafficReport, VipStatus, WorkerStatus,
 };
 
 /// Why the control plane could not be asked.
@@ -55,6 +56,15 @@ pub enum AdminError {
         #[source]
         source: reqwest::Error,
     },
+}
+
+/// `text` as one segment of a path, whatever it holds.
+fn path_segment(text: &str) -> String {
+    let encoded = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'@' => char::from(byte).into(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encoded).collect()
 }
 
 /// Speaks to one control plane.
@@ -236,6 +246,33 @@ impl AdminClient {
     /// [`AdminError`].
     pub async fn undrain(&self, name: &str) -> Result<WorkerStatus, AdminError> {
         self.post(&format!("/v1/workers/{name}/undrain")).await
+    }
+
+    /// Orders instances of a function, and says how many live.
+    ///
+    /// # Errors
+    /// [`AdminError`]; then nothing was ordered.
+    pub async fn prewarm(&self, order: &OrderRequest) -> Result<PrewarmStatus, AdminError> {
+        let path = "/v1/prewarm";
+        self.send(path, self.request(Method::POST, path).json(order))
+            .await
+    }
+
+    /// The functions with orders.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn prewarms(&self) -> Result<Vec<PrewarmStatus>, AdminError> {
+        self.get("/v1/prewarm").await
+    }
+
+    /// Withdraws all orders of `function`, and says what they were.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn withdraw_prewarm(&self, function: &str) -> Result<PrewarmStatus, AdminError> {
+        let path = format!("/v1/prewarm/{}", path_segment(function));
+        self.send(&path, self.request(Method::DELETE, &path)).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminError> {

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use ebpf_common::ids::{FunctionId, WorkerId};
 
-use crate::{id_map::IdMap, membership::protocol::Heartbeat};
+use crate::{
+    id_map::IdMap,
+    membership::protocol::{Heartbeat, Kept},
+};
 
 /// How busy a worker said it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Load {
     pub report: Option<Report>,
     /// Functions it has a warm sandbox of, ascending.
     pub warm: Vec<FunctionId>,
+    /// How many instances live of those that it was asked to tell of.
+    pub kept: Vec<Kept>,
 }
 
 /// What a heartbeat changed.
@@ -32,6 +37,8 @@ pub struct LoadChange {
     pub report: bool,
     /// Functions that it keeps warm now and did not before, or the other way round.
     pub warm: Vec<FunctionId>,
+    /// Whether other numbers live of what it was asked to tell of.
+    pub kept: bool,
 }
 
 /// The reports of all workers.
@@ -66,8 +73,12 @@ impl Loads {
         let mut change = LoadChange {
             report: load.report != Some(report),
             warm: Vec::new(),
+            kept: load.kept != heartbeat.kept,
         };
         load.report = Some(report);
+        if change.kept {
+            load.kept.clone_from(&heartbeat.kept);
+        }
         if load.warm != warm {
             let before = std::mem::replace(&mut load.warm, warm.clone());
             for gone in before.iter().filter(|id| warm.binary_search(id).is_err()) {
@@ -117,6 +128,14 @@ impl Loads {
         self.get(worker).map_or(&[], |load| &load.warm)
     }
 
+    /// How many instances of `function` live on `worker`, as far as it was asked and has told.
+    #[must_use]
+    pub fn live(&self, worker: WorkerId, function: FunctionId) -> u32 {
+        let kept = self.get(worker).map_or(&[][..], |load| &load.kept);
+        let kept = kept.iter().find(|kept| kept.function == function);
+        kept.map_or(0, |kept| kept.live)
+    }
+
     /// Who keeps `function` warm, in no order.
     #[must_use]
     pub fn warm_on(&self, function: FunctionId) -> &[WorkerId] {
@@ -138,6 +157,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_lives_is_what_was_told_last() {
+        let mut loads = Loads::default();
+        let (worker, function) = (WorkerId(3), FunctionId(7));
+        let told = |live: Option<u32>| Heartbeat {
+            kept: live
+                .map(|live| Kept { function, live })
+                .into_iter()
+                .collect(),
+            ..Heartbeat::default()
+        };
+        assert_eq!(loads.live(worker, function), 0);
+        for live in [Some(2), Some(1), None] {
+            loads.record(worker, &told(live));
+            assert_eq!(loads.live(worker, function), live.unwrap_or(0));
+        }
+        loads.record(worker, &told(Some(2)));
+        loads.forget(worker);
+        assert_eq!(loads.live(worker, function), 0);
+    }
+
+    #[test]
     fn a_heartbeat_that_repeats_the_last_changes_nothing() {
         let mut loads = Loads::default();
         let mut heartbeat = Heartbeat {
@@ -145,10 +185,12 @@ mod tests {
             capacity: 8,
             warm: vec![FunctionId(2), FunctionId(1), FunctionId(2)],
             draining: false,
+            kept: Vec::new(),
         };
         let both = LoadChange {
             report: true,
             warm: vec![FunctionId(1), FunctionId(2)],
+            kept: false,
         };
         assert_eq!(loads.record(WorkerId(0), &heartbeat), both);
         assert_eq!(loads.record(WorkerId(0), &heartbeat), LoadChange::default());
@@ -157,6 +199,7 @@ mod tests {
         let report_only = LoadChange {
             report: true,
             warm: Vec::new(),
+            kept: false,
         };
         assert_eq!(loads.record(WorkerId(0), &heartbeat), report_only);
         assert_eq!(loads.warm_on(FunctionId(1)), [WorkerId(0)]);

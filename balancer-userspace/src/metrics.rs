@@ -33,6 +33,10 @@ pub(crate) struct Metrics {
     pub(crate) losses: IntCounter,
     pub(crate) write_errors: IntCounter,
     pub(crate) plan_seconds: Histogram,
+    pub(crate) orders: IntGauge,
+    pub(crate) ordered_instances: IntGauge,
+    pub(crate) ordered_missing: IntGauge,
+    pub(crate) order_events: IntCounterVec,
     adopted: IntGauge,
     pub(crate) map_writes: IntCounterVec,
     xdp_mode: IntGaugeVec,
@@ -103,6 +107,27 @@ impl Metrics {
                 .buckets(PLAN_BUCKETS.to_vec());
                 registered(r, Histogram::with_opts(opts)?)?
             },
+            orders: gauge(
+                r,
+                "balancer_prewarm_orders",
+                "Orders of warmth in force (`warmpath fn prewarm --list`).",
+            )?,
+            ordered_instances: gauge(
+                r,
+                "balancer_prewarm_instances",
+                "Instances that are to live of the functions with orders, over all workers.",
+            )?,
+            ordered_missing: gauge(
+                r,
+                "balancer_prewarm_instances_missing",
+                "Those of them that no worker has said to live.",
+            )?,
+            order_events: counter_vec(
+                r,
+                "balancer_prewarm_orders_total",
+                "What became of orders of warmth: placed, refused, withdrawn, expired, function_gone.",
+                &["event"],
+            )?,
             map_writes: counter_vec(
                 r,
                 "balancer_map_writes_total",

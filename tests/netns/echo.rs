@@ -72,6 +72,7 @@ impl Echo {
             capacity: 16,
             warm: ["echo", "talk"].map(FunctionId::of).to_vec(),
             draining: false,
+            kept: Vec::new(),
         };
         let (heartbeat, beats) = watch::channel(beat);
         let (assigned, assignment) = watch::channel(None);

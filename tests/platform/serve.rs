@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     process::Stdio,
+    time::Duration,
 };
 
 use ebpf_common::maps::Class;
@@ -11,9 +12,12 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::json;
-use tests::wait;
+use tests::{cluster::Cluster, wait};
 
 use crate::bed::{machine, metric, platform, warmpath};
+
+/// As long as workers may take to do what the control plane wants.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_deployed_function_answers_by_rpc_and_by_http() {
@@ -50,7 +54,7 @@ fn a_cold_start_goes_home_and_the_next_request_to_the_warm_worker() {
     // What the worker has said is not yet what the kernel's row says.
     wait::until(
         "hello to be warm in the data plane",
-        std::time::Duration::from_secs(5),
+        Duration::from_secs(5),
         || {
             let functions = cluster.functions()?;
             let is_warm = |function: &balancer_userspace::api::types::FunctionStatus| {
@@ -101,6 +105,127 @@ fn a_function_that_was_asked_for_ahead_is_warm_on_each_worker_before_its_first_c
     let unknown = prewarm("no-such-function").unwrap_err().to_string();
     assert!(unknown.contains("fn list"), "{unknown}");
     cluster.stop().unwrap();
+}
+
+#[test]
+fn an_order_at_the_control_plane_is_spread_kept_over_its_death_and_withdrawn() {
+    let _machine = machine();
+    let mut cluster = platform(&["hello"]);
+    let admin = cluster.paths().admin_socket().display().to_string();
+    let sockets = cluster.worker_sockets();
+    let prewarm = |cluster: &Cluster, more: &[&str]| {
+        let args = [&["fn", "prewarm", "--admin", &admin, "--json"], more].concat();
+        cluster.cli(&args)
+    };
+    let order = ["hello", "--count", "4", "--for", "10m", "--timeout", "30s"];
+    let ordered = prewarm(&cluster, &order).unwrap();
+    let status = &ordered[0];
+    assert_eq!(
+        (&status["live"], &status["missing"]),
+        (&json!(4), &json!(0))
+    );
+    let parts = status["workers"].as_array().unwrap();
+    let mut wanted: Vec<u64> = parts
+        .iter()
+        .map(|it| it["wanted"].as_u64().unwrap())
+        .collect();
+    wanted.sort_unstable();
+    assert_eq!(wanted, [1, 1, 2], "{status}");
+    let workers = cluster.topology.workers.iter();
+    let seen: u64 = workers
+        .map(|worker| kept(&cluster, &sockets, &worker.role))
+        .sum();
+    assert_eq!(seen, 4, "the workers say so too");
+    let reply = cluster.invoke("hello", "{}", &[]).unwrap();
+    assert_eq!(reply["status"], "ok", "{reply}");
+    let started = metric(&cluster, "worker_cold_starts_total{path=\"zygote\"}")
+        + metric(&cluster, "worker_cold_starts_total{path=\"cold\"}");
+    assert_eq!(started, 0, "the request waited for a start");
+
+    // For people.
+    let plain = |cluster: &Cluster, more: &[&str]| {
+        let args = [&["fn", "prewarm", "--admin", &admin], more].concat();
+        let client = &cluster.topology.client.netns;
+        let shown = client.run(&warmpath().display().to_string(), &args);
+        let shown = shown.unwrap();
+        println!("{shown}");
+        shown
+    };
+    let shown = plain(&cluster, &["--list"]);
+    assert!(shown.starts_with("FUNCTION") && shown.contains("hello@latest"));
+
+    // Orders are in the state file, and instances where they were.
+    cluster.kill_balancer().unwrap();
+    cluster.start_balancer().unwrap();
+    let met = wait::until("the order to be met again", PATIENCE, || {
+        let all = prewarm(&cluster, &["--list"])?;
+        Ok((all[0]["missing"] == 0).then_some(all))
+    });
+    let left = met.unwrap()[0]["orders"][0]["ends_in_ms"].as_u64().unwrap();
+    assert!((1..600_000).contains(&left), "{left}");
+
+    // A worker that goes leaves its part to the others.
+    cluster.kill_worker(0).unwrap();
+    cluster.wait_worker(0, "down").unwrap();
+    let met = wait::until("two workers to have all four", PATIENCE, || {
+        let all = prewarm(&cluster, &["--list"])?;
+        let parts = all[0]["workers"].as_array().map_or(0, Vec::len);
+        Ok((parts == 2 && all[0]["missing"] == 0).then_some(all))
+    });
+    assert_eq!(met.unwrap()[0]["live"], 4);
+
+    for (bad, complaint) in [
+        (&["no-such-function"][..], "fn list"),
+        (&["hello", "--count", "0"], "from 1 to 1024"),
+        (&["hello", "--count", "1025"], "from 1 to 1024"),
+        (&["hello", "--for", "0s"], "1 s to 7 days"),
+        (&["hello", "--for", "soon"], "a number and its unit"),
+        (&["other", "--withdraw"], "--list"),
+    ] {
+        let error = prewarm(&cluster, bad).unwrap_err().to_string();
+        assert!(error.contains(complaint), "{bad:?}: {error}");
+    }
+    // More than a worker's memory holds: what is missing is said, and by the exit code.
+    let short = ["hello", "--count", "40", "--timeout", "1s", "--for", "1m"];
+    let short = prewarm(&cluster, &short).unwrap();
+    let missing = short[0]["missing"].as_u64().unwrap();
+    assert!((1..40).contains(&missing), "{short}");
+
+    let withdrawn = prewarm(&cluster, &["hello", "--withdraw"]).unwrap();
+    assert_eq!(withdrawn["orders"].as_array().unwrap().len(), 2);
+    assert_eq!(prewarm(&cluster, &["--list"]).unwrap(), json!([]));
+    let shown = plain(&cluster, &["hello", "--count", "4", "--for", "10m"]);
+    assert!(shown.starts_with("FUNCTION") && shown.contains("hello@latest"));
+    let withdrawn = plain(&cluster, &["hello", "--withdraw"]);
+    assert!(
+        withdrawn.starts_with("hello@latest: 1 withdrawn"),
+        "{withdrawn}"
+    );
+    for index in 1..cluster.topology.workers.len() {
+        cluster.kill_worker(index).unwrap();
+        cluster.wait_worker(index, "down").unwrap();
+    }
+    let nobody = prewarm(&cluster, &["hello"]).unwrap_err().to_string();
+    assert!(nobody.contains("worker list"), "{nobody}");
+    cluster.stop().unwrap();
+}
+
+/// How many instances of `hello` the worker `name` keeps and has, by its own admin socket.
+fn kept(cluster: &Cluster, sockets: &str, name: &str) -> u64 {
+    let socket = sockets
+        .split(',')
+        .find(|socket| socket.contains(&format!("/{name}/")))
+        .unwrap();
+    let pool = cluster
+        .cli(&["worker", "pool", "--worker", socket, "--json"])
+        .unwrap();
+    let functions = pool["functions"].as_array().unwrap();
+    let hello = functions.iter().find(|it| it["function"] == "hello@latest");
+    let hello = hello.unwrap();
+    let count = |key: &str| hello[key].as_u64().unwrap();
+    let live = count("warm") + count("paused") + count("busy");
+    assert_eq!(count("min_warm"), live, "{hello}");
+    live
 }
 
 #[test]

@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use balancer_userspace::membership::protocol::{Assignment, Heartbeat, Hello, KeepWarm, SlotRange};
+use balancer_userspace::membership::protocol::{
+    Assignment, Heartbeat, Hello, KeepWarm, Kept, SlotRange,
+};
 use db::{SlotMap, SlotOwner};
 use ebpf_common::ids::FunctionId;
 use nix::ifaddrs::getifaddrs;
+use store::CatalogEntry;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
@@ -23,6 +26,10 @@ const HEARTBEAT_GAP: Duration = Duration::from_millis(1);
 const LEARN_AGAIN: Duration = Duration::from_millis(250);
 /// When all of them are looked up again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How often it is counted what lives of them while some are missing: somebody may wait for these.
+const COUNT_MISSING: Duration = Duration::from_millis(20);
+/// How often otherwise.
+const COUNT_AGAIN: Duration = Duration::from_millis(500);
 
 /// Who this worker is, from its configuration and its host.
 ///
@@ -74,29 +81,33 @@ fn mac_of(interface: &str) -> Result<String, RunError> {
 }
 
 /// What the worker says of itself now.
-pub(crate) fn heartbeat(load: &Load, warm: &[FunctionId]) -> Heartbeat {
+pub(crate) fn heartbeat(load: &Load, warm: &[FunctionId], kept: &[Kept]) -> Heartbeat {
     Heartbeat {
         in_flight: load.in_flight(),
         capacity: load.capacity(),
         warm: warm.to_vec(),
         draining: load.is_draining(),
+        kept: kept.to_vec(),
     }
 }
 
-/// Publishes a heartbeat on each change of load or warm set, until nobody listens.
+/// Publishes a heartbeat on each change of load, warm set or what is kept, until nobody listens.
 pub(crate) async fn publish(
     load: Arc<Load>,
     mut warm: watch::Receiver<Vec<FunctionId>>,
+    mut kept: watch::Receiver<Vec<Kept>>,
     heartbeats: Arc<watch::Sender<Heartbeat>>,
 ) {
     let mut pool_lives = true;
+    let mut is_member = true;
     loop {
         tokio::select! {
             () = heartbeats.closed() => return,
             () = load.changed() => (),
             changed = warm.changed(), if pool_lives => pool_lives = changed.is_ok(),
+            changed = kept.changed(), if is_member => is_member = changed.is_ok(),
         }
-        let now = heartbeat(&load, &warm.borrow_and_update());
+        let now = heartbeat(&load, &warm.borrow_and_update(), &kept.borrow_and_update());
         heartbeats.send_if_modified(|last| {
             let is_new = *last != now;
             if is_new {
@@ -141,36 +152,71 @@ pub(crate) async fn follow(
     }
 }
 
-/// Has the pool keep what the control plane says, until the membership ends. A function that the worker's
-/// catalog has not got yet is looked for again.
+/// Has the pool keep what the control plane says, and tells it what lives of what it asks about, until the membership
+/// ends. A function that the worker's catalog has not got yet is looked for again.
 pub(crate) async fn keep_warm(
     mut wanted: watch::Receiver<Vec<KeepWarm>>,
     functions: Arc<Functions>,
     pool: Arc<Pool>,
+    kept: watch::Sender<Vec<Kept>>,
 ) {
     loop {
         let all = wanted.borrow_and_update().clone();
         let mut known = Vec::with_capacity(all.len());
-        for KeepWarm {
-            function,
-            instances,
-        } in &all
-        {
-            if let Some(entry) = functions.get_or_learn(*function).await {
-                known.push((entry, *instances as usize));
+        for keep in &all {
+            if let Some(entry) = functions.get_or_learn(keep.function).await {
+                known.push((*keep, entry));
             }
         }
-        pool.keep_warm(&known);
+        let counts: Vec<_> = known
+            .iter()
+            .map(|(keep, entry)| (Arc::clone(entry), keep.instances as usize))
+            .collect();
+        pool.keep_warm(&counts);
         // Also when nothing changes here: an alias may have moved to another version.
         let again = if known.len() < all.len() {
             LEARN_AGAIN
         } else {
             LOOK_AGAIN
         };
-        if let Ok(Err(_gone)) = timeout(again, wanted.changed()).await {
-            return;
+        let until = Instant::now() + again;
+        while Instant::now() < until {
+            let is_short = count(&known, &pool, &kept);
+            let pause = if is_short { COUNT_MISSING } else { COUNT_AGAIN };
+            let look = (Instant::now() + pause).min(until);
+            match timeout_at(look, wanted.changed()).await {
+                Ok(Err(_gone)) => return,
+                Ok(Ok(())) => break,
+                Err(_elapsed) => (),
+            }
         }
     }
+}
+
+/// Tells what lives of those that the control plane asks about. Returns whether one of them is short.
+fn count(
+    known: &[(KeepWarm, Arc<CatalogEntry>)],
+    pool: &Pool,
+    kept: &watch::Sender<Vec<Kept>>,
+) -> bool {
+    let asked = known.iter().filter(|(keep, _)| keep.tell);
+    let mut is_short = false;
+    let now: Vec<Kept> = asked
+        .map(|(keep, entry)| {
+            let live = u32::try_from(pool.live(entry)).unwrap_or(u32::MAX);
+            is_short |= live < keep.instances;
+            Kept {
+                function: keep.function,
+                live,
+            }
+        })
+        .collect();
+    kept.send_if_modified(|before| {
+        let is_new = *before != now;
+        *before = now;
+        is_new
+    });
+    is_short
 }
 
 /// The slots whose owners can be reached.
@@ -206,8 +252,9 @@ mod tests {
     async fn changes_of_load_are_published_once_a_millisecond_at_most() {
         let load = Arc::new(Load::new(100));
         let (_warm, warm) = watch::channel(Vec::new());
-        let (sender, mut heartbeats) = watch::channel(heartbeat(&load, &[]));
-        tokio::spawn(publish(Arc::clone(&load), warm, Arc::new(sender)));
+        let (kept_sender, kept) = watch::channel(Vec::new());
+        let (sender, mut heartbeats) = watch::channel(heartbeat(&load, &[], &[]));
+        tokio::spawn(publish(Arc::clone(&load), warm, kept, Arc::new(sender)));
         let begun = tokio::time::Instant::now();
         let mut permits = Vec::new();
         for wanted in 1..=5 {
@@ -219,5 +266,12 @@ mod tests {
         drop(permits);
         heartbeats.changed().await.unwrap();
         assert_eq!(heartbeats.borrow_and_update().in_flight, 0);
+        let told = vec![Kept {
+            function: FunctionId::of("hello"),
+            live: 2,
+        }];
+        kept_sender.send_replace(told.clone());
+        heartbeats.changed().await.unwrap();
+        assert_eq!(heartbeats.borrow_and_update().kept, told);
     }
 }

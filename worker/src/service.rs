@@ -238,9 +238,15 @@ async fn serve(
 
     // Last: from here on the balancer sends requests.
     let (heartbeats, receiver) =
-        watch::channel(membership::heartbeat(&load, &pool.warm().borrow()));
+        watch::channel(membership::heartbeat(&load, &pool.warm().borrow(), &[]));
+    let (kept, kept_told) = watch::channel(Vec::new());
     let heartbeats = Arc::new(heartbeats);
-    let published = membership::publish(Arc::clone(&load), pool.warm(), Arc::clone(&heartbeats));
+    let published = membership::publish(
+        Arc::clone(&load),
+        pool.warm(),
+        kept_told,
+        Arc::clone(&heartbeats),
+    );
     let publishing = tasks.spawn(published);
     if let (Some(address), Some(hello)) = (config.control_plane, hello) {
         let assignments = MembershipClient::spawn(address, hello, receiver);
@@ -254,7 +260,12 @@ async fn serve(
             warmth,
         };
         tasks.spawn(membership::follow(assignments, assigned));
-        tasks.spawn(membership::keep_warm(wanted, functions, Arc::clone(&pool)));
+        tasks.spawn(membership::keep_warm(
+            wanted,
+            functions,
+            Arc::clone(&pool),
+            kept,
+        ));
     } else {
         tracing::warn!("no `control_plane`: only direct calls arrive here");
     }

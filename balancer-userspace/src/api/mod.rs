@@ -4,5 +4,7 @@
 //! controller, or reads the pinned maps itself.
 
 #[cfg(feature = "server")]
+mod prewarm;
+#[cfg(feature = "server")]
 pub(crate) mod routes;
 pub mod types;

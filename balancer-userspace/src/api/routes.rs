@@ -10,15 +10,18 @@ use axum::{
     extract::{DefaultBodyLimit, Path as UrlPath, Query, State, rejection::JsonRejection},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::types::{
-    ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, KeyEpoch, MapDump,
-    MapInfo, PolicyChange, PolicyStatus, Revision, SlotsStatus, Status, TrafficReport, VipStatus,
-    WorkerStatus,
+use super::{
+    prewarm,
+    types::{
+        ApiError, CounterValue, ExplainRequest, Explanation, FunctionStatus, KeyEpoch, MapDump,
+        MapInfo, PolicyChange, PolicyStatus, Revision, SlotsStatus, Status, TrafficReport,
+        VipStatus, WorkerStatus,
+    },
 };
 use crate::{
     config::PolicyFile,
@@ -26,6 +29,7 @@ use crate::{
     history::{History, HistoryError},
     maps::{self, Counters, ReadError, TrafficMaps},
     metrics::Metrics,
+    policy::orders::OrderError,
 };
 
 /// Bytes of the longest policy: block lists that are full for both IP versions take half of it.
@@ -52,7 +56,10 @@ impl Admin {
         }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Answer<T> {
+    pub(super) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Answer<T> {
         let (sender, receiver) = oneshot::channel();
         if self.commands.send(command(sender)).await.is_err() {
             return Err(stopping());
@@ -90,11 +97,11 @@ impl Admin {
     }
 }
 
-type Answer<T> = Result<Json<T>, Refusal>;
+pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// An answer that is not 2xx.
 #[derive(Debug)]
-pub(crate) struct Refusal(StatusCode, String);
+pub(crate) struct Refusal(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -130,8 +137,15 @@ impl From<maps::ExplainError> for Refusal {
 impl From<CommandError> for Refusal {
     fn from(error: CommandError) -> Self {
         let status = match &error {
-            CommandError::UnknownWorker { .. } => StatusCode::NOT_FOUND,
-            CommandError::Policy { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            CommandError::UnknownWorker { .. }
+            | CommandError::UnknownFunction { .. }
+            | CommandError::NoOrder { .. } => StatusCode::NOT_FOUND,
+            CommandError::Policy { .. }
+            | CommandError::Order(OrderError::Count { .. } | OrderError::Span { .. }) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            CommandError::Order(OrderError::Full) => StatusCode::TOO_MANY_REQUESTS,
+            CommandError::NoCatalog | CommandError::NoWorker => StatusCode::SERVICE_UNAVAILABLE,
             CommandError::History(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, with_causes(&error))
@@ -178,6 +192,8 @@ pub(crate) fn admin(admin: Admin) -> Router {
         .route("/v1/policy/log", get(policy_log))
         .route("/v1/policy/rollback", post(rollback))
         .route("/v1/keys/rotate", post(rotate_keys))
+        .route("/v1/prewarm", get(prewarm::list).post(prewarm::order))
+        .route("/v1/prewarm/{name}", delete(prewarm::withdraw))
         .route("/v1/counters", get(counters))
         .route("/v1/traffic", get(traffic))
         .route("/v1/maps", get(list))

@@ -181,6 +181,70 @@ pub struct PolicyChange {
     pub table_entries: usize,
 }
 
+/// `POST /v1/prewarm`: instances that are to live before anyone calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderRequest {
+    /// A name, which means its latest version, or a qualified name.
+    pub function: String,
+    /// Instances, over all workers.
+    pub count: u32,
+    /// For how long, in seconds.
+    #[serde(default = "OrderRequest::usual_seconds")]
+    pub seconds: u32,
+    /// How long the answer may wait for the instances, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: u32,
+}
+
+impl OrderRequest {
+    /// How long an order holds that does not say so: ten minutes.
+    pub const USUAL_SECONDS: u32 = 600;
+
+    const fn usual_seconds() -> u32 {
+        Self::USUAL_SECONDS
+    }
+}
+
+/// An element of `GET /v1/prewarm`, and the answer to `POST` and `DELETE`: a function with orders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrewarmStatus {
+    /// Its qualified name.
+    pub function: String,
+    /// Instances that are to live: the largest of its orders and of `min_warm`.
+    pub count: u32,
+    /// What its manifest asks for.
+    pub min_warm: u32,
+    /// Its orders, the largest first.
+    pub orders: Vec<OrderStatus>,
+    /// Instances that live on the workers that are to have some.
+    pub live: u32,
+    /// Those of `count` that do not live yet where they are to.
+    pub missing: u32,
+    /// Who is to have how many, and has.
+    pub workers: Vec<WarmWorker>,
+}
+
+/// One order for a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderStatus {
+    /// Instances.
+    pub count: u32,
+    /// Milliseconds until it ends.
+    pub ends_in_ms: u64,
+}
+
+/// A worker's part of what is to live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmWorker {
+    /// Its name.
+    pub worker: String,
+    /// Instances that it keeps.
+    pub wanted: u32,
+    /// Instances that live there, as it last said.
+    pub live: u32,
+}
+
 /// A blocked prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockHits {

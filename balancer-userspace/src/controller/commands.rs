@@ -8,12 +8,13 @@ use tracing::info;
 use super::Controller;
 use crate::{
     api::types::{
-        FunctionStatus, KeyEpoch, PolicyChange, PolicyStatus, SlotsStatus, Status, VipStatus,
-        WorkerStatus,
+        FunctionStatus, KeyEpoch, OrderRequest, PolicyChange, PolicyStatus, PrewarmStatus,
+        SlotsStatus, Status, VipStatus, WorkerStatus,
     },
     config::PolicyFile,
     history::HistoryError,
     maps::{MapStore, TrafficNames},
+    policy::orders::OrderError,
 };
 
 /// A question or an order, with where the answer goes.
@@ -41,6 +42,16 @@ pub(crate) enum Command {
         is_drained: bool,
         answer: oneshot::Sender<Result<WorkerStatus, CommandError>>,
     },
+    /// Functions with orders of warmth.
+    Prewarms(oneshot::Sender<Vec<PrewarmStatus>>),
+    Order {
+        request: OrderRequest,
+        answer: oneshot::Sender<Result<PrewarmStatus, CommandError>>,
+    },
+    Withdraw {
+        function: String,
+        answer: oneshot::Sender<Result<PrewarmStatus, CommandError>>,
+    },
 }
 
 /// Why an order was not carried out.
@@ -48,6 +59,18 @@ pub(crate) enum Command {
 pub(crate) enum CommandError {
     #[error("there is no worker `{name}`; `GET /v1/workers` lists them")]
     UnknownWorker { name: String },
+    #[error("there is no function {name}: `warmpath fn list` shows those there are")]
+    UnknownFunction { name: String },
+    #[error("the store has not said yet which functions there are")]
+    NoCatalog,
+    #[error(
+        "no worker takes new work, so nothing can be made warm: `warmpath worker list` shows them"
+    )]
+    NoWorker,
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    #[error("nobody has ordered {name}: `warmpath fn prewarm --list` shows the orders")]
+    NoOrder { name: String },
     #[error("the policy is refused, and nothing was changed: `{key}` {problem}")]
     Policy { key: String, problem: String },
     #[error(transparent)]
@@ -82,6 +105,11 @@ impl<S: MapStore> Controller<S> {
                 is_drained,
                 answer,
             } => drop(answer.send(self.drain(worker, is_drained))),
+            Command::Prewarms(answer) => drop(answer.send(self.prewarms())),
+            Command::Order { request, answer } => drop(answer.send(self.order(&request))),
+            Command::Withdraw { function, answer } => {
+                drop(answer.send(self.withdraw(&function)));
+            }
         }
     }
 

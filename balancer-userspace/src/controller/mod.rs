@@ -12,6 +12,7 @@ mod connections;
 mod dirty;
 mod events;
 mod keys;
+mod orders;
 mod outputs;
 mod plan;
 mod policies;
@@ -52,7 +53,7 @@ use crate::{
         state::{Identity, JoinError, Membership},
     },
     metrics::Metrics,
-    policy::{Homes, PoolNumbers, Rules},
+    policy::{Homes, PoolNumbers, Rules, orders::Orders},
     ports::Ports,
     reconcile::tables::ActualTables,
     slots::Slots,
@@ -121,7 +122,7 @@ pub(crate) struct Controller<S> {
 
     membership: Membership,
     /// What the state file was written of.
-    saved: Option<(u64, u64, u64, PoolNumbers)>,
+    saved: Option<(u64, u64, u64, PoolNumbers, Orders)>,
     /// When it is written again.
     save_at: Option<Instant>,
     loads: Loads,
@@ -139,6 +140,10 @@ pub(crate) struct Controller<S> {
     policy: PolicyFile,
     revision: u64,
     pools: PoolNumbers,
+    /// What operators want warm, and until when.
+    orders: Orders,
+    /// Whether workers have said something new of it since the gauges were set.
+    orders_stale: bool,
     rules: Arc<Rules>,
     homes: Homes,
     applier: Applier<S>,
@@ -188,6 +193,10 @@ impl<S: MapStore> Controller<S> {
             .persisted
             .as_ref()
             .map_or(0, |state| state.keys_made_s);
+        let orders = start
+            .persisted
+            .as_ref()
+            .map_or_else(Orders::default, |state| state.orders.clone());
         let mut membership = start.persisted.map(Persisted::restore).unwrap_or_default();
         membership.set_static(start.config.workers.iter().map(static_identity).collect())?;
 
@@ -240,6 +249,8 @@ impl<S: MapStore> Controller<S> {
             policy: PolicyFile::default(),
             revision: 0,
             pools,
+            orders,
+            orders_stale: false,
             rules: Arc::default(),
             homes: Homes::default(),
             applier: Applier::new(store, start.actual, Arc::clone(&start.metrics)),
@@ -362,6 +373,7 @@ impl<S: MapStore> Controller<S> {
             }
         }
         self.follow_schemas(is_settled);
+        self.drop_orders_of_the_gone();
         self.share_keep_warm();
     }
 
@@ -374,6 +386,7 @@ impl<S: MapStore> Controller<S> {
             self.functions.extend(refused);
         }
         self.rotate_keys_if_due();
+        self.expire_orders();
         self.save_if_due();
         if self.standby_at.is_some_and(|at| Instant::now() >= at) {
             self.standby_at = None;
@@ -382,6 +395,7 @@ impl<S: MapStore> Controller<S> {
         if Instant::now() >= self.loads_at {
             self.loads_at = Instant::now() + LOOK_AT_LOADS;
             self.look_at_loads();
+            self.publish_orders_if_stale();
         }
     }
 
@@ -396,6 +410,7 @@ impl<S: MapStore> Controller<S> {
             loads,
             self.standby_at,
             self.save_at,
+            self.orders_end_at(),
         ];
         times.into_iter().flatten().min()
     }

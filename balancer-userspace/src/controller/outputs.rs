@@ -1,16 +1,12 @@
 //! What leaves the controller beside map writes: assignments, the state file, gauges.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use ebpf_common::maps::Config as ConfigRow;
 use nix::time::{ClockId, clock_getres};
 use tracing::warn;
 
-use super::{Controller, SAVE_AGAIN_AFTER};
+use super::{Controller, SAVE_AGAIN_AFTER, orders::unix_ms};
 use crate::{
     loads::Report,
     maps::{MapStore, TableRows},
@@ -60,13 +56,13 @@ impl<S: MapStore> Controller<S> {
 
     /// Tells workers what to keep warm, where that has changed.
     pub(super) fn share_keep_warm(&self) {
-        let kept = self
-            .catalog
-            .as_ref()
-            .map_or(&[][..], |catalog| &catalog.kept);
         let table = self.homes.tables().first().and_then(Option::as_ref);
         let workers = self.homes.takers().count();
-        let new = spread(table.map_or(&[][..], |table| table), workers, kept);
+        let new = spread(
+            table.map_or(&[][..], |table| table),
+            workers,
+            &self.wanted(),
+        );
         self.shared.send_if_modified(|shared| {
             let is_new = *shared.keep_warm != new;
             if is_new {
@@ -122,6 +118,7 @@ impl<S: MapStore> Controller<S> {
             slots_version,
             self.keys_made_s,
             self.pools.clone(),
+            self.orders.clone(),
         );
         if self.saved.as_ref() == Some(&lasting) {
             return;
@@ -129,6 +126,7 @@ impl<S: MapStore> Controller<S> {
         let state = Persisted {
             pools: self.pools.clone(),
             keys_made_s: self.keys_made_s,
+            orders: self.orders.clone(),
             ..Persisted::of(&self.membership, slots_version)
         };
         self.state_file.write(state);
@@ -161,6 +159,7 @@ impl<S: MapStore> Controller<S> {
             .slot_conflicts
             .set(i64::try_from(conflicts).unwrap_or(i64::MAX));
         self.metrics.set_interfaces(&self.interfaces);
+        self.publish_orders();
     }
 }
 
@@ -198,11 +197,4 @@ fn completed(config: &ConfigRow, rows: TableRows) -> [MapWrite; 2] {
             ..keys
         }),
     ]
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

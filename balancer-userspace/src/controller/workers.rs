@@ -98,6 +98,7 @@ impl<S: MapStore> Controller<S> {
             self.worker_changed(id);
         }
         self.functions.extend(change.warm);
+        self.orders_stale |= change.kept;
         if change.report
             && let Some(report) = self.loads.get(id).and_then(|load| load.report)
         {

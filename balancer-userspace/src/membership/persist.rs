@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::state::{Identity, Membership};
+use crate::policy::orders::Orders;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -76,6 +77,9 @@ pub struct Persisted {
     /// When the keys were made, in seconds since 1970.
     #[serde(default)]
     pub keys_made_s: u64,
+    /// Orders of warmth that were in force.
+    #[serde(default)]
+    pub orders: Orders,
     /// Every worker that connected once.
     pub workers: Vec<PersistedWorker>,
 }
@@ -109,6 +113,7 @@ impl Persisted {
             slots_version,
             pools: BTreeMap::new(),
             keys_made_s: 0,
+            orders: Orders::default(),
             workers: workers.collect(),
         }
     }

@@ -82,6 +82,9 @@ pub struct Heartbeat {
     pub warm: Vec<FunctionId>,
     /// Whether it is about to stop: no new work, please.
     pub draining: bool,
+    /// How many instances live of the functions that it was asked to tell of ([`KeepWarm::tell`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
 }
 
 /// What the control plane tells a worker.
@@ -115,6 +118,20 @@ pub struct KeepWarm {
     pub function: FunctionId,
     /// How many.
     pub instances: u32,
+    /// Whether to tell how many live. An older control plane does not ask, and would not understand the answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tell: bool,
+}
+
+/// What lives of a function that a worker keeps instances of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// The function, as 16 hexadecimal digits.
+    #[serde(with = "hex_id")]
+    pub function: FunctionId,
+    /// Instances that live: idle, paused and busy.
+    pub live: u32,
 }
 
 /// Where LOAD packets go, and what seals them.
@@ -209,10 +226,38 @@ mod tests {
             capacity: 8,
             warm: vec![FunctionId(0xeee1_28df_9f87_b0bc)],
             draining: false,
+            kept: Vec::new(),
         });
         let line = r#"{"type":"heartbeat","in_flight":1,"capacity":8,"warm":["eee128df9f87b0bc"],"draining":false}"#;
         assert_eq!(serde_json::to_string(&heartbeat).unwrap(), line);
         assert_eq!(serde_json::from_str::<FromWorker>(line).unwrap(), heartbeat);
+    }
+
+    #[test]
+    fn what_lives_is_told_only_to_whoever_asks() {
+        let kept = |tell| KeepWarm {
+            function: FunctionId(0xeee1_28df_9f87_b0bc),
+            instances: 2,
+            tell,
+        };
+        let line = r#"{"function":"eee128df9f87b0bc","instances":2}"#;
+        assert_eq!(serde_json::to_string(&kept(false)).unwrap(), line);
+        assert_eq!(serde_json::from_str::<KeepWarm>(line).unwrap(), kept(false));
+        let asked = serde_json::to_string(&kept(true)).unwrap();
+        assert_eq!(
+            serde_json::from_str::<KeepWarm>(&asked).unwrap(),
+            kept(true)
+        );
+        let line = r#"{"type":"heartbeat","in_flight":0,"capacity":0,"warm":[],"draining":false,"kept":[{"function":"eee128df9f87b0bc","live":1}]}"#;
+        let beat = FromWorker::Heartbeat(Heartbeat {
+            kept: vec![Kept {
+                function: FunctionId(0xeee1_28df_9f87_b0bc),
+                live: 1,
+            }],
+            ..Heartbeat::default()
+        });
+        assert_eq!(serde_json::to_string(&beat).unwrap(), line);
+        assert_eq!(serde_json::from_str::<FromWorker>(line).unwrap(), beat);
     }
 
     #[test]

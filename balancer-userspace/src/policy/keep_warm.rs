@@ -1,4 +1,4 @@
-//! Which workers keep the instances that a manifest asks for (`min_warm`).
+//! Which workers keep the instances that a manifest (`min_warm`) or an operator asks for.
 //!
 //! They are spread over the workers that the home rule would ask: the function's home first, then those that
 //! follow it in the home table. So the first request of a function finds a warm instance where the rules lead
@@ -11,17 +11,23 @@ use ebpf_common::{
     maps::home_hash,
 };
 
+use super::orders::Wanted;
 use crate::membership::protocol::KeepWarm;
 
 /// What each worker keeps, by its id.
 pub type Kept = BTreeMap<u16, Vec<KeepWarm>>;
 
-/// Spreads the instances of all functions in `kept` over the workers of a home table, of which there are
+/// Spreads the instances of all functions in `wanted` over the workers of a home table, of which there are
 /// `workers` different ones.
 #[must_use]
-pub fn spread(table: &[WorkerId], workers: usize, kept: &[(FunctionId, u32)]) -> Kept {
+pub fn spread(table: &[WorkerId], workers: usize, wanted: &[Wanted]) -> Kept {
     let mut all = Kept::new();
-    for (function, count) in kept {
+    for Wanted {
+        function,
+        count,
+        is_ordered,
+    } in wanted
+    {
         let homes = homes(table, *function, workers.min(*count as usize));
         let Some(places) = u32::try_from(homes.len()).ok().filter(|n| *n > 0) else {
             continue;
@@ -32,6 +38,7 @@ pub fn spread(table: &[WorkerId], workers: usize, kept: &[(FunctionId, u32)]) ->
             all.entry(worker.0).or_default().push(KeepWarm {
                 function: *function,
                 instances,
+                tell: *is_ordered,
             });
         }
     }
@@ -77,14 +84,22 @@ mod tests {
         maglev::weighted_table(&workers)
     }
 
+    fn kept(function: FunctionId, count: u32) -> Wanted {
+        Wanted {
+            function,
+            count,
+            is_ordered: false,
+        }
+    }
+
     #[test]
     fn the_home_comes_first_and_the_rest_is_spread_evenly() {
         let table = table(3);
         let function = FunctionId::of("hello");
         let home = table[(home_hash(function) % table.len() as u64) as usize];
-        let one = spread(&table, 3, &[(function, 1)]);
+        let one = spread(&table, 3, &[kept(function, 1)]);
         assert_eq!(one.keys().copied().collect::<Vec<_>>(), [home.0]);
-        let seven = spread(&table, 3, &[(function, 7)]);
+        let seven = spread(&table, 3, &[kept(function, 7)]);
         let mut counts: Vec<u32> = seven.values().map(|kept| kept[0].instances).collect();
         counts.sort_unstable();
         assert_eq!(counts, [2, 2, 3]);
@@ -93,8 +108,21 @@ mod tests {
 
     #[test]
     fn without_workers_nothing_is_kept() {
-        assert!(spread(&[], 0, &[(FunctionId(1), 5)]).is_empty());
+        assert!(spread(&[], 0, &[kept(FunctionId(1), 5)]).is_empty());
         assert!(spread(&table(2), 2, &[]).is_empty());
+    }
+
+    #[test]
+    fn workers_are_asked_to_tell_of_what_was_ordered() {
+        let ordered = Wanted {
+            is_ordered: true,
+            ..kept(FunctionId(1), 2)
+        };
+        let all = spread(&table(2), 2, &[ordered, kept(FunctionId(2), 2)]);
+        for told in all.values() {
+            let told: Vec<bool> = told.iter().map(|kept| kept.tell).collect();
+            assert_eq!(told, [true, false]);
+        }
     }
 
     proptest! {
@@ -104,10 +132,10 @@ mod tests {
             workers in 1..20_u16,
             functions in prop::collection::vec((any::<u64>(), 1..40_u32), 1..10),
         ) {
-            let kept: Vec<_> = functions.into_iter().map(|(id, n)| (FunctionId(id), n)).collect();
+            let kept: Vec<_> = functions.into_iter().map(|(id, n)| kept(FunctionId(id), n)).collect();
             let all = spread(&table(workers), usize::from(workers), &kept);
             let sum: u32 = all.values().flatten().map(|kept| kept.instances).sum();
-            prop_assert_eq!(sum, kept.iter().map(|(_, n)| n).sum::<u32>());
+            prop_assert_eq!(sum, kept.iter().map(|kept| kept.count).sum::<u32>());
             prop_assert!(all.values().flatten().all(|kept| kept.instances > 0));
         }
     }

@@ -6,6 +6,7 @@
 mod homes;
 pub mod keep_warm;
 pub mod maglev;
+pub mod orders;
 mod rules;
 mod warm;
 

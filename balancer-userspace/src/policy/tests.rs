@@ -100,6 +100,7 @@ fn build(workers: &[Worker]) -> (Membership, Loads) {
                 capacity: 32,
                 warm: worker.warm.iter().copied().map(FunctionId).collect(),
                 draining: false,
+                kept: Vec::new(),
             },
         );
     }

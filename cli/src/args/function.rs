@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use warmpath_sdk::deferred::CallId;
 use worker::profile::ProfileRequest;
 
-use super::{OutputArgs, StoreArgs, WorkerSocketArgs};
+use super::{AdminArgs, OutputArgs, StoreArgs, WorkerSocketArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FnVerb {
@@ -68,7 +68,7 @@ pub(crate) enum FnVerb {
     Dead(DeadArgs),
     /// Print what a function printed, by request
     Logs(LogsArgs),
-    /// Fetch a function's code on workers of this machine, and start instances there, before anyone calls
+    /// Have instances of a function started before anyone calls: ordered at the control plane, or on workers of this machine
     Prewarm(PrewarmArgs),
     /// Say how a function's triggers are doing: when they are due, how far they are, what failed
     Triggers(TriggersArgs),
@@ -200,16 +200,32 @@ pub(crate) struct DeadArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// What is to be there, and where.
+/// What is to be there, where and for how long.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PrewarmArgs {
     /// The function, with `@alias` or `@version` if not the latest
-    pub(crate) name: String,
-    /// Instances on each worker; 0 only fetches code and layers
+    #[arg(required_unless_present = "list")]
+    pub(crate) name: Option<String>,
+    /// Instances: over all workers, or with `--worker` on each, where 0 only fetches code and layers
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) count: u32,
+    /// How long the control plane keeps them, whether or not anyone calls: `90s`, `10m`, `2h`, `1d`
+    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = seconds)]
+    pub(crate) seconds: u32,
+    /// How long to wait until they live; the order stands all the same
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = seconds)]
+    pub(crate) timeout: u32,
+    /// Show what is ordered, and how far it is
+    #[arg(long, conflicts_with_all = ["name", "withdraw", "worker"])]
+    pub(crate) list: bool,
+    /// End all orders for the function
+    #[arg(long, conflicts_with = "worker")]
+    pub(crate) withdraw: bool,
+    /// Instead of the control plane, a worker's admin socket, `<state_dir>/worker.sock`; may be given again for more
+    #[arg(long, value_name = "SOCKET", value_delimiter = ',', conflicts_with_all = ["seconds", "timeout"])]
+    pub(crate) worker: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) workers: WorkerSocketArgs,
+    pub(crate) admin: AdminArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -226,4 +242,54 @@ pub(crate) struct TriggersArgs {
     pub(crate) store: StoreArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// `90s`, `10m`, `2h` or `1d` in seconds.
+fn seconds(text: &str) -> Result<u32, String> {
+    let unit = |last: char| match last {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3_600),
+        'd' => Some(24 * 3_600),
+        _ => None,
+    };
+    let parsed = text.chars().next_back().and_then(|last| {
+        let number = text.strip_suffix(last)?;
+        let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+        let number: u32 = is_number.then(|| number.parse().ok()).flatten()?;
+        number.checked_mul(unit(last)?)
+    });
+    parsed.ok_or_else(|| "a number and its unit: `90s`, `10m`, `2h`, `1d`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        let all = [
+            ("0s", 0),
+            ("90s", 90),
+            ("10m", 600),
+            ("2h", 7_200),
+            ("1d", 86_400),
+        ];
+        for (text, expected) in all {
+            assert_eq!(seconds(text).unwrap(), expected, "{text}");
+        }
+        for text in [
+            "",
+            "m",
+            "10",
+            "+1m",
+            "-1m",
+            "1.5h",
+            "10 m",
+            "4294967295m",
+            "10ü",
+        ] {
+            assert!(seconds(text).unwrap_err().contains("10m"), "{text}");
+        }
+    }
 }

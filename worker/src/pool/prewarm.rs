@@ -66,6 +66,12 @@ pub enum PrewarmError {
 }
 
 impl Pool {
+    /// How many instances of what `entry` names live: idle, paused and busy.
+    #[must_use]
+    pub fn live(&self, entry: &Arc<CatalogEntry>) -> usize {
+        self.functions.of(entry).standing().demand.live
+    }
+
     /// Fetches the code and layers of `entry` and has instances started until `count` of them live. Fewer may: for want
     /// of memory, by its `max_instances`, or because starting them fails. They stay as any that idle do.
     ///
@@ -83,7 +89,7 @@ impl Pool {
         })?;
         let function = self.functions.of(entry);
         let count = count as usize;
-        let before = function.standing().demand.live;
+        let before = self.live(entry);
         while function.lacks(count) {
             self.start_instance(&function, Some(Warmth::Promised));
         }

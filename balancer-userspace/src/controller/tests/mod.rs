@@ -22,6 +22,7 @@ use crate::{
     reconcile::{self, tables::MapWrite},
 };
 
+mod orders;
 mod schemas;
 
 const FUNCTION: &str = "hello@latest";
@@ -165,6 +166,7 @@ impl Bench {
             capacity: 8,
             warm: warm.to_vec(),
             draining: false,
+            kept: Vec::new(),
         };
         self.controller
             .handle(Event::Connection(ConnectionEvent::Heartbeat {
@@ -455,6 +457,7 @@ fn of_a_burst_of_heartbeats_the_last_of_each_worker_leads_to_one_plan() {
                 capacity: 64,
                 warm: warm.into_iter().collect(),
                 draining: is_odd && connection == connections[0],
+                kept: Vec::new(),
             };
             let beat = ConnectionEvent::Heartbeat {
                 connection,
@@ -484,6 +487,7 @@ fn what_a_worker_said_before_something_else_happened_is_taken_in_before_it() {
         capacity: 8,
         warm: vec![FunctionId::of(FUNCTION)],
         draining: false,
+        kept: Vec::new(),
     };
     let beat = ConnectionEvent::Heartbeat {
         connection,
@@ -631,6 +635,7 @@ impl Bench {
                         capacity: 8,
                         warm: warm.collect(),
                         draining: in_flight == 8,
+                        kept: Vec::new(),
                     };
                     let beat = ConnectionEvent::Heartbeat {
                         connection: *connection,

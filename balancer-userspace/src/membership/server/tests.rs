@@ -134,6 +134,7 @@ async fn a_client_joins_and_its_heartbeats_and_assignments_flow() {
     let kept = KeepWarm {
         function: FunctionId::of("hello"),
         instances: 2,
+        tell: false,
     };
     bench.shared.send_modify(|shared| {
         // Those of another worker are none of its business.
