@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path};
 
 use serde::Deserialize;
 
-use crate::error::ConfigError;
+use crate::{caller::Prefix, error::ConfigError};
 
 /// Configuration of the gateway role.
 #[derive(Debug, Clone, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Config {
     /// Address to serve Prometheus metrics on, at `/metrics`.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
+    /// Proxies in front of the gateway: from these, X-Forwarded-For says who calls. None by default.
+    #[serde(default)]
+    pub trusted_proxies: Vec<Prefix>,
     /// UDP sockets to call the VIP from; requests of one session use the same one.
     #[serde(default = "defaults::sockets")]
     pub sockets: usize,
@@ -117,6 +120,20 @@ mod tests {
         let config = load("listen = '127.0.0.1:8080'\nvip = '10.99.0.1:9000'").unwrap();
         assert_eq!(config.vip, "10.99.0.1:9000".parse().unwrap());
         assert_eq!(config.metrics_listen, None);
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_prefixes() {
+        let with = |proxies: &str| {
+            load(&format!(
+                "listen = '127.0.0.1:8080'\nvip = '10.99.0.1:9000'\ntrusted_proxies = {proxies}"
+            ))
+        };
+        let config = with("['10.0.0.0/8', '192.0.2.1', 'fd00::/8']").unwrap();
+        assert_eq!(config.trusted_proxies.len(), 3);
+        let error = with("['everybody']").unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("everybody"), "{source}");
     }
 
     #[test]

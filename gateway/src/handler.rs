@@ -1,6 +1,7 @@
 //! One HTTP request's life: read, call, answer.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,13 +16,14 @@ use hyper::{
 use tokio::time::timeout;
 use warmpath_sdk::{
     Call, Fault, MAX_MESSAGE, Status,
-    http::{self, RequestHead},
+    http::{self, CALLER, RequestHead},
     stream::{Reply, RequestBody},
 };
 
 use crate::{
     answer::{Answer, Failure, reply},
     body::{Following, Passing},
+    caller::caller_of,
     calls::Calls,
     config::Config,
     deferred::DEFERRED,
@@ -39,8 +41,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Answers one request on the public address.
-    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+    /// Answers one request of `peer` on the public address.
+    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>, peer: IpAddr) -> Answer {
         let begun = Instant::now();
         let path = request.uri().path();
         if path == "/healthz" {
@@ -60,7 +62,7 @@ impl Gateway {
             );
         };
         let function = function.to_owned();
-        let outcome = self.run(&function, request).await;
+        let outcome = self.run(&function, request, peer).await;
         let (status, fault) = match &outcome {
             Ok(answer) if answer.status().is_server_error() => (Status::Ok.name(), Fault::Function),
             Ok(_) => (Status::Ok.name(), Fault::Nobody),
@@ -91,10 +93,20 @@ impl Gateway {
         }
     }
 
-    async fn run(&self, function: &str, request: Request<Incoming>) -> Result<Answer, Failure> {
+    async fn run(
+        &self,
+        function: &str,
+        request: Request<Incoming>,
+        peer: IpAddr,
+    ) -> Result<Answer, Failure> {
         let (parts, body) = request.into_parts();
         let wish = Wish::read(function, &parts.headers)?;
-        let head = passage::head_of(&parts, function)?;
+        let mut head = passage::head_of(&parts, function)?;
+        // One that nobody waits for is made by a worker, which is no gateway.
+        if !wish.deferred {
+            let caller = caller_of(peer, &parts.headers, &self.config.trusted_proxies);
+            head.headers.push((CALLER.to_owned(), caller.to_string()));
+        }
         let (body, follows) = self.body(body, &head, wish.deferred).await?;
         let most = Duration::from_millis(self.config.max_budget_ms.into());
         let usual = Duration::from_millis(self.config.budget_ms.into());

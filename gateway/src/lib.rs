@@ -7,7 +7,7 @@
 //! # Layout
 //! - `server` accepts connections and stops gracefully; `handler` is one HTTP request's life;
 //!   `request` reads headers, `passage` puts HTTP into calls and takes it out of replies, `answer` writes
-//!   status codes; `body` is whole or passes through as it comes; `deferred` has calls kept that nobody waits for; `calls` spreads calls over sockets.
+//!   status codes; `body` is whole or passes through as it comes; `deferred` has calls kept that nobody waits for; `calls` spreads calls over sockets; `caller` says who pays.
 //!
 //! # Invariants
 //! - What a client sends is bounded before it is kept: head, body, time, connections.
@@ -17,6 +17,7 @@
 
 mod answer;
 mod body;
+mod caller;
 mod calls;
 mod config;
 mod deferred;
@@ -29,6 +30,7 @@ mod passage;
 mod request;
 mod server;
 
+pub use caller::{Prefix, PrefixError};
 pub use config::Config;
 pub use error::{ConfigError, RunError};
 pub use server::run;

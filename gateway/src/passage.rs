@@ -71,7 +71,10 @@ pub(crate) fn head_of(parts: &request::Parts, function: &str) -> Result<RequestH
 /// The headers that go on, in the order they came.
 fn headers_of(headers: &HeaderMap) -> Vec<http::Header> {
     let named = named_by_connection(headers);
-    let goes_on = |name: &str| !http::is_of_one_hop(name) && !named.iter().any(|it| it == name);
+    let goes_on = |name: &str| {
+        // Who calls is ours to say.
+        !http::is_of_one_hop(name) && name != http::CALLER && !named.iter().any(|it| it == name)
+    };
     headers
         .iter()
         .filter(|(name, _)| goes_on(name.as_str()))
@@ -214,6 +217,7 @@ mod tests {
                 ("x-mine", "1"),
                 ("transfer-encoding", "chunked"),
                 ("upgrade", "h2c"),
+                ("X-Warmpath-Caller", "192.0.2.66"),
                 ("x-a", "1"),
                 ("x-a", "2"),
             ],

@@ -1,6 +1,12 @@
 //! The sockets: accepting connections within bounds, and stopping without cutting anybody short.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
@@ -76,14 +82,14 @@ async fn serve_public(
             // A sender that is gone can say nothing any more: stop as well.
             _ = stop.wait_for(|stopped| *stopped) => break,
         };
-        let Some((stream, place)) = accepted else {
+        let Some((stream, peer, place)) = accepted else {
             continue;
         };
         let service = service_fn({
             let gateway = Arc::clone(&gateway);
             move |request: Request<Incoming>| {
                 let gateway = Arc::clone(&gateway);
-                async move { Ok::<Answer, Infallible>(gateway.serve(request).await) }
+                async move { Ok::<Answer, Infallible>(gateway.serve(request, peer).await) }
             }
         });
         let connection =
@@ -109,7 +115,7 @@ async fn serve_public(
 async fn serve_metrics(listener: TcpListener, gateway: Arc<Gateway>) {
     let places = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
     loop {
-        let Some((stream, place)) = accept(&listener, &places).await else {
+        let Some((stream, _peer, place)) = accept(&listener, &places).await else {
             continue;
         };
         let gateway = Arc::clone(&gateway);
@@ -132,10 +138,10 @@ async fn serve_metrics(listener: TcpListener, gateway: Arc<Gateway>) {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await.and_then(prepared) {
-        Ok(stream) => Some((stream, place)),
+        Ok((stream, peer)) => Some((stream, peer, place)),
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");
             sleep(ACCEPT_BACKOFF).await;
@@ -144,10 +150,10 @@ async fn accept(
     }
 }
 
-fn prepared((stream, _peer): (TcpStream, SocketAddr)) -> io::Result<TcpStream> {
+fn prepared((stream, peer): (TcpStream, SocketAddr)) -> io::Result<(TcpStream, IpAddr)> {
     // Small answers leave at once.
     stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok((stream, peer.ip().to_canonical()))
 }
 
 fn http(read_timeout_ms: u64) -> http1::Builder {

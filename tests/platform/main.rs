@@ -7,6 +7,7 @@
 
 mod answer;
 mod bed;
+mod callers;
 mod cancel;
 mod deferred;
 mod kill;

@@ -11,6 +11,7 @@ use db::SlotSet;
 use serde::Deserialize;
 
 use crate::{
+    bill::BillConfig,
     cpu_latency::CpuLatencyConfig,
     deferred::DeferredLimits,
     error::ConfigError,
@@ -87,6 +88,9 @@ pub struct Config {
     /// Calls that nobody waits for.
     #[serde(default, rename = "async")]
     pub deferred: DeferredLimits,
+    /// Who is believed about who calls.
+    #[serde(default)]
+    pub bill: BillConfig,
     /// What the RPC server may hold.
     #[serde(default)]
     pub rpc: RpcLimits,
@@ -159,6 +163,7 @@ impl Config {
         if !self.db.slots.is_empty() && self.db.listen.is_none() {
             return Err("`db.slots` needs `db.listen`, or other workers cannot reach them");
         }
+        self.bill.check()?;
         self.park.check()?;
         self.deferred.check()?;
         self.stream.check()?;
@@ -213,6 +218,8 @@ mod tests {
         sources = ["172.16.0.0/16", "fd00:1::/96"]
         [async]
         attempts = 5
+        [bill]
+        gateways = ["10.80.0.3", "fd00::3"]
         [park]
         until_ms_max = 60000
         [rpc]
@@ -235,6 +242,7 @@ mod tests {
         assert_eq!(config.sandbox.rootfs, crate::rootfs::Choice::Pinned);
         let CpuLatencyConfig { hold, limit_us, .. } = config.cpu_latency;
         assert_eq!((hold, limit_us), (crate::cpu_latency::Hold::Busy, 5));
+        assert_eq!(config.bill.gateways.len(), 2);
         assert_eq!(config.rpc.acknowledge_after_ms, 15);
         assert_eq!(config.stream_listen(), "10.80.0.11:9200".parse().unwrap());
     }
@@ -249,6 +257,8 @@ mod tests {
             ("[network]", "[network]\nnope = 1"),
             ("[secrets]", "[secrets]\nnope = 1"),
             ("[stream]", "[stream]\nnope = 1"),
+            ("[bill]", "[bill]\nnope = 1"),
+            ("\"10.80.0.3\"", "\"gateway\""),
             ("[decap]", "[decap]\nnope = 1"),
         ] {
             let error = load(&WHOLE.replacen(from, to, 1)).unwrap_err();
@@ -267,6 +277,7 @@ mod tests {
             ("listen = \"10.80.0.11:7200\"", ""),
             ("acknowledge_after_ms = 15", "reply_cache_bytes = 1"),
             ("172.16.0.0/16", "0.0.0.0/0"),
+            ("10.80.0.3", "0.0.0.0"),
             ("10.80.0.11:9200", "0.0.0.0:9200"),
             ("10.80.0.11:9200", "[::]:9200"),
         ] {

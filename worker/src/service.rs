@@ -176,6 +176,7 @@ async fn serve(
     };
     let report_metrics = ReportMetrics::register(&registry)?;
     let server = Server::new(parts, config.rpc.clone());
+    server.believe(config.bill.clone());
     let (mut sockets, mut here) = (Vec::new(), None);
     for address in config.vips.iter().chain(&config.direct_listen) {
         let (address, task) = server.listen(*address)?;

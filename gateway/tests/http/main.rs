@@ -48,10 +48,11 @@ impl Bench {
         let exchanges = Exchanges::start().await;
         let vip = worker(exchanges.clone()).await;
         let (listen, metrics_listen) = (free_port().await, free_port().await);
+        let proxy = PROXY;
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = format!(
             "listen = '{listen}'\nvip = '{vip}'\nmetrics_listen = '{metrics_listen}'\n\
-             budget_ms = 2000\nread_timeout_ms = 500\nmax_body_bytes = 200000"
+             trusted_proxies = ['{proxy}']\nbudget_ms = 2000\nread_timeout_ms = 500\nmax_body_bytes = 200000"
         );
         std::fs::write(file.path(), text).unwrap();
         let config = Config::load(file.path()).unwrap();
@@ -88,6 +89,9 @@ impl Bench {
         client().post(format!("{}/run/{function}", self.base))
     }
 }
+
+/// An address of the client's host that the gateway trusts as a proxy's.
+const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 
 fn client() -> Client {
     Client::builder().no_proxy().build().unwrap()
@@ -178,7 +182,10 @@ fn keep(request: RpcHeader, message: &Bytes) -> Vec<u8> {
     let id = match ask {
         Ask::Submit { id, call } => {
             assert_eq!((call.function.as_str(), call.budget_ms), ("echo", 2_000));
-            assert_eq!(http::split::<RequestHead>(&event).unwrap().1, "later");
+            let (head, body) = http::split::<RequestHead>(&event).unwrap();
+            assert_eq!(body, "later");
+            // A worker will make it, which is no gateway.
+            assert!(head.headers.iter().all(|(name, _)| name != http::CALLER));
             id
         }
         Ask::Outcome { id } => id,
@@ -241,6 +248,30 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
         .headers()
         .get(name)
         .map_or("", |value| value.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_worker_is_told_who_calls_and_no_client_says_so_itself() {
+    let bench = Bench::start().await;
+    let proxy = Client::builder()
+        .no_proxy()
+        .local_address(std::net::IpAddr::from(PROXY));
+    let proxy = proxy.build().unwrap();
+    for (client, expected) in [(client(), "127.0.0.1"), (proxy, "192.0.2.7")] {
+        let request = client
+            .post(format!("{}/run/mirror", bench.base))
+            .header("x-forwarded-for", "192.0.2.66, 192.0.2.7")
+            .header("X-Warmpath-Caller", "192.0.2.77");
+        let seen: Value = request.send().await.unwrap().json().await.unwrap();
+        let headers: Vec<(String, String)> =
+            serde_json::from_value(seen["headers"].clone()).unwrap();
+        let told: Vec<_> = headers
+            .iter()
+            .filter(|(name, _)| name == http::CALLER)
+            .collect();
+        assert_eq!(told.len(), 1, "{headers:?}");
+        assert_eq!(told[0].1, expected);
+    }
 }
 
 #[tokio::test]

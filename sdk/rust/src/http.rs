@@ -31,6 +31,10 @@ const OF_ONE_HOP: [&str; 10] = [
 /// What a request used, in the head of its reply. The worker writes it, and takes away what a handler calls so.
 pub const BILL: &str = "x-warmpath-bill";
 
+/// Who calls, in the head of a request that came through a gateway: an address. A worker takes it off, and believes it of
+/// gateways that it was told of.
+pub const CALLER: &str = "x-warmpath-caller";
+
 /// Name, in lower case, and value; each character of a value is one byte.
 pub type Header = (String, String);
 

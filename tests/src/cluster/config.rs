@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use super::Options;
 use crate::topology::{Host, Topology, VIP, VIP_PORT};
 
 /// Ports of the roles, each on its own host's address.
@@ -82,16 +83,24 @@ pub(super) fn slots_of(index: usize, count: usize) -> (u16, u16) {
 }
 
 /// Writes the configuration of every role.
-pub(super) fn write_all(topology: &Topology, paths: &Paths, xdp_mode: &str) -> Result<()> {
+pub(super) fn write_all(topology: &Topology, paths: &Paths, options: &Options) -> Result<()> {
     let token = format!("{:032x}", rand::random::<u128>());
     write_secret(&paths.token(), &token)?;
     write(paths, "store", &store(topology.balancer.address(), paths))?;
-    write(paths, "balancer", &balancer(topology, paths, xdp_mode))?;
+    write(
+        paths,
+        "balancer",
+        &balancer(topology, paths, &options.xdp_mode),
+    )?;
     write(paths, "gateway", &gateway(topology.gateway.address()))?;
     let count = topology.workers.len();
     for (index, host) in topology.workers.iter().enumerate() {
         let slots = slots_of(index, count);
-        let text = worker(host, index, slots, topology, paths);
+        let mut text = worker(host, index, slots, topology, paths);
+        if options.trust_gateway {
+            let gateway = topology.gateway.address();
+            text.push_str(&format!("\n[bill]\ngateways = [\"{gateway}\"]\n"));
+        }
         write(paths, &host.role, &text)?;
     }
     Ok(())

@@ -38,6 +38,8 @@ pub struct Options {
     pub workers: u8,
     /// Mode of the XDP program: `native`, `generic` or `auto`.
     pub xdp_mode: String,
+    /// Whether workers believe the gateway about who calls.
+    pub trust_gateway: bool,
 }
 
 impl Options {
@@ -49,6 +51,7 @@ impl Options {
             layout: Layout::OneArm,
             workers: 3,
             xdp_mode: "native".to_owned(),
+            trust_gateway: false,
         }
     }
 }
@@ -75,7 +78,7 @@ impl Cluster {
     pub fn start(options: &Options) -> Result<Self> {
         let topology = Topology::build(options.layout, options.workers)?;
         let paths = Paths::of(&topology);
-        config::write_all(&topology, &paths, &options.xdp_mode)?;
+        config::write_all(&topology, &paths, options)?;
         let mut cluster = Self {
             gateway: None,
             workers: (0..options.workers).map(|_index| None).collect(),

@@ -4,7 +4,7 @@
 //! - [`Usage`] is the bill of one request; [`Meter`] splits what an instance's cgroup has used among the requests
 //!   that ran in it; [`Gauge`] feeds it from the cgroup's counters.
 //! - [`Line`] is many bills added up; [`Ledger`] has one for each function, version and caller; [`BillReport`] is what the
-//!   admin API says of it.
+//!   admin API says of it. [`BillConfig`] says whose word about the caller counts.
 //!
 //! # Invariants
 //! - Nothing falls between two bills: the charges of an instance and its remainder together are what its
@@ -12,6 +12,7 @@
 //! - What a handler says of itself is never asked: all figures are the kernel's or the worker's own.
 //! - However many callers there are, memory is bounded and the sums stay true.
 
+mod gateways;
 mod gauge;
 mod ledger;
 mod line;
@@ -20,6 +21,7 @@ mod report;
 mod usage;
 
 pub use self::{
+    gateways::{BillConfig, Word},
     gauge::Gauge,
     ledger::{Account, Caller, Ledger, OTHER, Subject},
     line::{Line, Peak, WhatIf},

@@ -6,7 +6,7 @@ use ebpf_common::wire::{HeaderError, Status};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Registry};
 
 use super::{counter_in, vec_in};
-use crate::park::WakeReason;
+use crate::{bill::Word, park::WakeReason};
 /// Upper bounds, in seconds, of the request latency's buckets: from a warm reply to a long timeout.
 const SECONDS: [f64; 16] = [
     0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5,
@@ -75,6 +75,7 @@ pub struct RpcMetrics {
     sends_failed: IntCounter,
     wakes: IntCounterVec,
     cancelled: IntCounterVec,
+    named: IntCounterVec,
 }
 
 impl RpcMetrics {
@@ -142,6 +143,12 @@ impl RpcMetrics {
                 "Requests that their callers gave up, by where that met them.",
                 &["while"],
             )?,
+            named: vec_in(
+                registry,
+                "worker_callers_named_total",
+                "Requests that name who is to pay: believed, ignored as they come from no gateway of `[bill] gateways`, or garbled.",
+                &["word"],
+            )?,
         })
     }
 
@@ -186,6 +193,16 @@ impl RpcMetrics {
 
     pub(crate) fn cancelled(&self, place: &'static str) {
         self.cancelled.with_label_values(&[place]).inc();
+    }
+
+    pub(crate) fn named(&self, word: Word) {
+        self.named.with_label_values(&[word.name()]).inc();
+    }
+
+    /// Requests so far that named who is to pay, by what became of that.
+    #[must_use]
+    pub fn callers_named(&self, word: Word) -> u64 {
+        self.named.with_label_values(&[word.name()]).get()
     }
 
     /// Requests so far that their callers gave up while they were `place`: `running` or `parked`.

@@ -13,24 +13,52 @@ use warmpath_sdk::http::{self, RequestHead, ResponseHead};
 
 use crate::pool::Outcome;
 
-/// What of a request is for the handler: its head, if the handler speaks HTTP, and the event or body.
+/// What a request is made of.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// For a handler that speaks HTTP.
+    pub(super) head: Option<Box<RequestHead>>,
+    /// The event or body.
+    pub(super) payload: Bytes,
+    /// Who calls, as whoever sent it says; not for the handler.
+    pub(super) caller: Option<String>,
+}
+
+/// Takes a request apart.
 pub(super) fn take(
     header: &RpcHeader,
     payload: &Bytes,
     manifest: &Manifest,
-) -> Result<(Option<Box<RequestHead>>, Bytes), Box<Outcome>> {
+) -> Result<Taken, Box<Outcome>> {
     let speaks_http = manifest.interface != Interface::Event;
     if !header.has(flags::HTTP) {
-        let head = speaks_http.then(|| Box::new(RequestHead::of_call(payload.len())));
-        return Ok((head, payload.clone()));
+        return Ok(Taken {
+            head: speaks_http.then(|| Box::new(RequestHead::of_call(payload.len()))),
+            payload: payload.clone(),
+            caller: None,
+        });
     }
-    let (head, body) = http::split::<RequestHead>(payload)
+    let (mut head, payload) = http::split::<RequestHead>(payload)
         .map_err(|error| Box::new(Outcome::failed(Status::BadPayload, error.to_string())))?;
     if !manifest.takes(&head.method) {
         let refused = Outcome::failed(Status::MethodNotAllowed, manifest.allow());
         return Err(Box::new(refused));
     }
-    Ok((speaks_http.then(|| Box::new(head)), body))
+    let caller = take_caller(&mut head);
+    Ok(Taken {
+        head: speaks_http.then(|| Box::new(head)),
+        payload,
+        caller,
+    })
+}
+
+/// Takes off what the head says of its caller; of several words none, which is no address.
+fn take_caller(head: &mut RequestHead) -> Option<String> {
+    let is_caller = |(name, _): &mut http::Header| name.eq_ignore_ascii_case(http::CALLER);
+    let mut said = head.headers.extract_if(.., is_caller);
+    let (_, first) = said.next()?;
+    let is_one = said.count() == 0;
+    Some(if is_one { first } else { String::new() })
 }
 
 /// The payload of the reply, with its bill if it came by HTTP, and whether it has the flag HTTP.
@@ -91,8 +119,8 @@ mod tests {
 
     #[test]
     fn an_event_is_the_body_and_comes_by_post() {
-        let (head, body) = take(&header(flags::HTTP), &request("POST"), &manifest("")).unwrap();
-        assert_eq!((head, &body[..]), (None, &b"event"[..]));
+        let taken = take(&header(flags::HTTP), &request("POST"), &manifest("")).unwrap();
+        assert_eq!((taken.head, &taken.payload[..]), (None, &b"event"[..]));
         let refused = take(&header(flags::HTTP), &request("GET"), &manifest("")).unwrap_err();
         assert_eq!(refused.status, Status::MethodNotAllowed);
         assert_eq!(refused.payload, "POST");
@@ -101,14 +129,47 @@ mod tests {
     #[test]
     fn a_handler_that_speaks_http_always_gets_a_head() {
         let manifest = manifest("interface = 'wsgi'");
-        let (head, body) = take(&header(flags::HTTP), &request("PUT"), &manifest).unwrap();
+        let taken = take(&header(flags::HTTP), &request("PUT"), &manifest).unwrap();
         assert_eq!(
-            (head.unwrap().method.as_str(), &body[..]),
+            (taken.head.unwrap().method.as_str(), &taken.payload[..]),
             ("PUT", &b"event"[..])
         );
         let plain = Bytes::from_static(b"hi");
-        let (head, body) = take(&header(0), &plain, &manifest).unwrap();
-        assert_eq!((head.unwrap().method.as_str(), body), ("POST", plain));
+        let taken = take(&header(0), &plain, &manifest).unwrap();
+        let head = taken.head.unwrap();
+        assert_eq!((head.method.as_str(), taken.payload), ("POST", plain));
+    }
+
+    #[test]
+    fn who_calls_is_for_the_bill_and_not_for_the_handler() {
+        let said = |callers: &[&str], interface: &str| {
+            let line = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+            let callers = callers.iter().map(|caller| line(http::CALLER, caller));
+            let head = RequestHead {
+                headers: callers.chain([line("x-a", "1")]).collect(),
+                ..RequestHead::of_call(0)
+            };
+            let message = http::join(&head, b"").unwrap();
+            let manifest = manifest(&format!("interface = '{interface}'"));
+            let taken = take(&header(flags::HTTP), &message, &manifest).unwrap();
+            if let Some(head) = taken.head {
+                assert_eq!(head.headers, [line("x-a", "1")]);
+            }
+            taken.caller
+        };
+        for interface in ["http", "event"] {
+            let one = said(&["192.0.2.7"], interface);
+            assert_eq!(one.as_deref(), Some("192.0.2.7"));
+            assert_eq!(said(&[], interface), None);
+            let two = said(&["192.0.2.7", "192.0.2.8"], interface);
+            assert_eq!(two.as_deref(), Some(""), "they contradict each other");
+        }
+        assert_eq!(
+            take(&header(0), &Bytes::new(), &manifest(""))
+                .unwrap()
+                .caller,
+            None
+        );
     }
 
     #[test]

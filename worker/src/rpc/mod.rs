@@ -30,6 +30,7 @@ pub use socket::BindError;
 pub(crate) use table::TableSize;
 
 use crate::{
+    bill::BillConfig,
     catalog::Functions,
     deferred::Shelves,
     identity::Identity,
@@ -71,6 +72,8 @@ pub struct Server<I> {
     shelves: OnceLock<Arc<Shelves>>,
     /// Absent until [`Server::open_streams`].
     desk: OnceLock<Arc<Desk>>,
+    /// Absent until [`Server::believe`]: whoever sends a request pays for it.
+    bill: OnceLock<BillConfig>,
 }
 
 impl<I: Invoker> Server<I> {
@@ -86,6 +89,7 @@ impl<I: Invoker> Server<I> {
             larder: parked::Larder::default(),
             shelves: OnceLock::new(),
             desk: OnceLock::new(),
+            bill: OnceLock::new(),
         });
         tokio::spawn(Self::resume(Arc::downgrade(&server), woken));
         server
@@ -94,6 +98,11 @@ impl<I: Invoker> Server<I> {
     /// From now on, takes calls that nobody waits for and keeps them on `shelves`. Only the first ones count.
     pub fn keep_calls(&self, shelves: Arc<Shelves>) {
         self.shelves.get_or_init(|| shelves);
+    }
+
+    /// From now on, the gateways of `bill` say who calls. Only the first ones count.
+    pub fn believe(&self, bill: BillConfig) {
+        self.bill.get_or_init(|| bill);
     }
 
     /// How many requests are parked, and the bytes that they hold.

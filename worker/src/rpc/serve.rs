@@ -23,7 +23,7 @@ use super::{
     table::{RequestKey, Table},
 };
 use crate::{
-    bill::Caller,
+    bill::{BillConfig, Caller},
     invoke::Invoker,
     load::Permit,
     park::Wake,
@@ -190,8 +190,13 @@ impl<I: Invoker> Server<I> {
         let Some(function) = function else {
             return Err(Outcome::failed(Status::UnknownFunction, UNKNOWN_FUNCTION));
         };
-        let (http, payload) =
-            http::take(header, &job.payload, &function.manifest).map_err(|refused| *refused)?;
+        let taken = http::take(header, &job.payload, &function.manifest);
+        let http::Taken {
+            head,
+            payload,
+            caller,
+        } = taken.map_err(|refused| *refused)?;
+        let caller = self.payer(job, caller.as_deref());
         let streams = self.streams_of(job).map_err(|refused| *refused)?;
         job.function = Some(Arc::clone(&function));
         Ok(Invocation {
@@ -199,13 +204,25 @@ impl<I: Invoker> Server<I> {
             request_id: header.request_id,
             session: header.has(flags::HAS_SESSION).then_some(header.session_id),
             payload,
-            http,
+            http: head,
             arrived: job.arrived,
             caller_deadline: job.deadline,
             wake: job.wake.clone(),
-            caller: Caller::Address(job.way.peer.ip().to_canonical()),
+            caller,
             streams,
         })
+    }
+
+    /// Who pays for a request whose head names `named`.
+    fn payer(&self, job: &Job, named: Option<&str>) -> Caller {
+        let usual = BillConfig::default();
+        let bill = self.bill.get().unwrap_or(&usual);
+        let (caller, word) = bill.caller(job.way.peer.ip(), named);
+        // One that goes on after a wait has been counted.
+        if let Some(word) = word.filter(|_| job.wake.is_none()) {
+            self.parts.metrics.named(word);
+        }
+        caller
     }
 }
 

@@ -100,6 +100,7 @@ async fn perform(invocation: &Invocation) -> Outcome {
         _ => (),
     }
     let payload = match name {
+        "payer" => invocation.caller.to_string().into(),
         "session" => format!("{:?}", invocation.session).into(),
         "waits" | "naps" => return wait(invocation),
         "streams" => return Outcome::streams(Box::new(Scripted(invocation.payload.clone()))),
@@ -158,7 +159,7 @@ impl Bench {
     ) -> Self {
         let names = [
             "echo", "slow", "stuck", "session", "raise", "panic", "long", "waits", "naps",
-            "streams", "collect",
+            "streams", "collect", "payer",
         ];
         let catalog = Catalog {
             revision: 1,

@@ -5,6 +5,7 @@
 )]
 
 mod bench;
+mod callers;
 mod cancel;
 mod deferred;
 mod parked;
