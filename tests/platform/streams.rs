@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tests::{cluster::Cluster, wait};
 
-use crate::bed::{machine, platform};
+use crate::bed::{examples, machine, platform, warmpath};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -54,6 +54,7 @@ fn gated() -> Cluster {
     std::fs::write(function.join("f.py"), GATED).unwrap();
     std::fs::write(function.join("warmpath.toml"), MANIFEST).unwrap();
     cluster.deploy(&function).unwrap();
+    cluster.deploy(&examples().join("hello")).unwrap();
     cluster
 }
 
@@ -137,6 +138,47 @@ fn events_reach_curl_one_by_one_and_a_hang_up_reaches_the_handler() {
         Ok((get(&cluster, "gated/ask?over") == "True").then_some(()))
     })
     .unwrap();
+    cluster.stop().unwrap();
+}
+
+#[test]
+fn the_command_line_prints_a_reply_as_it_comes() {
+    let _machine = machine();
+    let cluster = gated();
+    let client = &cluster.topology.client.netns;
+    let args = ["fn", "invoke", "gated", "--stream", "--budget-ms", "60000"];
+    let mut invoke = client
+        .command(warmpath())
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(invoke.stdout.take().unwrap()).lines();
+    for number in 0..3 {
+        // The handler goes on once it is told that this one was seen.
+        let event = next(&mut lines);
+        assert!(event.starts_with(&format!("{number} of ")), "{event}");
+        assert_eq!(get(&cluster, "gated/ask?over"), "False");
+        tell(&cluster, &number.to_string());
+    }
+    assert!(lines.next().is_none());
+    assert!(invoke.wait().unwrap().success());
+    assert_eq!(get(&cluster, "gated/ask?over"), "True");
+
+    // What is no stream is printed as it is.
+    let program = warmpath().display().to_string();
+    let whole = ["fn", "invoke", "hello", r#"{"name": "Ada"}"#, "--stream"];
+    let whole = client.run(&program, &whole).unwrap();
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!(whole["greeting"], "Hello, Ada!");
+    for (bad, complaint) in [
+        (&["no-such-function", "--stream"][..], "unknown"),
+        (&["gated", "--stream", "--json"], "cannot be used with"),
+    ] {
+        let args = [&["fn", "invoke"], bad].concat();
+        let error = cluster.cli(&args).unwrap_err().to_string();
+        assert!(error.contains(complaint), "{bad:?}: {error}");
+    }
     cluster.stop().unwrap();
 }
 

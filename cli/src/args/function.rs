@@ -182,6 +182,9 @@ pub(crate) struct InvokeArgs {
     /// The handler may run more than once
     #[arg(long)]
     pub(crate) idempotent: bool,
+    /// Print the reply as it comes, byte for byte and however long it is; without this, at most 64 KiB once it is whole
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) stream: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -4,7 +4,7 @@ use std::{io::Read, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use warmpath_sdk::{Call, CallError, Client, ClientConfig, Response, session_id};
+use warmpath_sdk::{Call, CallError, Client, ClientConfig, Response, session_id, stream::Reply};
 
 use crate::{
     args::InvokeArgs,
@@ -27,6 +27,10 @@ struct Report {
 
 pub(super) async fn invoke(args: &InvokeArgs) -> Result<Exit> {
     let client = Client::connect(args.vip, ClientConfig::default())?;
+    if args.stream {
+        let streamed = stream(&client, args).await;
+        return streamed.with_context(|| format!("invoke {}", args.name));
+    }
     let result = client.call(call(args)?).await;
     if args.output.json {
         output::json(&report(&result))?;
@@ -39,6 +43,26 @@ pub(super) async fn invoke(args: &InvokeArgs) -> Result<Exit> {
         Err(_) if args.output.json => Ok(Exit::Failed),
         Err(error) => Err(error).with_context(|| format!("invoke {}", args.name)),
     }
+}
+
+/// Prints what comes while it comes. A reader that goes away hangs up on the handler.
+async fn stream(client: &Client, args: &InvokeArgs) -> Result<Exit> {
+    let mut streamed = match client.stream(call(args)?, None).await? {
+        Reply::Whole(response) => {
+            output::raw(&response.payload)?;
+            return Ok(Exit::Ok);
+        }
+        Reply::Stream(streamed) => streamed,
+    };
+    while let Some(piece) = streamed.body.piece().await? {
+        output::raw(&piece)?;
+    }
+    let status = streamed.head.status;
+    if status >= 400 {
+        output::talk(format_args!("the handler's status is {status}"));
+        return Ok(Exit::Failed);
+    }
+    Ok(Exit::Ok)
 }
 
 fn call(args: &InvokeArgs) -> Result<Call> {
