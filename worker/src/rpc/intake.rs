@@ -108,18 +108,18 @@ impl<I: Invoker> Server<I> {
         let reply = Reply::new(header, Status::BudgetExceeded, message, cookie);
         // First the answer, so that nothing of the task's end makes room for a second run.
         self.table.finish(key, &Arc::new(reply), Instant::now());
-        let place = match run {
+        // Then the count, so that who sees the end finds it counted.
+        match run {
             Run::Task(task) => {
+                self.parts.metrics.cancelled("running");
                 task.abort();
-                "running"
             }
             Run::Parked(ticket) => {
+                self.parts.metrics.cancelled("parked");
                 drop(self.parking.take(ticket));
-                "parked"
             }
             Run::Starting => return,
-        };
-        self.parts.metrics.cancelled(place);
+        }
         self.parts.metrics.refused(Status::BudgetExceeded);
     }
 
