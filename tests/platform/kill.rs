@@ -5,6 +5,8 @@ use tests::load::Plan;
 use crate::bed::{load, machine, platform, start_load, warm_hello};
 
 const REQUESTS: u64 = 2_000;
+/// Requests that a worker holds at a time.
+const HELD_MAX: u64 = 64;
 
 fn stream(cluster: &tests::cluster::Cluster) -> Plan {
     Plan::Paced {
@@ -33,7 +35,14 @@ fn the_others_take_a_killed_workers_traffic() {
     cluster.wait_worker(1, "down").unwrap();
     let summary = running.finish(&mut |_done| ()).unwrap();
     assert_eq!(summary.sent(), REQUESTS);
-    assert_eq!(summary.answered(), REQUESTS, "{:?}", summary.failures());
+    // What the worker had acknowledged, because it took it longer than a moment, may have run, and is not run again.
+    let mut failures = summary.failures();
+    let unknown = failures.remove("outcome_unknown").unwrap_or(0);
+    assert!(
+        unknown <= HELD_MAX && failures.is_empty(),
+        "{failures:?}, {unknown}"
+    );
+    assert_eq!(summary.answered() + unknown, REQUESTS);
     let after = load(&cluster, &stream(&cluster));
     assert_eq!(after.answered(), REQUESTS, "{:?}", after.failures());
     assert!(

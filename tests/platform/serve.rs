@@ -11,8 +11,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::json;
-use tests::{cluster::Cluster, wait};
+use serde_json::{Value, json};
+use tests::{
+    cluster::{Cluster, Counters},
+    wait,
+};
 
 use crate::bed::{machine, metric, platform, warmpath};
 
@@ -45,12 +48,10 @@ fn a_cold_start_goes_home_and_the_next_request_to_the_warm_worker() {
     let before = cluster.counters().unwrap();
     let first = cluster.invoke("hello", "{}", &[]).unwrap();
     let after = cluster.counters().unwrap();
-    let routed = |counters: &tests::cluster::Counters, rule| counters.get(Class::Route, rule);
-    assert_eq!(
-        routed(&after, "home") - routed(&before, "home"),
-        1,
-        "{first}"
-    );
+    let routed = |counters: &Counters, rule| counters.get(Class::Route, rule);
+    // Where a packet that the client sends again goes depends on what has happened meanwhile.
+    let home = routed(&after, "home") - routed(&before, "home");
+    assert!((1..=packets(&first)).contains(&home), "{home}: {first}");
     // What the worker has said is not yet what the kernel's row says.
     wait::until(
         "hello to be warm in the data plane",
@@ -66,12 +67,16 @@ fn a_cold_start_goes_home_and_the_next_request_to_the_warm_worker() {
     .unwrap();
     let second = cluster.invoke("hello", "{}", &[]).unwrap();
     let last = cluster.counters().unwrap();
-    assert_eq!(
-        routed(&last, "warm") - routed(&after, "warm"),
-        1,
-        "{second}"
-    );
+    let warm = routed(&last, "warm") - routed(&after, "warm");
+    assert!((1..=packets(&second)).contains(&warm), "{warm}: {second}");
+    assert_eq!(routed(&last, "home"), routed(&after, "home"), "{second}");
     assert_eq!(first["worker"], second["worker"]);
+}
+
+/// The packets that a call took: one, unless its client lost patience.
+fn packets(reply: &Value) -> u64 {
+    let of = |key: &str| reply[key].as_u64().unwrap();
+    of("attempts") + of("retransmits")
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{cluster::Cluster, wait};
 
-use crate::bed::{machine, metric, platform};
+use crate::bed::{examples, machine, metric, platform};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ORDERS: usize = 60;
@@ -35,6 +35,14 @@ fn orders(cluster: &Cluster) -> Result<Vec<String>> {
 fn triggers(cluster: &Cluster) -> Result<Value> {
     let store = cluster.store_url();
     cluster.cli(&["fn", "triggers", "triggers", "--store", &store, "--json"])
+}
+
+/// A number of what is reported of the trigger `of`.
+fn report(cluster: &Cluster, of: &str, at: &str) -> Result<Option<u64>> {
+    let triggers = triggers(cluster)?;
+    let mut listed = triggers.as_array().context("no list")?.iter();
+    let found = listed.find(|it| it["trigger"] == of);
+    Ok(found.and_then(|it| it["report"][at].as_u64()))
 }
 
 fn wait_for<T>(what: &str, check: impl FnMut() -> Result<Option<T>>) -> T {
@@ -60,20 +68,15 @@ fn owner(cluster: &Cluster, key: &str) -> usize {
 #[test]
 fn the_time_and_writes_call_a_function_and_no_call_is_lost_with_a_worker() {
     let _machine = machine();
-    let mut cluster = platform(&["triggers"]);
+    let mut cluster = platform(&[]);
+    // It ticks as soon as a worker knows of it, whenever we hear that it is deployed.
     let begun = Instant::now();
-    let report = |of: &str, at: &str| -> Result<Option<u64>> {
-        let triggers = triggers(&cluster)?;
-        let found = triggers
-            .as_array()
-            .context("no list")?
-            .iter()
-            .find(|it| it["trigger"] == of);
-        Ok(found.and_then(|it| it["report"][at].as_u64()))
-    };
-    wait_for("the feed to be followed", || report("orders", "cursor"));
+    cluster.deploy(&examples().join("triggers")).unwrap();
+    wait_for("the feed to be followed", || {
+        report(&cluster, "orders", "cursor")
+    });
     wait_for("three ticks", || {
-        Ok(report("tick", "fired")?.filter(|fired| *fired >= 3))
+        Ok(report(&cluster, "tick", "fired")?.filter(|fired| *fired >= 3))
     });
 
     let placed: Vec<String> = (0..ORDERS).map(|number| format!("{number:02}")).collect();
@@ -91,8 +94,10 @@ fn the_time_and_writes_call_a_function_and_no_call_is_lost_with_a_worker() {
     let told = wait_for("all orders", || {
         Ok(Some(orders(&cluster)?).filter(|told| told.last() == placed.last()))
     });
-    // The call that died with the worker is made again, and no other.
-    assert!(told.len() <= ORDERS + 1, "{told:?}");
+    // The call that died with the worker is made again, and each that failed, as on a busy machine one may; no other.
+    let failures = report(&cluster, "orders", "failures").unwrap().unwrap();
+    let most = ORDERS + 1 + usize::try_from(failures).unwrap();
+    assert!(told.len() <= most, "{failures} failed: {told:?}");
     let mut once = told;
     once.dedup();
     assert_eq!(once, placed);

@@ -156,6 +156,8 @@ store_url = "http://{address}:{STORE_PORT}"
 [membership]
 listen = "{address}:{MEMBERSHIP_PORT}"
 token_file = "{}"
+# Whatever the machine is busy with: a worker that is killed closes its connection, and nobody waits for a lease.
+lease_ms = 1000
 
 [limits]
 functions = {MAP_FUNCTIONS}
