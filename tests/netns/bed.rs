@@ -81,7 +81,8 @@ impl Hosts {
             [membership]
             listen = "{address}:{MEMBERSHIP_PORT}"
             token_file = "{dir}/token"
-            lease_ms = 400
+            # A machine that is busy with other things may take a process's CPU for longer than the default.
+            lease_ms = 2000
             [limits]
             functions = 1000
             sessions = 10000

@@ -32,6 +32,8 @@ pub(crate) struct Answer {
     /// Name of the worker that answered.
     pub(crate) worker: String,
     pub(crate) from: SocketAddr,
+    /// When it was read.
+    pub(crate) at: Instant,
 }
 
 impl Answer {
@@ -41,6 +43,7 @@ impl Answer {
             header,
             worker: String::from_utf8(payload.to_vec()).unwrap(),
             from,
+            at: Instant::now(),
         }
     }
 

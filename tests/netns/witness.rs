@@ -1,6 +1,7 @@
 //! What really arrives at hosts: frames as their interfaces have them.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
 };
@@ -52,6 +53,30 @@ impl<'h> Witness<'h> {
         })
         .unwrap()
     }
+
+    /// Who has sent packets to the hosts since the last look, by the first few hundred of them: more are not kept.
+    pub(crate) fn sources(&self) -> BTreeSet<IpAddr> {
+        let looks = self.looks.iter();
+        looks
+            .flat_map(|(host, look)| frames(look).filter(|frame| is_to(frame, host)))
+            .filter_map(|frame| source(&frame))
+            .collect()
+    }
+}
+
+fn is_to(frame: &[u8], host: &Host) -> bool {
+    let mut nics = host.nics.iter();
+    nics.any(|nic| frame.get(..6) == Some(nic.mac.as_slice()))
+}
+
+/// The source of the IP packet in `frame`, if it is one.
+fn source(frame: &[u8]) -> Option<IpAddr> {
+    let packet = frame.get(ETHERNET_LEN..)?;
+    match frame.get(12..ETHERNET_LEN)? {
+        [0x08, 0x00] => Some(<[u8; 4]>::try_from(packet.get(12..16)?).ok()?.into()),
+        [0x86, 0xdd] => Some(<[u8; 16]>::try_from(packet.get(8..24)?).ok()?.into()),
+        _ => None,
+    }
 }
 
 /// Those that wait to be read.
@@ -72,8 +97,7 @@ fn frames(look: &OwnedFd) -> impl Iterator<Item = Vec<u8>> {
 impl Seen {
     /// The packet in `frame`, if it is one from `source` to `vip` and was sent to `host`.
     fn read(frame: &[u8], host: &Host, source: SocketAddr, vip: SocketAddr) -> Option<Self> {
-        let is_to = |nic: &tests::topology::Nic| frame.get(..6) == Some(nic.mac.as_slice());
-        if !host.nics.iter().any(is_to) {
+        if !is_to(frame, host) {
             return None;
         }
         // Addresses and ports lie side by side where the IP header has no options; its first byte is so far before them.
