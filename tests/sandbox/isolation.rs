@@ -344,13 +344,16 @@ async fn instances_of_one_function_do_not_share_tmp_or_random_numbers() {
     let bed = Bed::start_with(|config| config.limits.scale_up_after_us = 0).await;
     let code = r#"
 import os, random, time, uuid
-def f(event):
+from warmpath import db
+def f(event, context):
     before = os.listdir("/tmp")
     open("/tmp/mine", "w").close()
-    time.sleep(1)
+    # Until both are here.
+    db.put("{both}:%d" % context.instance, "1")
+    while len(db.scan("{both}:")) < 2: time.sleep(0.001)
     return [before, random.random(), str(uuid.uuid4()), os.stat("/tmp").st_uid]
 "#;
-    let function = bed.deploy("random", code, "").await;
+    let function = bed.deploy("random", code, "timeout_ms = 20000").await;
     let (a, b) = tokio::join!(
         bed.call(&function, json!(null)),
         bed.call(&function, json!(null))

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use db::{Op, Reply};
 use ebpf_common::wire::Status;
 use serde_json::json;
 use worker::pool::{Path as From, PoolSnapshot};
@@ -55,22 +56,57 @@ fn frozen(bed: &Bed) -> usize {
         .count()
 }
 
+/// Waits until the database has `key`.
+async fn told(bed: &Bed, key: &str) {
+    let is_there = async || {
+        let get = Op::Get { key: key.into() };
+        matches!(
+            bed.feeds.execute(get).await.unwrap().0,
+            Reply::Value(Some(_))
+        )
+    };
+    let waiting = async {
+        while !is_there().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let done = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    assert!(done.is_ok(), "{key} does not come");
+}
+
+/// Lets handlers go on that wait for `key`.
+async fn tell(bed: &Bed, key: &str) {
+    let put = Op::Put {
+        key: key.into(),
+        value: b"1".to_vec(),
+    };
+    bed.feeds.execute(put).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_instance_stops_and_goes_on_with_what_it_knew() {
     let bed = pausing_bed().await;
     let code = r#"
 import threading, time
-ticks = 0
+from warmpath import db
+longest = 0
 def tick():
-    global ticks
+    global longest
+    last = time.monotonic()
     while True:
         time.sleep(0.001)
-        ticks += 1
+        last, before = time.monotonic(), last
+        longest = max(longest, last - before)
 def f(event):
     if event == "start": threading.Thread(target=tick, daemon=True).start()
-    return ticks
+    if event == "hold":
+        time.sleep(0.01)
+        db.put("{gate}:here", "1")
+        while db.get("{gate}:go") is None: time.sleep(0.001)
+    return longest
 "#;
-    let function = bed.deploy("ticks", code, "").await;
+    let extra = "max_instances = 1\ntimeout_ms = 20000";
+    let function = bed.deploy("ticks", code, extra).await;
     let first = bed.call(&function, json!("start")).await;
     assert!(matches!(first.usage.path, Some(From::Zygote | From::Cold)));
     until(&bed, |pool| pool.paused == 1).await;
@@ -78,14 +114,30 @@ def f(event):
     assert_eq!(bed.pool.snapshot().idle, 0);
     // Were it running, it would tick 500 times meanwhile.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let thawed = bed.call(&function, json!(null)).await;
+    // While it runs it cannot be paused again, and whoever waits gets it before it idles.
+    let holds = bed.invocation(&function, &json!("hold"));
+    let waits = bed.invocation(&function, &json!(null));
+    let looks = async {
+        told(&bed, "{gate}:here").await;
+        let counted = frozen(&bed);
+        until(&bed, |pool| pool.waiting == 1).await;
+        tell(&bed, "{gate}:go").await;
+        counted
+    };
+    let (thawed, warm, frozen) = tokio::join!(
+        bed.pool.invoke(holds),
+        async {
+            told(&bed, "{gate}:here").await;
+            bed.pool.invoke(waits).await
+        },
+        looks
+    );
+    assert_eq!(frozen, 0);
     assert_eq!(thawed.usage.path, Some(From::Paused));
     assert_eq!(thawed.usage.instance, first.usage.instance);
     assert!(!thawed.usage.cold);
-    let ticks = reply(&thawed).as_u64().unwrap();
-    assert!(ticks < 200, "{ticks} ticks while it was paused for 500 ms");
-    assert_eq!(frozen(&bed), 0);
-    let warm = bed.call(&function, json!(null)).await;
+    let longest = reply(&thawed).as_f64().unwrap();
+    assert!(longest >= 0.5, "it ran on, {longest} s between two ticks");
     assert_eq!(warm.usage.path, Some(From::Warm));
     let [warm, paused, zygote, cold] = bed.pool.snapshot().paths;
     assert_eq!((warm, paused, zygote + cold), (1, 1, 1));
@@ -96,16 +148,24 @@ def f(event):
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_instance_is_taken_before_one_is_started_and_after_one_that_runs() {
     let bed = pausing_bed().await;
-    let code = "import time\ndef f(event):\n    time.sleep(event)\n    return 1\n";
+    // One that ends once two run at the same time.
+    let code = r#"
+import time
+from warmpath import db
+def f(event, context):
+    db.put("{%s}:%d" % (event, context.instance), "1")
+    while len(db.scan("{%s}:" % event)) < 2: time.sleep(0.001)
+    return 1
+"#;
     let function = bed.deploy("two", code, "timeout_ms = 20000").await;
-    let long = bed.invocation(&function, &json!(0.5));
-    let longer = bed.invocation(&function, &json!(0.5));
-    let (one, two) = tokio::join!(bed.pool.invoke(long), bed.pool.invoke(longer));
+    let one = bed.invocation(&function, &json!("started"));
+    let two = bed.invocation(&function, &json!("started"));
+    let (one, two) = tokio::join!(bed.pool.invoke(one), bed.pool.invoke(two));
     assert_ne!(one.usage.instance, two.usage.instance);
     until(&bed, |pool| pool.paused == 2).await;
     let starts = bed.pool.snapshot().cold_starts;
-    let first = bed.invocation(&function, &json!(0.3));
-    let second = bed.invocation(&function, &json!(0.3));
+    let first = bed.invocation(&function, &json!("thawed"));
+    let second = bed.invocation(&function, &json!("thawed"));
     let (first, second) = tokio::join!(bed.pool.invoke(first), bed.pool.invoke(second));
     for outcome in [&first, &second] {
         assert_eq!(

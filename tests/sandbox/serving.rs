@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use db::Op;
 use ebpf_common::{ids::FunctionId, wire::Status};
 use serde_json::json;
 use worker::pool::PoolSnapshot;
 
-use super::bed::{Bed, json as reply, slower, text, within};
+use super::bed::{Bed, json as reply, text, within};
 
 const HELLO: &str = "def f(event):\n    return {'hello': (event or {}).get('name')}\n";
 
@@ -226,17 +227,12 @@ async fn an_alias_that_moves_brings_the_new_code() {
 async fn idle_instances_are_ended() {
     let bed = Bed::start_with(|config| config.limits.idle_timeout_ms = 100).await;
     let function = bed.deploy("hello", HELLO, "").await;
-    let mut warm = bed.pool.warm();
     bed.reply(&function, json!({})).await;
-    warm.wait_for(|warm| !warm.is_empty()).await.unwrap();
-    warm.wait_for(Vec::is_empty).await.unwrap();
-    let is_gone = |snapshot: PoolSnapshot| snapshot.memory_mb == 0 && snapshot.idle == 0;
-    let gone = async {
-        while !is_gone(bed.pool.snapshot()) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let is_gone = |snapshot: PoolSnapshot| {
+        snapshot.evictions == 1 && snapshot.memory_mb == 0 && snapshot.idle == 0
     };
-    tokio::time::timeout(within(5), gone).await.unwrap();
+    until(&bed, is_gone).await;
+    bed.pool.warm().wait_for(Vec::is_empty).await.unwrap();
     assert_eq!(bed.pool.snapshot().evictions, 1);
     assert!(bed.call(&function, json!({})).await.usage.cold);
     bed.stop().await;
@@ -273,30 +269,49 @@ async fn a_full_queue_is_overload_and_a_long_wait_too() {
         config.limits.instances_per_function = 1;
     })
     .await;
-    let code = "import time\ndef f(event):\n    time.sleep(event)\n    return 1\n";
-    let function = bed.deploy("one", code, "timeout_ms = 2000").await;
-    assert_eq!(bed.reply(&function, json!(0)).await, json!(1));
-    let busy = bed.invocation(&function, &json!(f64::from(slower())));
-    let mut waits = bed.invocation(&function, &json!(0));
-    // 300 of its 2,000 milliseconds are left.
-    waits.arrived -= Duration::from_millis(1_700) * slower();
-    let refused = bed.invocation(&function, &json!(0));
-    let (busy, waits, refused) = tokio::join!(
-        bed.pool.invoke(busy),
-        async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            bed.pool.invoke(waits).await
-        },
-        async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+    let code = r#"
+import time
+from warmpath import db
+def f(event):
+    while event == "hold" and db.get("{gate}:go") is None: time.sleep(0.001)
+    return 1
+"#;
+    let function = bed.deploy("one", code, "timeout_ms = 9000").await;
+    assert_eq!(bed.reply(&function, json!(null)).await, json!(1));
+    let busy = bed.invocation(&function, &json!("hold"));
+    let mut waits = bed.invocation(&function, &json!(null));
+    // One of its nine seconds is left.
+    waits.arrived -= within(8);
+    let refused = bed.invocation(&function, &json!(null));
+    let (busy, (waits, refused)) = tokio::join!(bed.pool.invoke(busy), async {
+        until(&bed, |pool| pool.busy == 1).await;
+        let outcomes = tokio::join!(bed.pool.invoke(waits), async {
+            until(&bed, |pool| pool.waiting == 1).await;
             bed.pool.invoke(refused).await
-        },
-    );
+        });
+        let put = Op::Put {
+            key: b"{gate}:go".to_vec(),
+            value: b"1".to_vec(),
+        };
+        bed.feeds.execute(put).await.unwrap();
+        outcomes
+    });
     assert_eq!(busy.status, Status::Ok);
     assert_eq!(
         (waits.status, refused.status),
         (Status::Overloaded, Status::Overloaded)
     );
-    assert!(refused.usage.wall_us < 50_000);
+    // It was not kept until it was too late.
+    assert!(refused.usage.wall_us < waits.usage.wall_us);
     bed.stop().await;
+}
+
+async fn until(bed: &Bed, stands: impl Fn(PoolSnapshot) -> bool) {
+    let waiting = async {
+        while !stands(bed.pool.snapshot()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let done = tokio::time::timeout(within(20), waiting).await;
+    assert!(done.is_ok(), "{:?}", bed.pool.snapshot());
 }

@@ -176,7 +176,8 @@ async fn ask(stage: &Stage, id: u64, more: u16) -> StreamPlace {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_never_comes_keeps_no_instance() {
     let limits = StreamLimits {
-        claim_ms: 100,
+        // Time to ask twice for the ticket.
+        claim_ms: 1_500,
         ..StreamLimits::default()
     };
     let stage = Stage::limited(ENDLESS, "interface = 'http'", limits).await;
