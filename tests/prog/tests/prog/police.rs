@@ -392,8 +392,8 @@ fn everything_at_once_routes_who_keeps_to_the_rules() {
 #[test]
 fn a_rate_recovers_as_time_passes() {
     let rate = Rate {
-        interval_ns: 100_000_000,
-        tolerance_ns: 100_000_000,
+        interval_ns: 1_000_000_000,
+        tolerance_ns: 1_000_000_000,
     };
     let mut both = Both::new(features::FUNCTION_RATE, |tables, config| {
         config.tick_ns = tick_ns();
@@ -416,14 +416,14 @@ fn a_rate_recovers_as_time_passes() {
     let (error, _) = RpcHeader::parse(&answer[caller.rpc_offset()..])
         .unwrap()
         .unwrap();
-    assert!((1..=100).contains(&error.budget_ms), "{}", error.budget_ms);
+    assert!((1..=1_000).contains(&error.budget_ms), "{}", error.budget_ms);
     // Who waits as long as it is told to is admitted, and the time that it is told is not much too long.
     thread::sleep(
         Duration::from_millis(u64::from(error.budget_ms)) + Duration::from_nanos(tick_ns().into()),
     );
     assert!(call().0);
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(80), "{took:?}");
+    assert!(took >= Duration::from_millis(800), "{took:?}");
     assert!(!call().0);
 }
 
