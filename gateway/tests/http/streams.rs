@@ -41,6 +41,7 @@ pub(crate) struct Exchanges {
 struct Wires {
     go_on: Notify,
     hung_up: Notify,
+    waits: Notify,
 }
 
 impl Exchanges {
@@ -58,6 +59,17 @@ impl Exchanges {
             }
         });
         exchanges
+    }
+
+    /// A call has come that is not answered.
+    pub(crate) fn is_kept_waiting(&self) {
+        self.wires.waits.notify_one();
+    }
+
+    /// Waits for one.
+    pub(crate) async fn someone_waits(&self) {
+        let waits = self.wires.waits.notified();
+        timeout(PATIENCE, waits).await.expect("a call comes");
     }
 
     /// The answer to a call of a function whose reply is a stream.
