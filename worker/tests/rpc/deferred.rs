@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use db::{Embedded, Local, SlotSet};
+use db::{Embedded, Local, Op, SlotSet};
 use ebpf_common::wire::Status;
 use prometheus::{Registry, TextEncoder};
 use store::Catalog;
@@ -32,6 +32,7 @@ struct Keeper {
     bench: Bench,
     client: Client,
     shelves: Arc<Shelves>,
+    feeds: Arc<db::Router>,
     registry: Registry,
     /// Those that make the calls; none until [`Keeper::make`].
     makers: JoinSet<()>,
@@ -54,12 +55,14 @@ impl Keeper {
         };
         let registry = Registry::new();
         let metrics = DeferredMetrics::register(&registry).unwrap();
-        let shelves = Shelves::new(feeds, Arc::clone(&bench.functions), limits, metrics);
+        let functions = Arc::clone(&bench.functions);
+        let shelves = Shelves::new(Arc::clone(&feeds), functions, limits, metrics);
         bench.server.keep_calls(Arc::clone(&shelves));
         Self {
             client: bench.client(),
             bench,
             shelves,
+            feeds,
             registry,
             makers: JoinSet::new(),
         }
@@ -87,10 +90,18 @@ impl Keeper {
         http::split(&self.ask(&Ask::Outcome { id }, b"").await).unwrap()
     }
 
-    /// Whether the metrics have this line.
-    fn counts(&self, line: &str) -> bool {
-        let text = TextEncoder::new().encode_to_string(&self.registry.gather());
-        text.unwrap().lines().any(|it| it == line)
+    /// Waits until the metrics have this line: what a call came to can be read a moment before it is counted.
+    async fn counts(&self, line: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = TextEncoder::new().encode_to_string(&self.registry.gather());
+            let text = text.unwrap();
+            if text.lines().any(|it| it == line) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{line} is not in {text}");
+            sleep(5 * MS).await;
+        }
     }
 
     /// The report of a call once it is `state`.
@@ -172,14 +183,21 @@ fn a_call_that_the_worker_died_with_is_made_again() {
     let id = until_crash(async {
         let mut keeper = Keeper::start(dir.path());
         keeper.make();
-        let id = keeper.submit("slow", b"x").await;
+        // Waits for a feed that does not move before the worker dies.
+        let id = keeper.submit("waits", b"{late}").await;
         keeper.once(id, State::Running).await;
         id
     });
     until_crash(async {
         let mut keeper = Keeper::start(dir.path());
         keeper.make();
-        assert_eq!(keeper.once(id, State::Done).await.1, "x");
+        keeper.once(id, State::Running).await;
+        let put = Op::Put {
+            key: b"{late}".to_vec(),
+            value: b"x".to_vec(),
+        };
+        keeper.feeds.execute(put).await.unwrap();
+        assert_eq!(keeper.once(id, State::Done).await.1, "feed 1 s");
     });
 }
 
@@ -227,7 +245,9 @@ async fn a_call_that_takes_its_time_holds_up_no_other() {
     keeper.once(on_one_shelf(2), State::Done).await;
     let (first, _) = keeper.report(on_one_shelf(1)).await;
     assert_eq!((first.state, first.attempts), (State::Running, 0));
-    assert!(keeper.counts("worker_async_attempts_total{outcome=\"done\"} 1"));
+    keeper
+        .counts("worker_async_attempts_total{outcome=\"done\"} 1")
+        .await;
 }
 
 #[tokio::test]
@@ -252,7 +272,7 @@ async fn a_manifest_says_how_often_its_function_is_tried() {
         "worker_async_attempts_total{outcome=\"failed\"} 4",
         "worker_async_ended_total{state=\"failed\"} 1",
     ] {
-        assert!(keeper.counts(line), "{line}");
+        keeper.counts(line).await;
     }
 }
 

@@ -71,7 +71,8 @@ async fn an_echo_comes_back_with_the_workers_cookie() {
         .unwrap();
     assert_eq!(reply.payload, "hi");
     assert_eq!(reply.worker().unwrap().0, 1);
-    assert_eq!(reply.retransmits, 0);
+    // A machine with other work may pause for longer than a client waits before it sends again.
+    assert!(reply.retransmits == 0 || reply.elapsed >= 15 * MS);
 }
 
 #[tokio::test]
@@ -228,7 +229,9 @@ async fn a_stopping_worker_finishes_what_it_has_and_refuses_the_rest() {
         let client = client.clone();
         async move { client.call(call("slow")).await }
     });
-    tokio::time::sleep(30 * MS).await;
+    while bench.load.in_flight() == 0 {
+        tokio::time::sleep(MS).await;
+    }
     bench.load.drain();
     assert_eq!(
         status_of(&client, call("echo").budget(500 * MS)).await.0,
@@ -276,6 +279,9 @@ async fn moved(idempotent: bool) -> (Result<warmpath_sdk::Response, CallError>, 
         tokio::time::sleep(MS).await;
     }
     // The acknowledgement arrives, and the handler still runs.
+    while relay.returned() == 0 {
+        tokio::time::sleep(MS).await;
+    }
     tokio::time::sleep(20 * MS).await;
     relay.send_to("127.0.0.1:9".parse().unwrap());
     tokio::time::sleep(20 * MS).await;

@@ -28,6 +28,7 @@ pub(crate) struct Relay {
     pub(crate) vip: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
     forwarded: Arc<AtomicU64>,
+    returned: Arc<AtomicU64>,
 }
 
 impl Relay {
@@ -37,6 +38,7 @@ impl Relay {
             vip: front.local_addr().unwrap(),
             target: Arc::new(Mutex::new(target)),
             forwarded: Arc::default(),
+            returned: Arc::default(),
         };
         let sky = Sky {
             weather,
@@ -46,6 +48,7 @@ impl Relay {
             front,
             Arc::clone(&relay.target),
             Arc::clone(&relay.forwarded),
+            Arc::clone(&relay.returned),
             sky,
         ));
         relay
@@ -59,6 +62,11 @@ impl Relay {
     /// Packets that have come from clients.
     pub(crate) fn forwarded(&self) -> u64 {
         self.forwarded.load(Ordering::Relaxed)
+    }
+
+    /// Packets of workers that have gone to clients, or been lost on the way.
+    pub(crate) fn returned(&self) -> u64 {
+        self.returned.load(Ordering::Relaxed)
     }
 }
 
@@ -102,6 +110,7 @@ async fn forward(
     front: Arc<UdpSocket>,
     target: Arc<Mutex<SocketAddr>>,
     forwarded: Arc<AtomicU64>,
+    returned: Arc<AtomicU64>,
     sky: Sky,
 ) {
     let mut backs: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
@@ -120,6 +129,7 @@ async fn forward(
                     Arc::clone(&back),
                     Arc::clone(&front),
                     client,
+                    Arc::clone(&returned),
                     sky.clone(),
                 ));
                 back
@@ -129,11 +139,18 @@ async fn forward(
     }
 }
 
-async fn give_back(back: Arc<UdpSocket>, front: Arc<UdpSocket>, client: SocketAddr, sky: Sky) {
+async fn give_back(
+    back: Arc<UdpSocket>,
+    front: Arc<UdpSocket>,
+    client: SocketAddr,
+    returned: Arc<AtomicU64>,
+    sky: Sky,
+) {
     let mut buffer = [0; 2_000];
     loop {
         let (len, _worker) = back.recv_from(&mut buffer).await.unwrap();
         sky.carry(Arc::clone(&front), buffer[..len].to_vec(), client)
             .await;
+        returned.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -25,7 +25,7 @@ use worker::{
     trigger::{self, Site, TriggerMetrics},
 };
 
-use crate::bench::{Bench, MS, version};
+use crate::bench::{Bench, MS, Runs, version};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const EACH_SECOND: &str = "[[triggers.schedule]]\nname = 't'\ncron = '* * * * * *'";
@@ -122,6 +122,15 @@ impl Puller {
         }
     }
 
+    /// Waits until a trigger is not pulled any more.
+    async fn gone(&self, function: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.report(function).await.is_some() {
+            assert!(Instant::now() < deadline, "it is still pulled");
+            sleep(5 * MS).await;
+        }
+    }
+
     async fn outcome(&self, id: CallId) -> (Report, Bytes) {
         http::split(&self.ask(&Ask::Outcome { id }).await).unwrap()
     }
@@ -159,26 +168,17 @@ impl Puller {
     }
 
     /// Outcomes of all calls that nobody waited for: one for each tick.
-    async fn outcomes(&self) -> usize {
+    async fn outcomes(&self) -> u64 {
         let mut outcomes = 0;
         for shelf in 0..SHELVES {
             let tag = warmpath_sdk::deferred::tag(shelf);
-            outcomes += self.rows(&format!("{tag}r:")).await;
+            outcomes += self.rows(&format!("{tag}r:")).await as u64;
         }
         outcomes
     }
 
-    /// The values of the writes that `collect` was told of, in that order.
     fn collected(&self) -> Vec<String> {
-        let events = self.bench.runs.collected.lock().unwrap();
-        let values = events.iter().flat_map(|event| {
-            let event: Value = serde_json::from_slice(event).unwrap();
-            let records = event["records"].as_array().unwrap().clone();
-            records
-                .into_iter()
-                .map(|it| it["value"].as_str().unwrap().to_owned())
-        });
-        values.collect()
+        collected(&self.bench.runs)
     }
 
     async fn once_collected(&self, count: usize) -> Vec<String> {
@@ -196,6 +196,26 @@ impl Puller {
             .encode_to_string(&self.registry.gather())
             .unwrap()
     }
+
+    /// The value of the metric `line`, which is its name and labels.
+    fn counted(&self, line: &str) -> u64 {
+        let metrics = self.metrics();
+        let value = metrics.lines().find_map(|it| it.strip_prefix(line));
+        value.map_or(0, |value| value.trim().parse().unwrap())
+    }
+}
+
+/// The values of the writes that `collect` was told of, in that order.
+fn collected(runs: &Runs) -> Vec<String> {
+    let events = runs.collected.lock().unwrap();
+    let values = events.iter().flat_map(|event| {
+        let event: Value = serde_json::from_slice(event).unwrap();
+        let records = event["records"].as_array().unwrap().clone();
+        records
+            .into_iter()
+            .map(|it| it["value"].as_str().unwrap().to_owned())
+    });
+    values.collect()
 }
 
 /// A version of `name` that is its latest.
@@ -217,7 +237,7 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
 #[tokio::test]
 async fn each_tick_is_one_call_with_its_time_in_the_event() {
     let dir = TempDir::new().unwrap();
-    let puller = Puller::start(dir.path(), latest("echo", 1, EACH_SECOND));
+    let mut puller = Puller::start(dir.path(), latest("echo", 1, EACH_SECOND));
     let first = puller.once("echo", |report| report.fired >= 1).await;
     let event = puller.done(first.last_call.unwrap()).await;
     assert_eq!(
@@ -236,18 +256,17 @@ async fn each_tick_is_one_call_with_its_time_in_the_event() {
         .await;
     puller.done(third.last_call.unwrap()).await;
     assert_ne!(third.last_call, first.last_call);
-    // The next tick may have come meanwhile.
-    let now = puller.report("echo").await.unwrap().fired;
-    let outcomes = puller.outcomes().await as u64;
-    assert!(
-        (third.fired..=now).contains(&outcomes),
-        "{outcomes} of {now}"
-    );
-    let counted = puller.metrics();
-    assert!(
-        counted.contains("worker_trigger_pulls_total{kind=\"schedule\",outcome=\"kept\"}"),
-        "{counted}"
-    );
+    // Without the trigger there are no further ticks: as many calls as were kept, and no other.
+    puller.deploy(latest("echo", 2, ""));
+    puller.gone("echo").await;
+    let kept = puller.counted("worker_trigger_pulls_total{kind=\"schedule\",outcome=\"kept\"}");
+    assert!(kept >= third.fired, "{kept} after {third:?}");
+    let deadline = Instant::now() + PATIENCE;
+    while puller.outcomes().await < kept {
+        assert!(Instant::now() < deadline, "{kept} calls do not end");
+        sleep(5 * MS).await;
+    }
+    assert_eq!(puller.outcomes().await, kept);
 }
 
 #[test]
@@ -282,11 +301,7 @@ async fn a_schedule_that_changes_is_new_and_one_that_is_removed_ends() {
     assert_eq!((changed.fired, changed.last_call), (0, None));
     assert!(changed.next_ms.unwrap() > changed.last_ms.unwrap_or(0));
     puller.deploy(latest("echo", 3, ""));
-    let deadline = Instant::now() + PATIENCE;
-    while puller.report("echo").await.is_some() {
-        assert!(Instant::now() < deadline, "it is still pulled");
-        sleep(5 * MS).await;
-    }
+    puller.gone("echo").await;
     puller.deploy(latest("echo", 4, &daily));
     puller.once("echo", |report| report.version == 4).await;
 }
@@ -335,8 +350,10 @@ async fn a_batch_is_one_call_and_a_new_trigger_can_begin_with_what_was_before() 
 #[test]
 fn no_write_is_lost_when_the_worker_dies_with_its_calls() {
     let dir = TempDir::new().unwrap();
-    let before = until_crash(async {
-        let puller = Puller::start(dir.path(), latest("collect", 1, ORDERS));
+    // Slow enough to die before it is done.
+    let slowly = format!("{ORDERS}\nper_second = 20");
+    let runs = until_crash(async {
+        let puller = Puller::start(dir.path(), latest("collect", 1, &slowly));
         puller
             .once("collect", |report| report.cursor.is_some())
             .await;
@@ -344,8 +361,10 @@ fn no_write_is_lost_when_the_worker_dies_with_its_calls() {
             puller.put("{orders}:1", &number.to_string()).await;
         }
         puller.once_collected(3).await;
-        puller.collected()
+        Arc::clone(&puller.bench.runs)
     });
+    // Only now is it certain that no further call has begun.
+    let before = collected(&runs);
     assert!(before.len() < 60, "it died too late");
     until_crash(async {
         let puller = Puller::start(dir.path(), latest("collect", 1, ORDERS));
