@@ -208,12 +208,21 @@ impl Stock {
         zygote: &Arc<PackageZygote>,
         shelf: &Arc<Shelf<Prepared>>,
     ) {
-        self.drop_dead(shelf);
         let zygote = Arc::clone(zygote);
         self.fill_shelf(shelf, move |stock| {
             let sandbox = stock.make_now()?;
             stock.fork_from(&zygote, sandbox)
         });
+    }
+
+    /// [`Self::tend`] of the shelf of a package zygote.
+    pub(super) fn tend_from(
+        self: &Arc<Self>,
+        zygote: &Arc<PackageZygote>,
+        shelf: &Arc<Shelf<Prepared>>,
+    ) {
+        self.drop_dead(shelf);
+        self.fill_from(zygote, shelf);
     }
 
     /// The first zygote.
@@ -234,14 +243,16 @@ impl Stock {
 
     /// Makes what is missing, in the background.
     pub(super) fn fill(self: &Arc<Self>) {
-        self.drop_dead(&self.ready);
         self.fill_shelf(&self.ready, Self::prepare_now);
     }
 
     /// Removes what has ended while it waited, and makes what is missing, in the background.
     pub(super) fn tend(self: &Arc<Self>) {
+        self.drop_dead(&self.ready);
         self.fill();
-        self.drop_dead(&self.bare);
+        if self.drop_dead(&self.bare) {
+            self.fill_shelf(&self.bare, Self::make_now);
+        }
         let executed = self.executed().clone();
         for (exec, shelf) in executed {
             self.drop_dead(&shelf);
@@ -281,17 +292,19 @@ impl Stock {
         shelf.take()
     }
 
-    /// Removes those that have ended.
-    fn drop_dead<T: Mortal>(&self, shelf: &Shelf<T>) {
+    /// Removes those that have ended; whether there were any.
+    fn drop_dead<T: Mortal>(&self, shelf: &Shelf<T>) -> bool {
         let dead = shelf.remove_if(|one| !one.is_alive());
-        if !dead.is_empty() {
-            tracing::warn!(
-                count = dead.len(),
-                "sandboxes ended while they were kept ready"
-            );
-            // What is left of them blocks until it is gone.
-            self.tasks.spawn_blocking(move || drop(dead));
+        if dead.is_empty() {
+            return false;
         }
+        tracing::warn!(
+            count = dead.len(),
+            "sandboxes ended while they were kept ready"
+        );
+        // What is left of them blocks until it is gone.
+        self.tasks.spawn_blocking(move || drop(dead));
+        true
     }
 
     /// How many are ready.

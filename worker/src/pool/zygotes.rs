@@ -177,7 +177,7 @@ impl Zygotes {
         let mut ended = Vec::new();
         for (id, one) in lock(&self.running).iter() {
             if one.zygote.is_alive() {
-                self.stock.fill_from(&one.zygote, &one.shelf);
+                self.stock.tend_from(&one.zygote, &one.shelf);
             } else {
                 ended.push(*id);
             }
