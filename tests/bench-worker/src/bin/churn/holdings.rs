@@ -65,9 +65,33 @@ impl Holdings {
         })
     }
 
+    /// Whether neither sandboxes nor processes were made or removed between the two looks.
+    pub(crate) fn has_as_many(&self, other: &Self) -> bool {
+        let counts = |it: &Self| {
+            (
+                it.prepared,
+                it.package_zygotes,
+                it.groups,
+                it.processes,
+                it.zygotes,
+            )
+        };
+        counts(self) == counts(other)
+    }
+
+    /// Sandboxes with a process forked into them.
+    const fn occupied(&self) -> usize {
+        self.prepared as usize + self.package_zygotes
+    }
+
+    /// Sandboxes beside those: bare ones that are kept ready, and any that should not be there.
+    const fn others(&self) -> usize {
+        self.groups.saturating_sub(self.occupied())
+    }
+
     /// Whether nothing is there but the sandboxes that are kept ready: with a process forked into them, or bare.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let occupied = self.prepared as usize + self.package_zygotes;
+        let occupied = self.occupied();
         let bare_max = PREPARED as usize;
         self.prepared >= PREPARED
             && (occupied..=occupied + bare_max).contains(&self.groups)
@@ -108,10 +132,12 @@ pub(crate) fn judge(looks: &[Holdings]) -> Vec<String> {
             early.fds, last.fds
         ));
     }
-    if last.groups > early.groups {
+    // Not all of them: how many zygotes live at a look is for the kills to say.
+    if last.others() > early.others() {
         faults.push(format!(
-            "sandboxes: {} became {}",
-            early.groups, last.groups
+            "sandboxes without a function: {} became {}",
+            early.others(),
+            last.others()
         ));
     }
     if last.rss_kb > early.rss_kb + RSS_SLACK_KB {
@@ -186,6 +212,16 @@ mod tests {
         let faults = judge(&looks);
         assert_eq!(faults.len(), 3, "{faults:?}");
         assert!(faults[0].contains("62 became 68"), "{faults:?}");
+    }
+
+    #[test]
+    fn zygotes_may_come_and_go_and_sandboxes_that_are_nobodys_may_not() {
+        let mut looks: Vec<_> = (0..9).map(|n| look(n * 1_000, 40_000, 60)).collect();
+        let last = looks.last_mut().unwrap();
+        (last.package_zygotes, last.groups) = (3, 7);
+        assert_eq!(judge(&looks), Vec::<String>::new());
+        looks.last_mut().unwrap().groups += 1;
+        assert_eq!(judge(&looks).len(), 1);
     }
 
     #[test]

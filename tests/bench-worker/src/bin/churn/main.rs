@@ -45,6 +45,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// A worker that starts no sandbox for so long is stuck.
 const STUCK: Duration = Duration::from_secs(60);
 const REST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Nothing is made or removed for so long when the pool rests.
+const AT_REST: Duration = Duration::from_millis(300);
 
 /// Makes and removes sandboxes under random kills, and looks for what is left.
 #[derive(Debug, Parser)]
@@ -172,14 +174,21 @@ fn churn(
     Ok(())
 }
 
-/// Stops the load, waits until the worker has nothing left but what it keeps ready, and counts that.
+/// Stops the load, waits until the worker has nothing left but what it keeps ready, and that for a while, and counts that.
 fn rest(host: &mut Host, load: &Load) -> Result<Holdings> {
     load.pause();
-    let mut seen = None;
+    let mut seen: Option<Holdings> = None;
+    let mut since = Instant::now();
     wait::until("the pool to come to rest", REST_TIMEOUT, || {
         host.look()?;
-        let holdings = seen.insert(Holdings::take(host)?);
-        Ok(holdings.is_at_rest().then(|| holdings.clone()))
+        let holdings = Holdings::take(host)?;
+        let is_same = (seen.as_ref()).is_some_and(|before| before.has_as_many(&holdings));
+        if !is_same || !holdings.is_at_rest() {
+            since = Instant::now();
+        }
+        let rests = since.elapsed() >= AT_REST;
+        let holdings = seen.insert(holdings);
+        Ok(rests.then(|| holdings.clone()))
     })
     .with_context(|| format!("it holds {seen:?}; it said {}", host.log_tail()))
 }
