@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use pip_report::Chosen;
 use store::Digest;
 
 use crate::error::ResolveError;
@@ -34,36 +34,6 @@ pub struct Lock {
     pub packages: Vec<Locked>,
 }
 
-/// What `pip install --report` writes, as far as it matters here.
-#[derive(Debug, Deserialize)]
-struct Report {
-    install: Vec<Install>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Install {
-    metadata: Metadata,
-    download_info: Download,
-}
-
-#[derive(Debug, Deserialize)]
-struct Metadata {
-    name: String,
-    version: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Download {
-    #[serde(default)]
-    archive_info: Archive,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Archive {
-    #[serde(default)]
-    hash: Option<String>,
-}
-
 /// What a lock of `requirements` for `python` (`3.11`) is made of.
 pub(crate) fn basis(requirements: &[u8], python: &str) -> String {
     format!("{} for Python {python}", Digest::of(requirements))
@@ -76,18 +46,21 @@ impl Lock {
             tool: "pip",
             reason: format!("its report cannot be understood: {reason}"),
         };
-        let report: Report = serde_json::from_slice(json).map_err(|e| broken(e.to_string()))?;
-        let mut packages = Vec::with_capacity(report.install.len());
-        for install in report.install {
-            let Metadata { name, version } = install.metadata;
-            let hash = install.download_info.archive_info.hash.unwrap_or_default();
-            let Some(sha256) = hash.strip_prefix("sha256=").filter(|hash| is_hash(hash)) else {
+        let report = pip_report::read(json).map_err(|e| broken(e.to_string()))?;
+        let mut packages = Vec::with_capacity(report.len());
+        for Chosen {
+            name,
+            version,
+            sha256,
+        } in report
+        {
+            let Some(sha256) = sha256.filter(|hash| is_hash(hash)) else {
                 return Err(broken(format!("{name} has no SHA-256")));
             };
             packages.push(Locked {
                 name: normalised(&name),
                 version,
-                sha256: sha256.to_owned(),
+                sha256,
             });
         }
         packages.sort_by(|a, b| a.name.cmp(&b.name));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
+use pip_report::Chosen;
 
 use super::PYTHON;
 use crate::shell;
@@ -33,34 +33,6 @@ struct Pinned {
     sha256: BTreeSet<String>,
 }
 
-/// What `pip install --report` writes, as far as it matters here.
-#[derive(Debug, Deserialize)]
-struct Report {
-    install: Vec<Install>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Install {
-    metadata: Metadata,
-    download_info: Download,
-}
-
-#[derive(Debug, Deserialize)]
-struct Metadata {
-    name: String,
-    version: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Download {
-    archive_info: Archive,
-}
-
-#[derive(Debug, Deserialize)]
-struct Archive {
-    hash: String,
-}
-
 impl Lock {
     /// Asks pip what the examples require, once for each kind of machine.
     pub(super) fn resolve(root: &Path) -> Result<Self> {
@@ -78,11 +50,14 @@ impl Lock {
 
     /// Adds what pip chose for one kind of machine.
     fn add(&mut self, report: &str) -> Result<()> {
-        let report: Report = serde_json::from_str(report).context("reading pip's report")?;
-        for install in report.install {
-            let Metadata { name, version } = install.metadata;
-            let hash = install.download_info.archive_info.hash;
-            let Some(sha256) = hash.strip_prefix("sha256=") else {
+        let report = pip_report::read(report.as_bytes()).context("reading pip's report")?;
+        for Chosen {
+            name,
+            version,
+            sha256,
+        } in report
+        {
+            let Some(sha256) = sha256 else {
                 bail!("the index has no SHA-256 of {name} {version}");
             };
             let name = name.to_lowercase().replace(['_', '.'], "-");
@@ -96,7 +71,7 @@ impl Lock {
                     pinned.version
                 );
             }
-            pinned.sha256.insert(sha256.to_owned());
+            pinned.sha256.insert(sha256);
         }
         Ok(())
     }
