@@ -1,5 +1,8 @@
 //! The client's half of the wire rules, packet by packet, without a network or a clock.
 
+mod tokens;
+mod workers;
+
 use bytes::Bytes;
 use ebpf_common::{
     limits::MAX_FRAGMENT_PAYLOAD,
@@ -293,77 +296,6 @@ fn an_error_that_is_final_ends_the_call() {
     }
 }
 
-fn retry(token: u64) -> RpcHeader {
-    let header = answer(Kind::Retry, Status::Ok, None);
-    RpcHeader {
-        flags: header.flags | flags::HAS_TOKEN,
-        token,
-        ..header
-    }
-}
-
-fn token_of(header: &RpcHeader) -> Option<u64> {
-    header.has(flags::HAS_TOKEN).then_some(header.token)
-}
-
-#[test]
-fn a_retry_is_followed_at_once_with_its_token() {
-    let mut bench = Bench::small();
-    assert_eq!(token_of(&bench.only_packet()), None);
-    bench.receive(retry(77), b"").unwrap();
-    let again = bench.only_packet();
-    assert_eq!((token_of(&again), again.request_id), (Some(77), 1));
-    assert_eq!((again.fragment_index, again.payload_len), (0, 2));
-    // The same once more is the answer to a packet sent before.
-    bench.receive(retry(77), b"").unwrap();
-    assert!(bench.sent().is_empty());
-    // Lost, and sent again by the timer: the token is still shown.
-    bench.timer();
-    assert_eq!(token_of(&bench.only_packet()), Some(77));
-    let attempts = bench.exchange.attempts();
-    assert_eq!((bench.exchange.retries(), attempts), (1, 1));
-}
-
-#[test]
-fn a_new_token_replaces_the_old_one_and_a_flood_of_them_makes_no_flood() {
-    let mut bench = Bench::small();
-    bench.exchange = Exchange::begin(
-        Request {
-            id: 1,
-            ping: false,
-            call: Call::by_id(FUNCTION),
-            stream_flags: 0,
-        },
-        None,
-        TIMING,
-        bench.now,
-    )
-    .with_token(Some(1));
-    assert_eq!(token_of(&bench.only_packet()), Some(1));
-    let mut sent = 0;
-    for token in 2..1_000 {
-        bench.receive(retry(token), b"").unwrap();
-        sent += bench.sent().len();
-    }
-    assert_eq!(sent, RETRIES_AT_ONCE as usize);
-    bench.timer();
-    assert_eq!(token_of(&bench.only_packet()), Some(999));
-}
-
-#[test]
-fn a_retry_in_the_middle_of_a_message_asks_the_worker_what_is_missing() {
-    let mut bench = Bench::big(3);
-    bench.only_packet();
-    bench.progress(Held::one(0), 9);
-    assert_eq!(bench.sent().len(), 2);
-    bench.receive(retry(77), b"").unwrap();
-    let ask = bench.only_packet();
-    assert!(ask.has(flags::RESUME) && token_of(&ask) == Some(77));
-    bench.progress(Held::one(0).with(Held::one(1)), 9);
-    let missing = bench.only_packet();
-    assert_eq!((missing.fragment_index, token_of(&missing)), (2, Some(77)));
-}
-
 #[test]
 fn a_session_whose_function_is_above_its_rate_or_whose_worker_is_overloaded_stays() {
     for (status, cookie) in [
@@ -379,94 +311,6 @@ fn a_session_whose_function_is_above_its_rate_or_whose_worker_is_overloaded_stay
         assert_eq!(
             again.has(flags::HAS_COOKIE).then_some(again.route_cookie),
             cookie
-        );
-    }
-}
-
-#[test]
-fn a_lost_acknowledged_request_is_an_unknown_outcome_unless_it_is_idempotent() {
-    for idempotent in [false, true] {
-        let mut bench = Bench::of(Call::by_id(FUNCTION).idempotent(idempotent), None);
-        bench.only_packet();
-        bench.progress(Held::one(0), 9);
-        bench
-            .receive(error(Status::UnknownRequest, 0), b"")
-            .unwrap();
-        if idempotent {
-            bench.timer();
-            let again = bench.only_packet();
-            assert!(!again.has(flags::HAS_COOKIE) && !again.has(flags::RESUME));
-        } else {
-            assert_eq!(bench.end().0, Status::OutcomeUnknown);
-        }
-    }
-}
-
-#[test]
-fn a_request_lost_before_it_was_whole_is_sent_again() {
-    let mut bench = Bench::big(3);
-    bench.only_packet();
-    bench.progress(Held::one(0), 9);
-    // Not one of the others sent yet, so that no handler can have run.
-    bench
-        .receive(error(Status::UnknownRequest, 0), b"")
-        .unwrap();
-    bench.timer();
-    let again = bench.only_packet();
-    assert_eq!(again.fragment_index, 0);
-    assert!(!again.has(flags::HAS_COOKIE));
-}
-
-#[test]
-fn an_error_of_another_does_not_make_an_acknowledged_request_run_twice() {
-    let mut bench = Bench::small();
-    bench.only_packet();
-    bench.progress(Held::one(0), 9);
-    bench.receive(error(Status::NoWorker, 30), b"").unwrap();
-    bench.timer();
-    assert!(
-        bench.only_packet().has(flags::RESUME),
-        "it is asked after, not sent again"
-    );
-    bench
-        .receive(error(Status::UnknownFunction, 0), b"")
-        .unwrap();
-    assert_eq!(bench.end().0, Status::OutcomeUnknown);
-}
-
-#[test]
-fn an_error_of_the_worker_itself_says_that_nothing_ran() {
-    let mut bench = Bench::small();
-    bench.only_packet();
-    bench.progress(Held::one(0), 9);
-    let header = answer(Kind::Error, Status::SandboxUnavailable, Some(9));
-    bench.receive(header, b"").unwrap();
-    bench.timer();
-    assert!(
-        !bench.only_packet().has(flags::RESUME),
-        "it is sent again, whole"
-    );
-}
-
-#[test]
-fn a_worker_that_stays_silent_is_left_when_that_is_safe() {
-    let mut bench = Bench::of(Call::by_id(FUNCTION).session(1), Some(5));
-    bench.sent();
-    for _ in 0..GONE_AFTER {
-        bench.timer();
-        assert!(bench.only_packet().has(flags::HAS_COOKIE));
-    }
-    bench.timer();
-    assert!(!bench.only_packet().has(flags::HAS_COOKIE));
-
-    let mut bench = Bench::small();
-    bench.sent();
-    bench.progress(Held::one(0), 9);
-    for _ in 0..2 * GONE_AFTER {
-        bench.timer();
-        assert!(
-            bench.only_packet().has(flags::RESUME),
-            "acknowledged: nobody else may run it"
         );
     }
 }
