@@ -4,146 +4,19 @@
     reason = "a failed helper should panic where it stands"
 )]
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+mod bed;
+mod corrupt;
+mod layers;
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ebpf_common::ids::FunctionId;
-use flate2::{Compression, write::GzEncoder};
-use store::{
-    ClientError, Config, Digest, ErrorBody, Limits, Published, Repository, RunError, StoreClient,
-};
+use store::{Digest, ErrorBody, Limits, Repository, RunError};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch};
 
-/// A bundle of a function `name` whose code is `code`.
-fn bundle(name: &str, code: &str) -> Bytes {
-    archive(&[
-        (
-            "warmpath.toml",
-            &format!("name = \"{name}\"\naffinity = \"session\""),
-        ),
-        ("f.py", code),
-    ])
-}
-
-fn archive(files: &[(&str, &str)]) -> Bytes {
-    let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    for (path, content) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        builder
-            .append_data(&mut header, path, content.as_bytes())
-            .unwrap();
-    }
-    builder.into_inner().unwrap().finish().unwrap().into()
-}
-
-/// A running store role.
-struct Store {
-    client: StoreClient,
-    base: String,
-    stop: watch::Sender<bool>,
-    role: JoinHandle<Result<(), RunError>>,
-}
-
-/// A free port on a loopback address that no other call gives away: a port that was free a moment ago may
-/// by now be another test's.
-async fn free_address() -> SocketAddr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    let address = Ipv4Addr::new(127, 77, 0, NEXT.fetch_add(1, Ordering::Relaxed));
-    let listener = TcpListener::bind((address, 0)).await.unwrap();
-    listener.local_addr().unwrap()
-}
-
-fn config(dir: &Path, listen: SocketAddr, more: &str) -> Config {
-    let path = dir.join("store.toml");
-    let objects = dir.join("objects");
-    let text = format!(
-        "listen = \"{listen}\"\npath = \"{}\"\n{more}",
-        objects.display()
-    );
-    std::fs::write(&path, text).unwrap();
-    Config::load(&path).unwrap()
-}
-
-async fn start(dir: &TempDir, more: &str) -> Store {
-    let listen = free_address().await;
-    let (stop, stopped) = watch::channel(false);
-    let role = tokio::spawn(store::run(config(dir.path(), listen, more), stopped));
-    let base = format!("http://{listen}");
-    let client = StoreClient::new(&base).unwrap();
-    let answers = async {
-        while client.catalog().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), answers)
-        .await
-        .expect("the store did not come up");
-    Store {
-        client,
-        base,
-        stop,
-        role,
-    }
-}
-
-impl Store {
-    async fn stop(self) {
-        self.stop.send(true).unwrap();
-        tokio::time::timeout(Duration::from_secs(10), self.role)
-            .await
-            .expect("the store did not stop")
-            .unwrap()
-            .unwrap();
-    }
-
-    async fn publish(&self, name: &str, code: &str) -> Published {
-        self.client.publish(None, bundle(name, code)).await.unwrap()
-    }
-
-    /// `qualified` and version of every catalog entry.
-    async fn entries(&self) -> Vec<(String, u32)> {
-        let catalog = self.client.catalog().await.unwrap();
-        let entries = catalog.entries.into_iter();
-        entries
-            .map(|entry| (entry.qualified, entry.version))
-            .collect()
-    }
-}
-
-fn refused(outcome: Result<impl std::fmt::Debug, ClientError>) -> ErrorBody {
-    match outcome {
-        Err(ClientError::Refused { body, .. }) => body,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Every file below `dir`.
-fn files(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
+use self::bed::{archive, bundle, config, files, refused, start};
 
 #[tokio::test]
 async fn versions_count_up_and_latest_follows() {
@@ -438,63 +311,6 @@ async fn a_refused_bundle_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_corrupt_bundle_is_not_served_and_publishing_it_again_mends_it() {
-    let dir = TempDir::new().unwrap();
-    let store = start(&dir, "").await;
-    let published = store.publish("f", "1").await;
-    let object = dir
-        .path()
-        .join("objects/bundles/sha256")
-        .join(published.digest.hex());
-    std::fs::write(&object, "rotten").unwrap();
-    let body = refused(store.client.bundle(&published.digest).await);
-    assert_eq!((body.status, body.kind.as_str()), (500, "corrupt_bundle"));
-    assert_eq!((body.fault.as_str(), body.retryable), ("platform", false));
-    store.publish("f", "1").await;
-    assert!(store.client.bundle(&published.digest).await.is_ok());
-    store.stop().await;
-}
-
-#[tokio::test]
-async fn a_corrupt_record_takes_only_its_own_version_away() {
-    let dir = TempDir::new().unwrap();
-    let store = start(&dir, "").await;
-    store.publish("f", "1").await;
-    store.publish("g", "1").await;
-    store.stop().await;
-    let record = dir
-        .path()
-        .join("objects/functions/f/versions/0000000001.json");
-    std::fs::write(&record, "{").unwrap();
-    let store = start(&dir, "").await;
-    let names: Vec<_> = store
-        .entries()
-        .await
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
-    assert_eq!(names, ["g@1", "g@latest"]);
-    // Its number is still taken.
-    assert_eq!(store.publish("f", "2").await.version, 2);
-    store.stop().await;
-}
-
-#[tokio::test]
-async fn a_client_does_not_take_bytes_of_another_digest() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    let routes = axum::Router::new().fallback(|| async { "not what you asked for" });
-    tokio::spawn(async move { axum::serve(listener, routes).await });
-    let client = StoreClient::new(&base).unwrap();
-    let error = client.bundle(&Digest::of(b"wanted")).await.unwrap_err();
-    assert!(matches!(error, ClientError::Corrupt { .. }), "{error}");
-    assert!(matches!(
-        client.catalog().await,
-        Err(ClientError::BadAnswer { .. })
-    ));
-}
-
-#[tokio::test]
 async fn every_error_is_json() {
     let dir = TempDir::new().unwrap();
     let store = start(&dir, "").await;
@@ -543,63 +359,4 @@ async fn a_busy_port_is_one_clear_line() {
         RunError::AddressInUse { key: "listen", .. }
     ));
     assert!(error.to_string().contains("in use") && !error.to_string().contains('\n'));
-}
-
-#[tokio::test]
-async fn a_layer_is_stored_once_and_stays_while_functions_name_it() {
-    let dir = TempDir::new().unwrap();
-    let store = start(&dir, "[limits]\nlayer_bytes = 4096\n").await;
-    let layer = archive(&[("six.py", "x = 6\n")]);
-    let digest = Digest::of(&layer);
-    assert!(!store.client.has_layer(&digest).await.unwrap());
-    let manifest = format!("name = \"uses\"\nlayers = [\"{digest}\"]");
-    let uses = archive(&[("warmpath.toml", &manifest), ("f.py", "")]);
-    let missing = refused(store.client.publish(None, uses.clone()).await);
-    assert_eq!(
-        (missing.kind.as_str(), missing.fault.as_str()),
-        ("missing_layer", "caller")
-    );
-    assert!(store.entries().await.is_empty());
-    for _ in 0..2 {
-        let stored = store.client.put_layer(layer.clone()).await.unwrap();
-        assert_eq!((&stored.digest, stored.unpacked_bytes), (&digest, 6));
-    }
-    assert!(store.client.has_layer(&digest).await.unwrap());
-    store.client.publish(None, uses).await.unwrap();
-    assert_eq!(store.client.layer(&digest).await.unwrap(), layer);
-    let stored = dir.path().join("objects/layers/sha256").join(digest.hex());
-    std::fs::write(&stored, "harmed").unwrap();
-    let corrupt = refused(store.client.layer(&digest).await);
-    assert_eq!(corrupt.kind, "corrupt_layer");
-    assert!(!store.client.has_layer(&digest).await.unwrap());
-    store.client.put_layer(layer).await.unwrap();
-    assert!(store.client.has_layer(&digest).await.unwrap());
-    store.stop().await;
-}
-
-#[tokio::test]
-async fn a_layer_that_breaks_a_rule_is_refused_and_not_stored() {
-    let dir = TempDir::new().unwrap();
-    let store = start(&dir, "[limits]\nlayer_bytes = 4096\nlayer_files = 2\n").await;
-    let escaping = {
-        let mut header = tar::Header::new_gnu();
-        header.as_old_mut().name[..9].copy_from_slice(b"../escape");
-        header.set_size(0);
-        header.set_cksum();
-        let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-        builder.append(&header, &b""[..]).unwrap();
-        Bytes::from(builder.into_inner().unwrap().finish().unwrap())
-    };
-    let many = archive(&[("a.py", ""), ("b.py", ""), ("c.py", "")]);
-    for (layer, kind) in [
-        (escaping, "bundle_parent_path"),
-        (many, "bundle_too_many_files"),
-        (Bytes::from_static(b"no archive"), "bundle_not_an_archive"),
-        (Bytes::from(vec![0; 5_000]), "bundle_too_large"),
-    ] {
-        let body = refused(store.client.put_layer(layer).await);
-        assert_eq!((body.kind.as_str(), body.fault.as_str()), (kind, "caller"));
-    }
-    assert!(files(&dir.path().join("objects")).is_empty());
-    store.stop().await;
 }
