@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{Bench, client, header};
+use crate::bench::{Bench, client, header};
 
 const HEAD: &str = "HTTP/1.1 201 Created\r\nx-warmpath-status: ok\r\nx-mine: 1\r\nx-warmpath-fault: caller\r\n\
                     trailer: x-warmpath-bill\r\ntransfer-encoding: chunked\r\n\r\n";
