@@ -16,8 +16,8 @@ pub(crate) use self::{
         TriggersArgs,
     },
     policy::{
-        ChangeArgs, ExplainArgs, MapVerb, PoliceVerb, PolicyArgs, RouteVerb, Transport, VipAddArgs,
-        VipVerb,
+        ChangeArgs, ChangeVerb, ExplainArgs, MapVerb, PoliceVerb, PolicyArgs, RouteVerb, Transport,
+        VipAddArgs, VipVerb,
     },
     worker::{WorkerSocketArgs, WorkerVerb},
 };

@@ -22,40 +22,47 @@ pub(crate) enum MapVerb {
         #[command(flatten)]
         args: PolicyArgs,
     },
-    /// Set one key of the policy, for example `police.shed_percent 200`
+    #[command(flatten)]
+    Change(ChangeVerb),
+    /// List the policies that were applied
+    Log {
+        #[command(flatten)]
+        args: PolicyArgs,
+    },
+}
+
+/// What changes the policy, or the part of it that `warmpath police` is about.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ChangeVerb {
+    /// Set one key: `map set police.shed_percent 200` is `police set shed_percent 200`
     Set {
-        /// The key, with dots
+        /// The key, with dots; of `police`, within [police]
         key: String,
         /// Its value, as TOML
         value: String,
         #[command(flatten)]
         args: ChangeArgs,
     },
-    /// Take one key out of the policy, for example `police.shed_percent`
+    /// Take one key out: `map unset police.shed_percent` is `police unset shed_percent`
     Unset {
-        /// The key, with dots
+        /// The key, with dots; of `police`, within [police]
         key: String,
         #[command(flatten)]
         args: ChangeArgs,
     },
     /// Say which rows a policy file would change, and change nothing
     Diff {
-        /// The file
+        /// The file; `police` looks only at its [police]
         file: PathBuf,
         #[command(flatten)]
         args: PolicyArgs,
     },
-    /// Put a policy file in force, whole or not at all
+    /// Put a policy file in force, whole or not at all; `police apply` leaves VIPs, pools and weights as they are
     Apply {
-        /// The file
+        /// The file; `police` looks only at its [police]
         file: PathBuf,
         #[command(flatten)]
         args: ChangeArgs,
-    },
-    /// List the policies that were applied
-    Log {
-        #[command(flatten)]
-        args: PolicyArgs,
     },
     /// Put an earlier policy in force again
     Rollback {
@@ -150,43 +157,8 @@ pub(crate) enum PoliceVerb {
         #[command(flatten)]
         pins: PinArgs,
     },
-    /// Set one key, for example `shed_percent 200`
-    Set {
-        /// The key within [police]
-        key: String,
-        /// Its value, as TOML
-        value: String,
-        #[command(flatten)]
-        args: ChangeArgs,
-    },
-    /// Take one key out, for example `shed_percent`
-    Unset {
-        /// The key within [police]
-        key: String,
-        #[command(flatten)]
-        args: ChangeArgs,
-    },
-    /// Say which rows a file with [police] would change
-    Diff {
-        /// The file
-        file: PathBuf,
-        #[command(flatten)]
-        args: PolicyArgs,
-    },
-    /// Put a file with [police] in force; VIPs, pools and weights stay
-    Apply {
-        /// The file
-        file: PathBuf,
-        #[command(flatten)]
-        args: ChangeArgs,
-    },
-    /// Put the policy of an earlier revision in force again
-    Rollback {
-        /// Its revision; the one before this one if left out
-        revision: Option<u64>,
-        #[command(flatten)]
-        args: ChangeArgs,
-    },
+    #[command(flatten)]
+    Change(ChangeVerb),
 }
 
 #[derive(Debug, Subcommand)]

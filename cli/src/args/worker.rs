@@ -9,14 +9,7 @@ use super::{AdminArgs, ChangeArgs, OutputArgs};
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerVerb {
     /// Give a worker no new sessions; those it has may finish
-    Drain {
-        /// The worker's name
-        name: String,
-        #[command(flatten)]
-        admin: AdminArgs,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Drain(NamedWorkerArgs),
     /// Show what a worker on this machine takes the encapsulation off, and what its XDP program has counted
     Decap {
         /// Where its maps are pinned: `[decap] pin_path` of its configuration
@@ -26,56 +19,16 @@ pub(crate) enum WorkerVerb {
         output: OutputArgs,
     },
     /// Show the instances of a worker on this machine: by function and state, how long they stay, what was evicted
-    Pool {
-        /// The worker's admin socket, `<state_dir>/worker.sock`
-        #[arg(
-            long,
-            env = "WARMPATH_WORKER",
-            default_value = "/var/lib/warmpath/worker.sock"
-        )]
-        worker: PathBuf,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Pool(OneWorkerArgs),
     /// Show which requests wait on a worker of this machine without an instance
-    Parked {
-        /// The worker's admin socket: `worker.sock` in its `state_dir`
-        #[arg(
-            long,
-            env = "WARMPATH_WORKER",
-            default_value = "/var/lib/warmpath/worker.sock"
-        )]
-        worker: PathBuf,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Parked(OneWorkerArgs),
     /// Show the streams that a worker on this machine has offered and that go on
-    Streams {
-        /// The worker's admin socket: `worker.sock` in its `state_dir`
-        #[arg(
-            long,
-            env = "WARMPATH_WORKER",
-            default_value = "/var/lib/warmpath/worker.sock"
-        )]
-        worker: PathBuf,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Streams(OneWorkerArgs),
     /// Build, list and check the root file systems that sandboxes can have instead of the host's
     #[command(subcommand)]
     Rootfs(crate::verb::rootfs::RootfsVerb),
     /// Show the zygotes with packages of a worker on this machine
-    Zygotes {
-        /// The worker's admin socket, `<state_dir>/worker.sock`
-        #[arg(
-            long,
-            env = "WARMPATH_WORKER",
-            default_value = "/var/lib/warmpath/worker.sock"
-        )]
-        worker: PathBuf,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Zygotes(OneWorkerArgs),
     /// Change a worker's share of work
     Weight {
         /// The worker's name
@@ -89,14 +42,32 @@ pub(crate) enum WorkerVerb {
         args: ChangeArgs,
     },
     /// Give a drained worker new work again
-    Undrain {
-        /// The worker's name
-        name: String,
-        #[command(flatten)]
-        admin: AdminArgs,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Undrain(NamedWorkerArgs),
+}
+
+/// A worker that the control plane knows by its name.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NamedWorkerArgs {
+    /// The worker's name
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// A worker on this machine.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct OneWorkerArgs {
+    /// The worker's admin socket, `<state_dir>/worker.sock`
+    #[arg(
+        long,
+        env = "WARMPATH_WORKER",
+        default_value = "/var/lib/warmpath/worker.sock"
+    )]
+    pub(crate) worker: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// Which workers to ask.

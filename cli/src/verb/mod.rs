@@ -27,6 +27,7 @@ mod zygotes;
 
 use anyhow::{Context, Result};
 
+use self::policy::Part;
 pub(crate) use self::{cost::parse_what_if, logs::parse_request};
 use crate::{
     args::{Args, BalancerVerb, FnVerb, MapVerb, PoliceVerb, RouteVerb, Verb, WorkerVerb},
@@ -50,23 +51,13 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         } => balancer::detach(&pins),
         Verb::Balancer { role, verb: None } => role::balancer(&role).await,
         Verb::Worker {
-            verb:
-                Some(WorkerVerb::Drain {
-                    name,
-                    admin,
-                    output,
-                }),
+            verb: Some(WorkerVerb::Drain(args)),
             ..
-        } => worker::drain(&name, &admin, &output).await,
+        } => worker::drain(&args.name, &args.admin, &args.output).await,
         Verb::Worker {
-            verb:
-                Some(WorkerVerb::Undrain {
-                    name,
-                    admin,
-                    output,
-                }),
+            verb: Some(WorkerVerb::Undrain(args)),
             ..
-        } => worker::undrain(&name, &admin, &output).await,
+        } => worker::undrain(&args.name, &args.admin, &args.output).await,
         Verb::Worker {
             verb:
                 Some(WorkerVerb::Weight {
@@ -82,21 +73,21 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             ..
         } => worker::decap(&pin_path, &output),
         Verb::Worker {
-            verb: Some(WorkerVerb::Pool { worker, output }),
+            verb: Some(WorkerVerb::Pool(args)),
             ..
-        } => pool::pool(&worker, &output).await,
+        } => pool::pool(&args.worker, &args.output).await,
         Verb::Worker {
-            verb: Some(WorkerVerb::Parked { worker, output }),
+            verb: Some(WorkerVerb::Parked(args)),
             ..
-        } => parked::run(&worker, &output).await,
+        } => parked::run(&args.worker, &args.output).await,
         Verb::Worker {
-            verb: Some(WorkerVerb::Streams { worker, output }),
+            verb: Some(WorkerVerb::Streams(args)),
             ..
-        } => streams::run(&worker, &output).await,
+        } => streams::run(&args.worker, &args.output).await,
         Verb::Worker {
-            verb: Some(WorkerVerb::Zygotes { worker, output }),
+            verb: Some(WorkerVerb::Zygotes(args)),
             ..
-        } => zygotes::show(&worker, &output).await,
+        } => zygotes::show(&args.worker, &args.output).await,
         Verb::Worker {
             verb: Some(WorkerVerb::Rootfs(verb)),
             ..
@@ -129,30 +120,12 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
         }
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Map(MapVerb::Show { args }) => policy::show(&args).await,
-        Verb::Map(MapVerb::Set { key, value, args }) => {
-            policy::set(&key, Some(&value), &args).await
-        }
-        Verb::Map(MapVerb::Unset { key, args }) => policy::set(&key, None, &args).await,
-        Verb::Map(MapVerb::Diff { file, args }) => policy::apply(&file, &policy::dry(args)).await,
-        Verb::Map(MapVerb::Apply { file, args }) => policy::apply(&file, &args).await,
+        Verb::Map(MapVerb::Change(verb)) => policy::change(verb, Part::Whole).await,
         Verb::Map(MapVerb::Log { args }) => policy::log(&args).await,
-        Verb::Map(MapVerb::Rollback { revision, args }) => policy::rollback(revision, &args).await,
         Verb::Vip(verb) => policy::vip(&verb).await,
-        Verb::Police(verb) => police(verb).await,
+        Verb::Police(PoliceVerb::Show { args, pins }) => policy::police_show(&args, &pins).await,
+        Verb::Police(PoliceVerb::Change(verb)) => policy::change(verb, Part::Police).await,
         Verb::Route(RouteVerb::Explain(args)) => explain::explain(&args),
         Verb::Trace(args) => trace::trace(&args).await,
-    }
-}
-
-async fn police(verb: PoliceVerb) -> Result<Exit> {
-    match verb {
-        PoliceVerb::Show { args, pins } => policy::police_show(&args, &pins).await,
-        PoliceVerb::Set { key, value, args } => {
-            policy::set(&format!("police.{key}"), Some(&value), &args).await
-        }
-        PoliceVerb::Unset { key, args } => policy::set(&format!("police.{key}"), None, &args).await,
-        PoliceVerb::Diff { file, args } => policy::police_apply(&file, &policy::dry(args)).await,
-        PoliceVerb::Apply { file, args } => policy::police_apply(&file, &args).await,
-        PoliceVerb::Rollback { revision, args } => policy::rollback(revision, &args).await,
     }
 }

@@ -14,7 +14,9 @@ use balancer_userspace::{
 use serde::Deserialize;
 
 use crate::{
-    args::{AdminArgs, ChangeArgs, OutputArgs, PinArgs, PolicyArgs, VipAddArgs, VipVerb},
+    args::{
+        AdminArgs, ChangeArgs, ChangeVerb, OutputArgs, PinArgs, PolicyArgs, VipAddArgs, VipVerb,
+    },
     output::{self, Exit, Table},
 };
 
@@ -33,8 +35,44 @@ pub(super) async fn show(args: &PolicyArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// What of the policy a verb is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it.
+    Whole,
+    /// Who may send how much.
+    Police,
+}
+
+impl Part {
+    /// The key of the whole policy that `key` of this part is.
+    fn key(self, key: String) -> String {
+        match self {
+            Self::Whole => key,
+            Self::Police => format!("police.{key}"),
+        }
+    }
+
+    async fn apply(self, file: &Path, args: &ChangeArgs) -> Result<Exit> {
+        match self {
+            Self::Whole => apply(file, args).await,
+            Self::Police => police_apply(file, args).await,
+        }
+    }
+}
+
+pub(super) async fn change(verb: ChangeVerb, part: Part) -> Result<Exit> {
+    match verb {
+        ChangeVerb::Set { key, value, args } => set(&part.key(key), Some(&value), &args).await,
+        ChangeVerb::Unset { key, args } => set(&part.key(key), None, &args).await,
+        ChangeVerb::Diff { file, args } => part.apply(&file, &dry(args)).await,
+        ChangeVerb::Apply { file, args } => part.apply(&file, &args).await,
+        ChangeVerb::Rollback { revision, args } => rollback(revision, &args).await,
+    }
+}
+
 /// Puts the policy of `file` in force, or says what that would change.
-pub(super) async fn apply(file: &Path, args: &ChangeArgs) -> Result<Exit> {
+async fn apply(file: &Path, args: &ChangeArgs) -> Result<Exit> {
     let text = read(file)?;
     let change = client(&args.admin)?
         .change_policy(&text, args.dry_run)
@@ -42,7 +80,7 @@ pub(super) async fn apply(file: &Path, args: &ChangeArgs) -> Result<Exit> {
     report(&change, &args.output)
 }
 
-pub(super) async fn rollback(revision: Option<u64>, args: &ChangeArgs) -> Result<Exit> {
+async fn rollback(revision: Option<u64>, args: &ChangeArgs) -> Result<Exit> {
     let change = client(&args.admin)?
         .rollback_policy(revision, args.dry_run)
         .await?;
@@ -50,7 +88,7 @@ pub(super) async fn rollback(revision: Option<u64>, args: &ChangeArgs) -> Result
 }
 
 /// What `file` would change.
-pub(super) fn dry(args: PolicyArgs) -> ChangeArgs {
+fn dry(args: PolicyArgs) -> ChangeArgs {
     ChangeArgs {
         dry_run: true,
         admin: args.admin,
@@ -76,7 +114,7 @@ pub(super) async fn log(args: &PolicyArgs) -> Result<Exit> {
 }
 
 /// Sets one key of the policy in force, such as `police.shed_percent`, or takes it out.
-pub(super) async fn set(key: &str, value: Option<&str>, args: &ChangeArgs) -> Result<Exit> {
+async fn set(key: &str, value: Option<&str>, args: &ChangeArgs) -> Result<Exit> {
     let client = client(&args.admin)?;
     let mut policy = toml::Table::try_from(client.policy().await?.policy)?;
     let (path, last) = key.rsplit_once('.').unwrap_or(("", key));
@@ -241,7 +279,7 @@ struct PoliceFile {
     police: PoliceConfig,
 }
 
-pub(super) async fn police_apply(file: &Path, args: &ChangeArgs) -> Result<Exit> {
+async fn police_apply(file: &Path, args: &ChangeArgs) -> Result<Exit> {
     let file: PoliceFile =
         toml::from_str(&read(file)?).context("a file with [police] is needed")?;
     let client = client(&args.admin)?;
