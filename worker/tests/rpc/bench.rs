@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -12,7 +13,7 @@ use std::{
 
 use balancer_userspace::membership::protocol::Assignment;
 use bytes::Bytes;
-use db::Cursor;
+use db::{Cursor, Embedded, Local, SlotSet};
 use ebpf_common::{hash::slot_of_key, ids::FunctionId, wire::Status};
 use prometheus::Registry;
 use store::{Catalog, CatalogEntry, Digest, Manifest};
@@ -127,6 +128,15 @@ fn wait(invocation: &Invocation) -> Outcome {
         state: Some("s".into()),
     };
     Outcome::waits(wait, Usage::default())
+}
+
+/// A database at `path` that has all slots.
+pub(crate) fn local(path: &Path) -> Local {
+    let metrics = db::Metrics::unregistered();
+    Local {
+        engine: Arc::new(Embedded::open(path, db::Options::default(), &metrics).unwrap()),
+        slots: SlotSet::new(vec!["0-16383".parse().unwrap()]).unwrap(),
+    }
 }
 
 /// One worker.

@@ -1,126 +1,24 @@
 //! Calls that nobody waits for: kept before they are answered, made at least once, over crashes too.
 
-use std::{path::Path, sync::Arc, time::Duration};
-
 use bytes::Bytes;
-use db::{Embedded, Local, Op, SlotSet};
 use ebpf_common::wire::Status;
-use prometheus::{Registry, TextEncoder};
 use store::Catalog;
 use tempfile::TempDir;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::time::sleep;
 use warmpath_sdk::{
-    Client,
-    deferred::{Ask, CallId, DeadCalls, Deferred, Report, State},
+    deferred::{Ask, CallId, DeadCalls, Deferred, State},
     http,
 };
-use worker::{
-    deferred::{DeferredLimits, DeferredMetrics, Shelves},
-    park::ParkLimits,
-    rpc::RpcLimits,
+
+use crate::{
+    bench::{Bench, MS, version},
+    keeper::{Keeper, until_crash},
 };
 
-use crate::bench::{Bench, MS, version};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A worker whose database lies at `path`, and which can keep calls.
-struct Keeper {
-    bench: Bench,
-    client: Client,
-    shelves: Arc<Shelves>,
-    feeds: Arc<db::Router>,
-    registry: Registry,
-    /// Those that make the calls; none until [`Keeper::make`].
-    makers: JoinSet<()>,
-}
-
-impl Keeper {
-    fn start(path: &Path) -> Self {
-        let metrics = db::Metrics::unregistered();
-        let local = Local {
-            engine: Arc::new(Embedded::open(path, db::Options::default(), &metrics).unwrap()),
-            slots: SlotSet::new(vec!["0-16383".parse().unwrap()]).unwrap(),
-        };
-        let feeds = Arc::new(db::Router::new(Some(local), metrics));
-        let (limits, park) = (RpcLimits::default(), ParkLimits::default());
-        let bench = Bench::parking(1, 100, limits, Arc::clone(&feeds), park);
-        let limits = DeferredLimits {
-            attempts: 2,
-            backoff_ms: 20,
-            ..DeferredLimits::default()
-        };
-        let registry = Registry::new();
-        let metrics = DeferredMetrics::register(&registry).unwrap();
-        let functions = Arc::clone(&bench.functions);
-        let shelves = Shelves::new(Arc::clone(&feeds), functions, limits, metrics);
-        bench.server.keep_calls(Arc::clone(&shelves));
-        Self {
-            client: bench.client(),
-            bench,
-            shelves,
-            feeds,
-            registry,
-            makers: JoinSet::new(),
-        }
-    }
-
-    /// From now on, makes the calls.
-    fn make(&mut self) {
-        let makers = &mut self.makers;
-        self.shelves
-            .serve(|_| true, &self.client, &self.bench.load, makers);
-    }
-
-    async fn ask(&self, ask: &Ask, event: &[u8]) -> Bytes {
-        let call = ask.call(event).unwrap();
-        self.client.call(call).await.unwrap().payload
-    }
-
-    async fn submit(&self, function: &str, event: &[u8]) -> CallId {
-        let id = CallId::random();
-        self.ask(&submit(id, function), event).await;
-        id
-    }
-
-    async fn report(&self, id: CallId) -> (Report, Bytes) {
-        http::split(&self.ask(&Ask::Outcome { id }, b"").await).unwrap()
-    }
-
-    /// Waits until the metrics have this line: what a call came to can be read a moment before it is counted.
-    async fn counts(&self, line: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let text = TextEncoder::new().encode_to_string(&self.registry.gather());
-            let text = text.unwrap();
-            if text.lines().any(|it| it == line) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{line} is not in {text}");
-            sleep(5 * MS).await;
-        }
-    }
-
-    /// The report of a call once it is `state`.
-    async fn once(&self, id: CallId, state: State) -> (Report, Bytes) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let (report, body) = self.report(id).await;
-            if report.state == state {
-                return (report, body);
-            }
-            assert!(Instant::now() < deadline, "{report:?}");
-            sleep(5 * MS).await;
-        }
-    }
-}
-
-/// Runs `work` with a runtime of its own, which ends as in a crash: nothing is finished, and the database is closed.
-fn until_crash<R>(work: impl Future<Output = R>) -> R {
-    tokio::runtime::Runtime::new().unwrap().block_on(work)
+async fn submitted(keeper: &Keeper, function: &str, event: &[u8]) -> CallId {
+    let id = CallId::random();
+    keeper.ask(&submit(id, function), event).await;
+    id
 }
 
 fn submit(id: CallId, function: &str) -> Ask {
@@ -138,10 +36,10 @@ fn submit(id: CallId, function: &str) -> Ask {
 async fn a_call_is_kept_made_and_its_reply_found_by_its_id() {
     let dir = TempDir::new().unwrap();
     let mut keeper = Keeper::start(dir.path());
-    let early = keeper.submit("echo", b"early").await;
+    let early = submitted(&keeper, "echo", b"early").await;
     assert_eq!(keeper.report(early).await.0.state, State::Pending);
     keeper.make();
-    let late = keeper.submit("echo", b"late").await;
+    let late = submitted(&keeper, "echo", b"late").await;
     for (id, event) in [(early, "early"), (late, "late")] {
         let (report, reply) = keeper.once(id, State::Done).await;
         assert_eq!(reply, event);
@@ -164,7 +62,7 @@ fn nothing_that_was_answered_is_lost_when_the_worker_dies_before_it_makes_it() {
         let keeper = Keeper::start(dir.path());
         let mut ids = Vec::new();
         for number in 0..40u8 {
-            ids.push(keeper.submit("echo", &[number]).await);
+            ids.push(submitted(&keeper, "echo", &[number]).await);
         }
         ids
     });
@@ -184,7 +82,7 @@ fn a_call_that_the_worker_died_with_is_made_again() {
         let mut keeper = Keeper::start(dir.path());
         keeper.make();
         // Waits for a feed that does not move before the worker dies.
-        let id = keeper.submit("waits", b"{late}").await;
+        let id = submitted(&keeper, "waits", b"{late}").await;
         keeper.once(id, State::Running).await;
         id
     });
@@ -192,11 +90,7 @@ fn a_call_that_the_worker_died_with_is_made_again() {
         let mut keeper = Keeper::start(dir.path());
         keeper.make();
         keeper.once(id, State::Running).await;
-        let put = Op::Put {
-            key: b"{late}".to_vec(),
-            value: b"x".to_vec(),
-        };
-        keeper.feeds.execute(put).await.unwrap();
+        keeper.put("{late}", "x").await;
         assert_eq!(keeper.once(id, State::Done).await.1, "feed 1 s");
     });
 }
@@ -206,7 +100,7 @@ async fn what_fails_again_and_again_is_given_up_listed_and_tried_once_more_on_re
     let dir = TempDir::new().unwrap();
     let mut keeper = Keeper::start(dir.path());
     keeper.make();
-    let id = keeper.submit("raise", b"x").await;
+    let id = submitted(&keeper, "raise", b"x").await;
     let (report, error) = keeper.once(id, State::Failed).await;
     assert_eq!(
         (report.attempts, report.status.as_deref()),
@@ -264,7 +158,7 @@ async fn a_manifest_says_how_often_its_function_is_tried() {
         )],
     });
     keeper.make();
-    let id = keeper.submit("raise", b"x").await;
+    let id = submitted(&keeper, "raise", b"x").await;
     let (report, _) = keeper.once(id, State::Failed).await;
     assert_eq!(report.attempts, 4, "and not two");
     for line in [

@@ -8,6 +8,7 @@ mod bench;
 mod callers;
 mod cancel;
 mod deferred;
+mod keeper;
 mod parked;
 mod relay;
 mod stream;

@@ -1,8 +1,8 @@
 //! Requests that wait: woken by writes and by time, bounded by their callers, held by nobody.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use db::{Embedded, Local, Op, SlotMap, SlotOwner, SlotSet};
+use db::{Op, SlotMap, SlotOwner};
 use ebpf_common::wire::Status;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -11,25 +11,17 @@ use worker::{park::ParkLimits, rpc::RpcLimits};
 
 use crate::{
     STORM, all,
-    bench::{Bench, MS, call, client_of},
+    bench::{Bench, MS, call, client_of, local},
     relay::Relay,
     status_of,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn engine(path: &Path) -> Local {
-    let metrics = db::Metrics::unregistered();
-    Local {
-        engine: Arc::new(Embedded::open(path, db::Options::default(), &metrics).unwrap()),
-        slots: SlotSet::new(vec!["0-16383".parse().unwrap()]).unwrap(),
-    }
-}
-
 /// A worker that keeps all slots itself, and can run `capacity` requests at a time and park `requests`.
 fn bench(dir: &TempDir, capacity: u32, requests: usize) -> (Bench, Arc<db::Router>) {
-    let local = engine(dir.path());
-    let feeds = Arc::new(db::Router::new(Some(local), db::Metrics::unregistered()));
+    let feeds = db::Router::new(Some(local(dir.path())), db::Metrics::unregistered());
+    let feeds = Arc::new(feeds);
     let park = ParkLimits {
         requests,
         ..ParkLimits::default()
@@ -86,7 +78,7 @@ async fn a_request_that_waits_holds_no_place_and_goes_on_when_the_feed_moves() {
 #[tokio::test]
 async fn a_feed_that_is_kept_elsewhere_wakes_as_well() {
     let dir = TempDir::new().unwrap();
-    let elsewhere = engine(dir.path());
+    let elsewhere = local(dir.path());
     let routes = db::server::router(elsewhere.clone(), db::Metrics::unregistered());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,10 +1,9 @@
 //! Triggers: functions that the time and the database call, over redeployments and crashes.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{ops::Deref, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use db::{Embedded, Local, Op, Reply, SlotSet};
-use prometheus::{Registry, TextEncoder};
+use db::{Op, Reply};
 use serde_json::Value;
 use store::{Catalog, CatalogEntry};
 use tempfile::TempDir;
@@ -13,76 +12,54 @@ use tokio::{
     time::{Instant, sleep},
 };
 use warmpath_sdk::{
-    Client,
-    deferred::{Ask, CallId, DeadCalls, Report, SHELVES, State},
+    deferred::{Ask, CallId, DeadCalls, SHELVES, State},
     http,
     trigger::{TriggerAnswer, TriggerReport, schedule_slot},
 };
-use worker::{
-    deferred::{DeferredLimits, DeferredMetrics, Shelves},
-    park::ParkLimits,
-    rpc::RpcLimits,
-    trigger::{self, Site, TriggerMetrics},
+use worker::trigger::{self, Site, TriggerMetrics};
+
+use crate::{
+    bench::{MS, Runs, version},
+    keeper::{Keeper, PATIENCE, until_crash},
 };
 
-use crate::bench::{Bench, MS, Runs, version};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 const EACH_SECOND: &str = "[[triggers.schedule]]\nname = 't'\ncron = '* * * * * *'";
 const ORDERS: &str = "[[triggers.feed]]\nname = 't'\nprefix = '{orders}:'";
 
-/// A worker with a database at some path, which pulls triggers.
+/// One that pulls triggers, too.
 struct Puller {
-    bench: Bench,
-    client: Client,
-    db: Arc<db::Router>,
-    registry: Registry,
+    keeper: Keeper,
     revision: u64,
     _tasks: JoinSet<()>,
 }
 
+impl Deref for Puller {
+    type Target = Keeper;
+
+    fn deref(&self) -> &Keeper {
+        &self.keeper
+    }
+}
+
 impl Puller {
     fn start(path: &Path, entries: Vec<CatalogEntry>) -> Self {
-        let metrics = db::Metrics::unregistered();
-        let local = Local {
-            engine: Arc::new(Embedded::open(path, db::Options::default(), &metrics).unwrap()),
-            slots: SlotSet::new(vec!["0-16383".parse().unwrap()]).unwrap(),
-        };
-        let db = Arc::new(db::Router::new(Some(local), metrics));
-        let park = ParkLimits::default();
-        let bench = Bench::parking(1, 100, RpcLimits::default(), Arc::clone(&db), park);
-        let limits = DeferredLimits {
-            attempts: 2,
-            backoff_ms: 20,
-            ..DeferredLimits::default()
-        };
-        let registry = Registry::new();
-        let metrics = DeferredMetrics::register(&registry).unwrap();
-        let functions = Arc::clone(&bench.functions);
-        let shelves = Shelves::new(Arc::clone(&db), functions, limits, metrics);
-        bench.server.keep_calls(Arc::clone(&shelves));
-        let client = bench.client();
-        let mut tasks = JoinSet::new();
-        shelves.serve(|_| true, &client, &bench.load, &mut tasks);
+        let mut keeper = Keeper::start(path);
+        keeper.make();
         let site = Site {
-            shelves,
-            functions: Arc::clone(&bench.functions),
-            client: client.clone(),
-            load: Arc::clone(&bench.load),
-            metrics: TriggerMetrics::register(&registry).unwrap(),
+            shelves: Arc::clone(&keeper.shelves),
+            functions: Arc::clone(&keeper.bench.functions),
+            client: keeper.client.clone(),
+            load: Arc::clone(&keeper.bench.load),
+            metrics: TriggerMetrics::register(&keeper.registry).unwrap(),
         };
         let mut puller = Self {
-            bench,
-            client,
-            db,
-            registry,
+            keeper,
             revision: 1,
             _tasks: JoinSet::new(),
         };
         // As at a real start: the catalog is there first, or comes later.
         puller.deploy(entries);
-        trigger::serve(Arc::new(site), |_| true, &mut tasks);
-        puller._tasks = tasks;
+        trigger::serve(Arc::new(site), |_| true, &mut puller._tasks);
         puller
     }
 
@@ -94,18 +71,13 @@ impl Puller {
         });
     }
 
-    async fn ask(&self, ask: &Ask) -> Bytes {
-        let call = ask.call(b"").unwrap();
-        self.client.call(call).await.unwrap().payload
-    }
-
     async fn report(&self, function: &str) -> Option<TriggerReport> {
         let ask = Ask::Trigger {
             function: function.to_owned(),
             trigger: "t".to_owned(),
             slot: schedule_slot(function, "t").0,
         };
-        let answer: (TriggerAnswer, Bytes) = http::split(&self.ask(&ask).await).unwrap();
+        let answer: (TriggerAnswer, Bytes) = http::split(&self.ask(&ask, b"").await).unwrap();
         answer.0.report
     }
 
@@ -131,28 +103,10 @@ impl Puller {
         }
     }
 
-    async fn outcome(&self, id: CallId) -> (Report, Bytes) {
-        http::split(&self.ask(&Ask::Outcome { id }).await).unwrap()
-    }
-
+    /// What a call replied, once it is done.
     async fn done(&self, id: CallId) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let (report, body) = self.outcome(id).await;
-            if report.state == State::Done {
-                return serde_json::from_slice(&body).unwrap();
-            }
-            assert!(Instant::now() < deadline, "{report:?}");
-            sleep(5 * MS).await;
-        }
-    }
-
-    async fn put(&self, key: &str, value: &str) {
-        let put = Op::Put {
-            key: key.into(),
-            value: value.into(),
-        };
-        self.db.execute(put).await.unwrap();
+        let (_, body) = self.keeper.once(id, State::Done).await;
+        serde_json::from_slice(&body).unwrap()
     }
 
     async fn rows(&self, prefix: &str) -> usize {
@@ -191,12 +145,6 @@ impl Puller {
         self.collected()
     }
 
-    fn metrics(&self) -> String {
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap()
-    }
-
     /// The value of the metric `line`, which is its name and labels.
     fn counted(&self, line: &str) -> u64 {
         let metrics = self.metrics();
@@ -224,10 +172,6 @@ fn latest(name: &str, number: u32, triggers: &str) -> Vec<CatalogEntry> {
         version(name, "latest", number, triggers),
         version(name, &number.to_string(), number, triggers),
     ]
-}
-
-fn until_crash<R>(work: impl Future<Output = R>) -> R {
-    tokio::runtime::Runtime::new().unwrap().block_on(work)
 }
 
 fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
@@ -388,8 +332,8 @@ async fn what_fails_again_and_again_is_a_dead_letter_and_the_next_write_has_its_
     let report = puller.once("raise", |report| report.dead == 2).await;
     assert_eq!((report.fired, report.failures), (0, 4));
     let id = report.last_call.unwrap();
-    assert_eq!(puller.outcome(id).await.0.state, State::Failed);
-    let dead = puller.ask(&Ask::Dead { shelf: id.shelf() }).await;
+    assert_eq!(puller.keeper.report(id).await.0.state, State::Failed);
+    let dead = puller.ask(&Ask::Dead { shelf: id.shelf() }, b"").await;
     let (dead, _) = http::split::<DeadCalls>(&dead).unwrap();
     assert_eq!(dead.calls.len(), 2);
     assert!(
