@@ -66,6 +66,7 @@ fn a_policy_decides_what_becomes_of_packets_until_it_is_rolled_back() {
     let blocked = || bed.counter("drop", "blocked");
     let shown = bed.says("map show");
     assert!(shown.starts_with("# revision 0\n"), "{shown}");
+    wait_level(&bed);
     let before = held(&bed);
     let block = "[police]\nblock = [\"10.80.0.3/32\"]\n";
     let file = write(&bed, &format!("{shown}\n{block}"));
