@@ -416,7 +416,11 @@ fn a_rate_recovers_as_time_passes() {
     let (error, _) = RpcHeader::parse(&answer[caller.rpc_offset()..])
         .unwrap()
         .unwrap();
-    assert!((1..=1_000).contains(&error.budget_ms), "{}", error.budget_ms);
+    assert!(
+        (1..=1_000).contains(&error.budget_ms),
+        "{}",
+        error.budget_ms
+    );
     // Who waits as long as it is told to is admitted, and the time that it is told is not much too long.
     thread::sleep(
         Duration::from_millis(u64::from(error.budget_ms)) + Duration::from_nanos(tick_ns().into()),
