@@ -30,7 +30,7 @@ use crate::{client::Client, echo::Echo};
 /// The secret of every test bed.
 pub(crate) const TOKEN: &str = "netns tests";
 /// For whatever should take milliseconds, on a machine that is busy with other things.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const MEMBERSHIP_PORT: u16 = 7000;
 const METRICS_PORT: u16 = 9100;
 

@@ -205,7 +205,8 @@ async fn requests_that_share_an_instance_share_its_bill() {
 async fn a_bill_says_what_was_used_for_what() {
     // What is paused uses nothing any more.
     let bed = Bed::start_with(|config| config.limits.pause_after_ms = 0).await;
-    let function = bed.deploy("mixed", MIXED, "memory_mb = 64").await;
+    let extra = "memory_mb = 64\ntimeout_ms = 20000";
+    let function = bed.deploy("mixed", MIXED, extra).await;
     let cold = bill(&bed, &function, json!({"kind": "sleep"}), Status::Ok).await;
     assert!(
         cold.cold && cold.cold_us > 0 && cold.cold_us <= cold.queue_us,
