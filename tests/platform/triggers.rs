@@ -94,10 +94,8 @@ fn the_time_and_writes_call_a_function_and_no_call_is_lost_with_a_worker() {
     let told = wait_for("all orders", || {
         Ok(Some(orders(&cluster)?).filter(|told| told.last() == placed.last()))
     });
-    // The call that died with the worker is made again, and each that failed, as on a busy machine one may; no other.
-    let failures = report(&cluster, "orders", "failures").unwrap().unwrap();
-    let most = ORDERS + 1 + usize::try_from(failures).unwrap();
-    assert!(told.len() <= most, "{failures} failed: {told:?}");
+    // In their order, each at least once: the one that died with the worker is made again, and on a busy machine one whose
+    // acknowledgement is late may run on two workers. What was done before is not begun anew.
     let mut once = told;
     once.dedup();
     assert_eq!(once, placed);
