@@ -8,7 +8,7 @@ use store::CatalogEntry;
 use tokio::time::Instant;
 use worker::bill::Usage;
 
-use super::bed::Bed;
+use super::bed::{Bed, slower, within};
 
 /// Does what the event says, which may be to misbehave.
 const MIXED: &str = r#"
@@ -94,15 +94,13 @@ async fn until(condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), holds)
-        .await
-        .unwrap();
+    tokio::time::timeout(within(20), holds).await.unwrap();
 }
 
 async fn bill(bed: &Bed, function: &Arc<CatalogEntry>, event: Value, status: Status) -> Usage {
     let mut invocation = bed.invocation(function, &event);
     if status == Status::BudgetExceeded {
-        invocation.caller_deadline = Some(Instant::now() + Duration::from_millis(600));
+        invocation.caller_deadline = Some(Instant::now() + Duration::from_millis(600) * slower());
     }
     let outcome = bed.pool.invoke(invocation).await;
     assert_eq!(outcome.status, status, "{event}");

@@ -11,7 +11,7 @@ use store::CatalogEntry;
 use tokio::task::JoinHandle;
 use worker::pool::Outcome;
 
-use super::bed::{Bed, json as reply, text};
+use super::bed::{Bed, json as reply, text, within};
 
 /// Sends requests at the same time.
 fn all(
@@ -176,10 +176,10 @@ async fn harm(code: &str) -> (Outcome, Vec<Outcome>) {
     // The victims' time begins now; the harm is done well before it ends.
     let started = Instant::now();
     let mut harmful = bed.invocation(&function, &json!("harm"));
-    harmful.caller_deadline = Some(tokio::time::Instant::now() + Duration::from_secs(5));
+    harmful.caller_deadline = Some(tokio::time::Instant::now() + within(5));
     let harmful = bed.pool.invoke(harmful).await;
     let victims = outcomes(victims).await;
-    assert!(started.elapsed() < Duration::from_secs(25));
+    assert!(started.elapsed() < within(25));
     let next = bed.call(&function, json!(null)).await;
     assert_eq!(reply(&next), json!("fine"));
     assert!(next.usage.cold && next.usage.instance != harmful.usage.instance);
@@ -274,7 +274,7 @@ def f(event):
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), ended)
+    tokio::time::timeout(within(10), ended)
         .await
         .expect("an instance that replied twice is ended without waiting for a request");
     assert_eq!(bed.reply(&function, json!(null)).await, json!("fine"));

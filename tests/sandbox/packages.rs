@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tests::index::{Index, Mood, real_wheels};
 use tokio::net::TcpListener;
 
-use super::bed::Bed;
+use super::bed::{Bed, within};
 
 /// Makes the wheel `argv[2]` of one module that needs `argv[4]`.
 const WHEEL: &str = "\
@@ -80,7 +80,7 @@ pub(crate) fn options(index_url: &str) -> Options {
         executable: executable(),
         index_url: Some(index_url.to_owned()),
         index_hosts: Vec::new(),
-        timeout: Duration::from_secs(120),
+        timeout: within(120),
         upgrade: false,
     }
 }
@@ -323,7 +323,7 @@ async fn a_cell_has_no_way_out_and_nothing_of_the_host() {
             dir: PathBuf::from("/out"),
             log: PathBuf::from("/out/said"),
         };
-        let code = cell.run(&program, Duration::from_secs(30)).unwrap();
+        let code = cell.run(&program, within(30)).unwrap();
         let said = std::fs::read_to_string(dir.path().join("out/said")).unwrap();
         assert_eq!(code, 0, "{said}");
         serde_json::from_str::<serde_json::Value>(&said).unwrap()

@@ -10,7 +10,7 @@ use ebpf_common::wire::Status;
 use serde_json::json;
 use worker::pool::{Path as From, PoolSnapshot};
 
-use super::bed::{Bed, json as reply, run_name};
+use super::bed::{Bed, json as reply, run_name, within};
 
 const HELLO: &str = "def f(event):\n    return event\n";
 
@@ -21,7 +21,7 @@ async fn until(bed: &Bed, stands: impl Fn(PoolSnapshot) -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let done = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    let done = tokio::time::timeout(within(20), waiting).await;
     assert!(done.is_ok(), "{:?}", bed.pool.snapshot());
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ebpf_common::wire::Status;
 use serde_json::json;
 
-use crate::bed::{Bed, json, text};
+use crate::bed::{Bed, json, text, within};
 
 const PERL: &str = include_str!("../../examples/native-hello/f");
 const NODE: &str = include_str!("../../examples/node-hello/f.js");
@@ -110,7 +110,7 @@ exports.f = async () => ({ ahead: loaded, heap: process.execArgv, here: process.
     let manifest = "runtime = 'node'\nentry = 'f.js'\nmemory_mb = 160";
     let function = bed.deploy_files("j", &[("f.js", code)], manifest).await;
     let first = bed.reply(&function, json!(null)).await;
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + within(30);
     let next = loop {
         assert!(Instant::now() < deadline, "Node is not started ahead");
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -7,7 +7,7 @@ use store::{CatalogEntry, Digest};
 use tokio::time::Instant;
 use worker::log::Wanted;
 
-use super::bed::{Bed, bundle};
+use super::bed::{Bed, bundle, within};
 
 /// Imports nothing before the work that makes it worth a zygote.
 const SLOW: &str = "\
@@ -32,7 +32,7 @@ async fn start() -> Bed {
 
 /// A cold start's reply; a request that an instance was left for is tried again.
 async fn cold(bed: &Bed, function: &Arc<CatalogEntry>) -> Value {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + within(60);
     loop {
         let outcome = bed.call(function, json!(null)).await;
         let reply = super::bed::json(&outcome);
@@ -46,7 +46,7 @@ async fn cold(bed: &Bed, function: &Arc<CatalogEntry>) -> Value {
 
 /// Waits for what happens in the background.
 pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + within(30);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -135,7 +135,7 @@ async fn a_zygote_forks_ahead_of_need_and_goes_with_what_it_forked() {
     let first = bed.pool.zygotes()[0].id;
     let layer = put(&bed, &[("large.py", &format!("{large}# another\n"))]).await;
     let function = bed.deploy("other", code, &layers(&[&layer])).await;
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + within(30);
     while bed.pool.zygotes().iter().any(|zygote| zygote.id == first) {
         assert!(Instant::now() < deadline, "{:?}", bed.pool.zygotes());
         cold(&bed, &function).await;
@@ -293,7 +293,7 @@ async fn zygotes_keep_to_their_memory_and_can_be_switched_off() {
         let code = "import large\ndef f(event):\n    return len(large.HELD)\n";
         let function = bed.deploy(name, code, &layers(&[&layer])).await;
         let before = bed.pool.snapshot().zygotes_grown;
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + within(30);
         // What is worth less goes: in the end the one that is asked for is there.
         while bed.pool.snapshot().zygotes_grown == before {
             assert!(Instant::now() < deadline, "{name}");

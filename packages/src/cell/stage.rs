@@ -255,9 +255,12 @@ fn build(plan: &Plan) -> Result<(), StageError> {
     for given in &plan.mounts {
         bind(at, given)?;
     }
-    let hosts = at.join("etc/hosts");
+    // It is there already if the host has any of those above.
+    let etc = at.join("etc");
+    fs::create_dir_all(&etc).map_err(failed("make", &etc))?;
+    let hosts = etc.join("hosts");
     fs::write(&hosts, "127.0.0.1 localhost\n").map_err(failed("write", &hosts))?;
-    let passwd = at.join("etc/passwd");
+    let passwd = etc.join("passwd");
     fs::write(&passwd, "root:x:0:0::/tmp:/bin/sh\n").map_err(failed("write", &passwd))?;
     read_only(at)?;
     std::env::set_current_dir(at).map_err(failed("enter", at))?;

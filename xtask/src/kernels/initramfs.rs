@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::Write as _,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -22,8 +23,11 @@ pub(crate) struct Guest {
     pub(crate) programs: Vec<(PathBuf, PathBuf)>,
     /// Other files, and where they are there.
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
-    /// Folders, with what their shared objects load; in the same place there.
+    /// Folders as they are (a module that Python compiled is of no use once its source looks newer), with what their
+    /// shared objects load; in the same place there.
     pub(crate) folders: Vec<PathBuf>,
+    /// Memory in MiB, if it is more than [`super::vm`] gives every machine.
+    pub(crate) memory_mib: Option<u32>,
     /// Whether something there exchanges its root, which nobody can do on an initramfs: all is copied to a
     /// tmpfs first.
     pub(crate) pivots: bool,
@@ -37,6 +41,25 @@ pub(crate) struct Guest {
 pub(crate) const EXIT: &str = "warmpath-guest-exit=";
 /// The static busybox of Debian's `busybox-static`.
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
+
+/// Where something is mounted or written.
+const FOLDERS: [&str; 13] = [
+    "usr/bin",
+    "usr/sbin",
+    "usr/lib",
+    "usr/lib64",
+    "dev",
+    "etc",
+    "proc",
+    "sys",
+    "tmp",
+    "run",
+    "modules",
+    "root",
+    "var/tmp",
+];
+/// Links into `usr`, as everywhere in Debian: sandboxes take them over.
+const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
 const SHEBANG: &str = "#!/bin/busybox sh\n";
 
@@ -54,7 +77,7 @@ fi
 "#;
 
 const INIT_BEGIN: &str = r#"
-/bin/busybox --install -s /bin
+/bin/busybox --install -s /bin 2> /dev/null
 export PATH=/sbin:/bin HOME=/tmp
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -84,11 +107,13 @@ pub(crate) fn build(guest: &Guest, kernel_modules: &Path, archive: &Path) -> Res
     if stage.exists() {
         fs::remove_dir_all(&stage).with_context(|| format!("removing {}", stage.display()))?;
     }
-    for folder in [
-        "bin", "sbin", "dev", "etc", "proc", "sys", "tmp", "run", "modules", "root", "var/tmp",
-    ] {
+    for folder in FOLDERS {
         let folder = stage.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    }
+    for name in MERGED {
+        let (link, target) = (stage.join(name), Path::new("usr").join(name));
+        symlink(&target, &link).with_context(|| format!("linking {}", link.display()))?;
     }
     copy(Path::new(BUSYBOX), &stage, Path::new(BUSYBOX))?;
     for folder in &guest.folders {
@@ -133,22 +158,24 @@ fn add_libraries(program: &Path, stage: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a folder as it is, and the libraries of the shared objects in it.
+/// Copies a folder as it is, and the libraries of the shared objects in it. Those of the machine's own `/usr` only: a
+/// folder from elsewhere has its own.
 fn add_folder(folder: &Path, stage: &Path) -> Result<()> {
     let to = inside(stage, folder);
+    let parent = to.parent().context("a folder has no parent")?;
+    fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    let mut cp = Command::new("cp");
+    cp.args(["-a", "--reflink=auto", "--no-target-directory"]);
+    shell::run(cp.arg(folder).arg(&to))?;
+    if !folder.starts_with("/usr") {
+        return Ok(());
+    }
     let mut names = Vec::new();
     walk(folder, Path::new(""), &mut names)?;
     for name in names {
-        let (from, to) = (folder.join(&name), to.join(&name));
-        let kind = fs::symlink_metadata(&from)
-            .with_context(|| format!("looking at {}", from.display()))?;
-        if kind.is_dir() {
-            fs::create_dir_all(&to).with_context(|| format!("creating {}", to.display()))?;
-        } else if from.is_file() {
-            copy(&from, stage, &from)?;
-            if from.extension().is_some_and(|extension| extension == "so") {
-                add_libraries(&from, stage)?;
-            }
+        let from = folder.join(name);
+        if from.is_file() && from.extension().is_some_and(|extension| extension == "so") {
+            add_libraries(&from, stage)?;
         }
     }
     Ok(())

@@ -27,9 +27,9 @@ use clap::ValueEnum;
 use self::{
     floor::Floor,
     outcome::{Outcome, Reader},
-    suite::Suite,
+    suite::{Machine, Suite, Wanted},
 };
-use crate::{build_ebpf, setup, shell};
+use crate::{setup, shell};
 
 /// Folder of all runs and downloads, below the workspace's root.
 pub(crate) const FOLDER: &str = "target/kernels";
@@ -70,9 +70,8 @@ pub(crate) struct Args {
     /// Which tests.
     #[arg(long, value_name = "FLOOR", default_value = "program")]
     floor: Floor,
-    /// Only tests with this in their names.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    only: String,
+    #[command(flatten)]
+    wanted: Wanted,
     /// Frames that the differential test compares on an emulated kernel.
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     frames: u64,
@@ -90,10 +89,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
         bail!("the tests load programs into the kernel and make namespaces: run this as root");
     }
     setup::run_for(setup::Mode::Install, setup::Purpose::Kernels)?;
-    if args.floor == Floor::Program {
-        build_ebpf::build_ebpf(root)?;
-    }
-    let suite = Suite::build(root, args.floor, &args.only)?;
+    args.floor.prepare(root)?;
+    let suite = Suite::build(root, args.floor, &args.wanted)?;
     let kernels = if args.kernel.is_empty() {
         Kernel::value_variants()
     } else {
@@ -135,6 +132,10 @@ fn test_on(kernel: Kernel, suite: &Suite, folder: &Path, args: &Args) -> Result<
         }
     };
     let timeout = Duration::from_secs(args.timeout);
+    let machine = match kernel {
+        Kernel::Host => Machine::Own,
+        Kernel::Oldest | Kernel::Stable => Machine::Emulated,
+    };
     let ended = match kernel {
         Kernel::Host => suite.run_here(&runs, timeout, on_line),
         Kernel::Oldest | Kernel::Stable => {
@@ -156,7 +157,8 @@ fn test_on(kernel: Kernel, suite: &Suite, folder: &Path, args: &Args) -> Result<
             kernel.name()
         ));
     }
-    let mut outcome = reader.finish(&suite.names);
+    let mut outcome = reader.finish(&suite.names(machine));
+    outcome.not_run = suite.left_out(machine);
     outcome.kernel = kernel.name().to_owned();
     outcome.release = release;
     outcome.seconds = started.elapsed().as_secs_f64();

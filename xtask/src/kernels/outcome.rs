@@ -15,6 +15,13 @@ pub(crate) struct Verified {
     pub(crate) translated: u64,
 }
 
+/// A test that was not run on a kernel, and counts neither as passed nor as failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NotRun {
+    pub(crate) test: String,
+    pub(crate) reason: String,
+}
+
 /// The result on one kernel.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Outcome {
@@ -25,6 +32,8 @@ pub(crate) struct Outcome {
     pub(crate) passed: usize,
     /// Tests that failed, or did not run.
     pub(crate) failed: Vec<String>,
+    /// Tests that cannot run there.
+    pub(crate) not_run: Vec<NotRun>,
     pub(crate) programs: Vec<Verified>,
     /// Frames that the differential test compared.
     pub(crate) frames: u64,

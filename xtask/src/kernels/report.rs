@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 
-use super::outcome::Outcome;
+use super::outcome::{NotRun, Outcome};
 
 /// Prints a table, or JSON; then, for people, what failed.
 pub(super) fn print(outcomes: &[Outcome], json: bool) -> Result<()> {
@@ -21,7 +21,8 @@ pub(super) fn print(outcomes: &[Outcome], json: bool) -> Result<()> {
 fn table(outcomes: &[Outcome]) -> String {
     let mut rows = vec![
         [
-            "KERNEL", "RELEASE", "VERDICT", "PASSED", "FAILED", "FRAMES", "VERIFIED", "TIME",
+            "KERNEL", "RELEASE", "VERDICT", "PASSED", "FAILED", "NOT RUN", "FRAMES", "VERIFIED",
+            "TIME",
         ]
         .map(str::to_owned),
     ];
@@ -37,12 +38,21 @@ fn table(outcomes: &[Outcome]) -> String {
             if outcome.is_good() { "ok" } else { "FAILED" }.to_owned(),
             outcome.passed.to_string(),
             outcome.failed.len().to_string(),
+            outcome.not_run.len().to_string(),
             outcome.frames.to_string(),
             verified.join(", "),
             format!("{:.0} s", outcome.seconds),
         ]);
     }
     let mut text = aligned(&rows);
+    for outcome in outcomes {
+        for NotRun { test, reason } in &outcome.not_run {
+            text.push_str(&format!(
+                "{}: {test} was not run: {reason}\n",
+                outcome.kernel
+            ));
+        }
+    }
     for outcome in outcomes.iter().filter(|outcome| !outcome.is_good()) {
         text.push('\n');
         if let Some(error) = &outcome.error {
@@ -99,15 +109,20 @@ mod tests {
         let bad = Outcome {
             kernel: "6.1".to_owned(),
             failed: vec!["pass::passes (did not run)".to_owned()],
+            not_run: vec![NotRun {
+                test: "pass::counts".to_owned(),
+                reason: "it has no clock".to_owned(),
+            }],
             error: Some("the machine ended before its script did".to_owned()),
             ..Outcome::default()
         };
         assert_eq!(
             table(&[good, bad]),
             "\
-KERNEL  RELEASE                     VERDICT  PASSED  FAILED  FRAMES   VERIFIED       TIME
-6.12    6.12.117+deb12-cloud-amd64  ok       29      0       1050000  balancer 9339  55 s
-6.1                                 FAILED   0       1       0                       0 s
+KERNEL  RELEASE                     VERDICT  PASSED  FAILED  NOT RUN  FRAMES   VERIFIED       TIME
+6.12    6.12.117+deb12-cloud-amd64  ok       29      0       0        1050000  balancer 9339  55 s
+6.1                                 FAILED   0       1       1        0                       0 s
+6.1: pass::counts was not run: it has no clock
 
 6.1: the machine ended before its script did
 6.1: pass::passes (did not run)

@@ -12,13 +12,40 @@ use super::{
     floor::{Floor, OBJECT_VARIABLE},
     initramfs::Guest,
     lines::Lines,
-    outcome,
+    outcome::{self, NotRun},
     vm::Saved,
 };
-use crate::shell;
+use crate::{demo, shell};
 
 /// One test at a time, so that their lines come one by one, and what each printed at the end.
 const TEST_ARGS: [&str; 2] = ["--test-threads=1", "--show-output"];
+
+/// Which tests of a floor are to run, by what is in their names.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Wanted {
+    /// Only tests with this in their names; may be given more than once.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// No tests with this in their names; may be given more than once.
+    #[arg(long, value_name = "TEXT")]
+    skip: Vec<String>,
+}
+
+impl Wanted {
+    fn wants(&self, name: &str) -> bool {
+        let has = |text: &String| name.contains(text);
+        (self.only.is_empty() || self.only.iter().any(has)) && !self.skip.iter().any(has)
+    }
+}
+
+/// Where tests run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Machine {
+    /// On this machine's own kernel.
+    Own,
+    /// In an emulated one, which cannot run what [`Floor::left_out`] names.
+    Emulated,
+}
 
 /// The built tests.
 #[derive(Debug)]
@@ -28,17 +55,19 @@ pub(super) struct Suite {
     pub(super) binary: PathBuf,
     /// Other programs that cargo built for it, by the names of their targets.
     pub(super) programs: Vec<(String, PathBuf)>,
+    /// Cargo's folder of what can be made again.
+    pub(super) target: PathBuf,
     /// The object of the program tests.
     pub(super) object: PathBuf,
-    /// What is in the names of the tests that are to run; empty for all.
-    only: String,
+    /// Which of its tests are to run.
+    wanted: Wanted,
     /// The names of those.
-    pub(super) names: Vec<String>,
+    names: Vec<String>,
 }
 
 impl Suite {
-    /// Builds the test binary of `floor`; the object has been built if that floor needs it.
-    pub(super) fn build(root: &Path, floor: Floor, only: &str) -> Result<Self> {
+    /// Builds the test binary of `floor`; what [`Floor::prepare`] makes is there.
+    pub(super) fn build(root: &Path, floor: Floor, wanted: &Wanted) -> Result<Self> {
         let (package, test) = (floor.package(), floor.test());
         let args = [
             "test",
@@ -69,24 +98,60 @@ impl Suite {
         let ignored = shell::output(&binary.to_string_lossy(), &["--list", "--ignored"]);
         let ignored = outcome::names(&ignored.unwrap_or_default());
         let mut names = outcome::names(&listed);
-        names.retain(|name| name.contains(only) && !ignored.contains(name));
+        for (left_out, _) in floor.left_out() {
+            if !names.iter().any(|name| name == left_out) {
+                bail!("{left_out} is to be left out of `{test}`, which holds no such test");
+            }
+        }
+        names.retain(|name| wanted.wants(name) && !ignored.contains(name));
         if names.is_empty() {
-            bail!("the test binary `{test}` holds no test with `{only}` in its name");
+            bail!("the test binary `{test}` holds no test that was asked for: {wanted:?}");
         }
         Ok(Self {
             floor,
-            only: only.to_owned(),
+            wanted: wanted.clone(),
             binary,
             programs,
+            target: demo::target(root),
             object: root.join("target/ebpf/bpfel-unknown-none/release/balancer"),
             names,
         })
     }
 
+    /// The tests that are to run on `machine`.
+    pub(super) fn names(&self, machine: Machine) -> Vec<String> {
+        let left_out = self.left_out(machine);
+        let mut names = self.names.clone();
+        names.retain(|name| left_out.iter().all(|it| it.test != *name));
+        names
+    }
+
+    /// Those that were asked for and cannot run on `machine`, each with the reason.
+    pub(super) fn left_out(&self, machine: Machine) -> Vec<NotRun> {
+        let all = match machine {
+            Machine::Own => &[],
+            Machine::Emulated => self.floor.left_out(),
+        };
+        let asked = all
+            .iter()
+            .filter(|(test, _)| self.names.iter().any(|name| name == test));
+        asked
+            .map(|(test, reason)| NotRun {
+                test: (*test).to_owned(),
+                reason: (*reason).to_owned(),
+            })
+            .collect()
+    }
+
     /// What the test binary is called with.
-    pub(super) fn args(&self) -> Vec<&str> {
-        let only = Some(self.only.as_str()).filter(|only| !only.is_empty());
-        TEST_ARGS.into_iter().chain(only).collect()
+    pub(super) fn args(&self, machine: Machine) -> Vec<String> {
+        let mut args = TEST_ARGS.map(str::to_owned).to_vec();
+        args.extend(self.wanted.only.iter().cloned());
+        let left_out = self.left_out(machine).into_iter().map(|it| it.test);
+        for text in self.wanted.skip.iter().cloned().chain(left_out) {
+            args.extend(["--skip".to_owned(), text]);
+        }
+        args
     }
 
     /// The virtual machine that runs them.
@@ -106,7 +171,7 @@ impl Suite {
         on_line(release.trim());
         let mut command = Command::new(&self.binary);
         command
-            .args(self.args())
+            .args(self.args(Machine::Own))
             .env(OBJECT_VARIABLE, &self.object)
             .stdin(Stdio::null());
         let mut lines = Lines::spawn(command, timeout)?;
@@ -134,6 +199,19 @@ fn executables(messages: &str) -> Vec<(String, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_are_asked_for_by_parts_of_their_names() {
+        let wants = |only: &[&str], skip: &[&str], name| {
+            let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+            let (only, skip) = (owned(only), owned(skip));
+            Wanted { only, skip }.wants(name)
+        };
+        assert!(wants(&[], &[], "escape::files::a"));
+        assert!(wants(&["logs", "files"], &[], "escape::files::a"));
+        assert!(!wants(&["logs"], &[], "escape::files::a"));
+        assert!(!wants(&["files"], &["escape"], "escape::files::a"));
+    }
 
     #[test]
     fn executables_are_those_that_cargo_names() {

@@ -42,7 +42,7 @@ pub(crate) fn run(
     let mut command = Command::new(QEMU);
     command
         .args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1"])
-        .args(["-m", &MEMORY_MIB.to_string()])
+        .args(["-m", &guest.memory_mib.unwrap_or(MEMORY_MIB).to_string()])
         .args(["-nodefaults", "-no-reboot", "-display", "none"])
         .arg("-kernel")
         .arg(&kernel.image)
