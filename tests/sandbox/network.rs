@@ -57,9 +57,10 @@ def f(event):
 
 const MANIFEST: &str = "timeout_ms = 120000\n";
 
-/// Runs the ignored test `name` of this file as a host of its own.
+/// Runs the ignored test `name` of this file as a host of its own. What that prints is shown as this test's: between the lines of
+/// the test harness it would hide the outcome from whoever reads them (`cargo xtask kernels`).
 fn as_a_host(name: &str) {
-    let status = Command::new("unshare")
+    let output = Command::new("unshare")
         .args(["-n", "-m"])
         .arg(std::env::current_exe().unwrap())
         .args([
@@ -69,9 +70,14 @@ fn as_a_host(name: &str) {
             &format!("network::{name}"),
         ])
         .env("WP_HOST", "1")
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success(), "{name}: {status}");
+    for said in [&output.stdout, &output.stderr] {
+        for line in String::from_utf8_lossy(said).lines() {
+            println!("{name}: {line}");
+        }
+    }
+    assert!(output.status.success(), "{name}: {}", output.status);
 }
 
 fn sh(script: &str) {
