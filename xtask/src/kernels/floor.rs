@@ -63,8 +63,8 @@ const SANDBOX_LEFT_OUT: [(&str, &str); 0] = [];
 const SANDBOX_BUILT: [&str; 2] = ["wheels", "rootfs"];
 /// Of the programs that cargo builds for the tests, the one that the pools run.
 const SANDBOX_INIT: &str = "sandbox-init";
-/// All of that twice while it is copied from the initramfs.
-const SANDBOX_MEMORY_MIB: u32 = 5_120;
+/// All of that, twice while it is unpacked.
+const SANDBOX_MEMORY_MIB: u32 = 4_096;
 /// What a sandbox with a network is made of.
 const SANDBOX_MODULES: [&str; 6] = [
     "veth",
@@ -150,6 +150,7 @@ impl Floor {
                 Guest {
                     programs,
                     folders,
+                    own_time: true,
                     memory_mib: Some(SANDBOX_MEMORY_MIB),
                     modules: SANDBOX_MODULES.to_vec(),
                     pivots: true,

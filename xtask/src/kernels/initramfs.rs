@@ -26,10 +26,12 @@ pub(crate) struct Guest {
     /// Folders as they are (a module that Python compiled is of no use once its source looks newer), with what their
     /// shared objects load; in the same place there.
     pub(crate) folders: Vec<PathBuf>,
+    /// Whether the time there is what was executed there, and not this machine's: what has a deadline keeps it
+    /// however busy this machine is, and idle time takes none.
+    pub(crate) own_time: bool,
     /// Memory in MiB, if it is more than [`super::vm`] gives every machine.
     pub(crate) memory_mib: Option<u32>,
-    /// Whether something there exchanges its root, which nobody can do on an initramfs: all is copied to a
-    /// tmpfs first.
+    /// Whether something there exchanges its root, which nobody can do on an initramfs as it is.
     pub(crate) pivots: bool,
     /// Kernel modules, loaded in this order, each after those that it needs.
     pub(crate) modules: Vec<&'static str>,
@@ -63,16 +65,15 @@ const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
 const SHEBANG: &str = "#!/bin/busybox sh\n";
 
-/// Runs `init` a second time, on a tmpfs.
+/// Runs `init` a second time, on the same files as a mount that can be exchanged: what the kernel unpacks an initramfs
+/// on cannot.
 const INIT_MOVE: &str = r#"
 if [ ! -e /moved ]; then
     /bin/busybox mkdir /moved
-    /bin/busybox mount -t tmpfs -o mode=0755 tmpfs /moved
-    for name in /*; do
-        [ "$name" = /moved ] || /bin/busybox cp -a "$name" /moved
-    done
-    /bin/busybox mkdir /moved/moved
-    exec /bin/busybox switch_root /moved /init
+    /bin/busybox mount --bind / /moved
+    cd /moved
+    /bin/busybox mount --move . /
+    exec /bin/busybox chroot . /init
 fi
 "#;
 
@@ -141,6 +142,14 @@ fn add_program(program: &Path, stage: &Path, place: &Path) -> Result<()> {
     let name = program.to_string_lossy();
     let program = which(&name).with_context(|| format!("`{name}` is not on this machine"))?;
     copy(&program, stage, place)?;
+    // Most of what was built here is for debuggers; what Debian installed has gone through this.
+    if !["/usr", "/bin", "/sbin"]
+        .iter()
+        .any(|system| program.starts_with(system))
+    {
+        let mut strip = Command::new("strip");
+        shell::run(strip.arg("--strip-debug").arg(inside(stage, place)))?;
+    }
     add_libraries(&program, stage)
 }
 
