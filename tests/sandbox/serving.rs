@@ -115,12 +115,14 @@ async fn sessions_meet_the_same_instance() {
 import time, warmpath
 seen = {}
 def f(event, context):
-    time.sleep(0.002)
+    time.sleep(SECONDS)
     assert context is warmpath.context
     seen[context.session] = seen.get(context.session, 0) + 1
     return [seen[context.session], context.instance, context.session]
 "#;
-    let function = bed.deploy("session", code, "affinity = \"session\"").await;
+    // Long enough for another instance to be there before all have been served by the first.
+    let code = code.replace("SECONDS", &format!("0.002 * {}", slower()));
+    let function = bed.deploy("session", &code, "affinity = \"session\"").await;
     let sessions: Vec<_> = (0..20_u64)
         .map(|session| {
             let (bed, function) = (Arc::clone(&bed), Arc::clone(&function));
