@@ -7,7 +7,7 @@ use ebpf_common::{ids::FunctionId, wire::Status};
 use serde_json::json;
 use worker::pool::PoolSnapshot;
 
-use super::bed::{Bed, json as reply, text, within};
+use super::bed::{Bed, json as reply, slower, text, within};
 
 const HELLO: &str = "def f(event):\n    return {'hello': (event or {}).get('name')}\n";
 
