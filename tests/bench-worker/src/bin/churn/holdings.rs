@@ -11,6 +11,11 @@ use crate::host::{Host, PREPARED};
 const RSS_SLACK_KB: u64 = 6 * 1_024;
 /// A connection that is about to be closed, of the metrics or the store.
 const FD_SLACK: usize = 3;
+/// Descriptors that the worker holds of a sandbox without a process, of one with a process (its pidfd, socket and outputs
+/// as well), and of one with a package zygote (its pidfd and socket).
+const BARE_FDS: usize = 5;
+const READY_FDS: usize = 9;
+const ZYGOTE_FDS: usize = 7;
 
 /// The worker at rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,7 @@ pub(crate) struct Holdings {
     prepared: u64,
     /// Zygotes with packages, and what they have forked ahead of need: a sandbox with two processes each.
     package_zygotes: usize,
+    zygote_ready: usize,
     rss_kb: u64,
     fds: usize,
     threads: u64,
@@ -52,9 +58,8 @@ impl Holdings {
             } else {
                 0
             },
-            package_zygotes: (host.metric("worker_package_zygotes")?
-                + host.metric("worker_package_zygote_ready")?)
-                as usize,
+            package_zygotes: host.metric("worker_package_zygotes")? as usize,
+            zygote_ready: host.metric("worker_package_zygote_ready")? as usize,
             rss_kb: proc::status(pid, "VmRSS").context("the worker is gone")?,
             fds: fds.count(),
             threads: proc::status(pid, "Threads").unwrap_or_default(),
@@ -71,6 +76,7 @@ impl Holdings {
             (
                 it.prepared,
                 it.package_zygotes,
+                it.zygote_ready,
                 it.groups,
                 it.processes,
                 it.zygotes,
@@ -81,7 +87,7 @@ impl Holdings {
 
     /// Sandboxes with a process forked into them.
     const fn occupied(&self) -> usize {
-        self.prepared as usize + self.package_zygotes
+        self.prepared as usize + self.package_zygotes + self.zygote_ready
     }
 
     /// Sandboxes beside those: bare ones that are kept ready, and any that should not be there.
@@ -89,15 +95,24 @@ impl Holdings {
         self.groups.saturating_sub(self.occupied())
     }
 
-    /// Whether nothing is there but the sandboxes that are kept ready: with a process forked into them, or bare.
+    /// Whether nothing is there but the sandboxes that are kept ready: with a process forked into them, and, from the first
+    /// package zygote on, as many bare ones.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let occupied = self.occupied();
-        let bare_max = PREPARED as usize;
+        let bare = self.others();
         self.prepared >= PREPARED
-            && (occupied..=occupied + bare_max).contains(&self.groups)
-            && self.processes == self.groups + occupied
+            && (bare == 0 || bare == PREPARED as usize)
+            && self.groups == self.occupied() + bare
+            && self.processes == self.groups + self.occupied()
             && self.namespaces == self.groups
             && self.zygotes >= 1
+    }
+
+    /// Descriptors but those of sandboxes that come and go: how many zygotes live at a look is for the kills to say.
+    const fn own_fds(&self) -> usize {
+        let of_sandboxes = BARE_FDS * self.others()
+            + READY_FDS * self.zygote_ready
+            + ZYGOTE_FDS * self.package_zygotes;
+        self.fds.saturating_sub(of_sandboxes)
     }
 }
 
@@ -126,18 +141,12 @@ pub(crate) fn judge(looks: &[Holdings]) -> Vec<String> {
     let (Some(early), Some(last)) = (looks.get(looks.len() / 4), looks.last()) else {
         return vec!["nothing was looked at".to_owned()];
     };
-    if last.fds > early.fds + FD_SLACK {
+    // How many sandboxes there are is no question of more or less: with one too many, the worker does not rest.
+    if last.own_fds() > early.own_fds() + FD_SLACK {
         faults.push(format!(
             "file descriptors: {} became {}",
-            early.fds, last.fds
-        ));
-    }
-    // Not all of them: how many zygotes live at a look is for the kills to say.
-    if last.others() > early.others() {
-        faults.push(format!(
-            "sandboxes without a function: {} became {}",
-            early.others(),
-            last.others()
+            early.own_fds(),
+            last.own_fds()
         ));
     }
     if last.rss_kb > early.rss_kb + RSS_SLACK_KB {
@@ -180,6 +189,7 @@ mod tests {
             made,
             prepared: PREPARED,
             package_zygotes: 0,
+            zygote_ready: 0,
             rss_kb,
             fds,
             threads: 4,
@@ -215,12 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn zygotes_may_come_and_go_and_sandboxes_that_are_nobodys_may_not() {
+    fn bare_sandboxes_may_come_with_their_descriptors_and_no_more() {
         let mut looks: Vec<_> = (0..9).map(|n| look(n * 1_000, 40_000, 60)).collect();
         let last = looks.last_mut().unwrap();
-        (last.package_zygotes, last.groups) = (3, 7);
+        last.groups += PREPARED as usize;
+        last.fds += PREPARED as usize * BARE_FDS;
         assert_eq!(judge(&looks), Vec::<String>::new());
-        looks.last_mut().unwrap().groups += 1;
+        looks.last_mut().unwrap().fds += FD_SLACK + 1;
         assert_eq!(judge(&looks).len(), 1);
     }
 
@@ -228,12 +239,19 @@ mod tests {
     fn a_sandbox_too_many_is_no_rest() {
         let mut holdings = look(1, 1, 1);
         assert!(holdings.is_at_rest());
-        holdings.groups += 1;
-        assert!(!holdings.is_at_rest(), "nothing runs in it");
-        holdings.processes += 1;
-        holdings.namespaces += 1;
-        assert!(holdings.is_at_rest(), "it is one kept bare");
+        for bare in 1..=PREPARED + 1 {
+            holdings.groups += 1;
+            assert!(!holdings.is_at_rest(), "nothing runs in it");
+            holdings.processes += 1;
+            holdings.namespaces += 1;
+            assert_eq!(holdings.is_at_rest(), bare == PREPARED, "{bare} are bare");
+        }
+        holdings = look(1, 1, 1);
         holdings.package_zygotes += 1;
-        assert!(!holdings.is_at_rest(), "its processes are missing");
+        assert!(!holdings.is_at_rest(), "its sandbox is missing");
+        holdings.groups += 1;
+        holdings.namespaces += 1;
+        holdings.processes += 2;
+        assert!(holdings.is_at_rest());
     }
 }
