@@ -117,8 +117,9 @@ def _with_context(function):
 
 def _takes_context(function):
     """Whether a second argument has to be given."""
-    if type(function) is types.FunctionType and not hasattr(function, "__wrapped__"):
-        # What nearly every handler is, at a tenth of the time that a signature takes.
+    if type(function) is types.FunctionType and not function.__dict__:
+        # What nearly every handler is, at a tenth of the time that a signature takes: nothing was hung on it that a signature
+        # would follow (`__wrapped__`, `__signature__`).
         return function.__code__.co_argcount - len(function.__defaults__ or ()) >= 2
     try:
         parameters = inspect.signature(function).parameters.values()
