@@ -43,9 +43,9 @@ struct Args {
     /// Draw them as SVG into this file.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Only cases whose name contains this.
-    #[arg(long, default_value = "")]
-    case: String,
+    /// Only cases whose name contains this; may be given several times.
+    #[arg(long, value_name = "PART")]
+    case: Vec<String>,
     /// When the worker asks the kernel that idle processors be easy to wake (`[cpu_latency]`): `never`, `busy` or `always`.
     #[arg(long, default_value = "busy", value_parser = hold)]
     hold: Hold,
@@ -57,7 +57,8 @@ struct Args {
 /// What to measure, and how long.
 #[derive(Debug, Clone)]
 struct Scope {
-    case: String,
+    /// Parts of names of cases; all cases if there are none.
+    cases: Vec<String>,
     hold: Hold,
     is_quick: bool,
 }
@@ -65,7 +66,7 @@ struct Scope {
 impl Scope {
     /// Whether `case` was asked for.
     fn has(&self, case: &str) -> bool {
-        case.contains(&self.case)
+        self.cases.is_empty() || self.cases.iter().any(|part| case.contains(part))
     }
 
     /// What all pools have in common.
@@ -122,7 +123,7 @@ fn run(args: &Args) -> Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let scope = Scope {
-        case: args.case.clone(),
+        cases: args.case.clone(),
         hold: args.hold,
         is_quick: args.quick,
     };

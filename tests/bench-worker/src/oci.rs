@@ -9,7 +9,7 @@ use std::{
     io::{Read as _, Write as _},
     os::{
         fd::OwnedFd,
-        unix::{fs::symlink, net::UnixStream},
+        unix::{fs::symlink, net::UnixStream, process::CommandExt as _},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{sys::wait::waitpid, unistd::Pid};
 use serde_json::{Value, json};
 
 use worker::code::Layer;
@@ -106,10 +107,11 @@ impl Containers {
         let id = format!("wp{}-{}", std::process::id(), self.number);
         let bundle = self.dir.join(imports.name());
         let state = self.dir.join("state");
+        let pid_file = self.dir.join("pid");
         let name = runtime.name();
-        let run = |args: &[&str], stdin: Stdio| -> Result<()> {
+        let run = |args: &[&str], stdin: Stdio| -> Result<Pid> {
             let complaints = self.dir.join("complaints");
-            let status = Command::new(runtime.name())
+            let mut process = Command::new(runtime.name())
                 .arg("--root")
                 .arg(&state)
                 .args(args)
@@ -117,22 +119,32 @@ impl Containers {
                 .stdout(Stdio::null())
                 // Not a pipe: the container has it as well, and would be waited for.
                 .stderr(fs::File::create(&complaints)?)
-                .status()
-                .with_context(|| format!("starting {} (package {})", name, name))?;
+                .process_group(0)
+                .spawn()
+                .with_context(|| format!("starting {name} (package {name})"))?;
+            let status = process.wait().context("waiting for a runtime")?;
             ensure!(
                 status.success(),
                 "`{name} {}` fails: {}",
                 args.join(" "),
                 fs::read_to_string(&complaints).unwrap_or_default().trim()
             );
-            Ok(())
+            Ok(Pid::from_raw(process.id().cast_signed()))
         };
         let (mut here, there) = UnixStream::pair().context("making a socket")?;
         here.set_read_timeout(Some(TIMEOUT))?;
         let bundle = bundle.to_string_lossy();
         let start = Instant::now();
-        run(
-            &["run", "--detach", "--bundle", &bundle, &id],
+        let of_run = run(
+            &[
+                "run",
+                "--detach",
+                "--pid-file",
+                &pid_file.to_string_lossy(),
+                "--bundle",
+                &bundle,
+                &id,
+            ],
             Stdio::from(OwnedFd::from(there)),
         )?;
         let layers: &[&str] = match imports {
@@ -143,9 +155,23 @@ impl Containers {
         let took = ms(start.elapsed());
         let start = Instant::now();
         run(&["delete", "--force", &id], Stdio::null())?;
+        let removal = ms(start.elapsed());
+        reap(of_run, &pid_file)?;
         answered.with_context(|| format!("in a container of {}", runtime.name()))?;
-        Ok((took, ms(start.elapsed())))
+        Ok((took, removal))
     }
+}
+
+/// Takes the exit statuses of a container's init and of what its runtime forked on the way: with the runtime's end they
+/// have become children of this process, the sandboxes' subreaper, whose pools would look at the dead ones at every turn.
+fn reap(runtime: Pid, pid_file: &Path) -> Result<()> {
+    let init = fs::read_to_string(pid_file).context("reading the pid of a container")?;
+    let init = init.trim().parse().context("the pid of a container")?;
+    // The first is the runtime's process group: init has left it.
+    for whom in [-runtime.as_raw(), init] {
+        while waitpid(Pid::from_raw(whom), None).is_ok() {}
+    }
+    Ok(())
 }
 
 /// The directories and files that a sandbox of ours has too.

@@ -180,6 +180,7 @@ pub(super) async fn tend(pool: Weak<Pool>) {
     };
     let shortest = pause_after.map_or(idle_timeout, |pause| pause.min(idle_timeout));
     let interval = (shortest / 4).clamp(Duration::from_millis(1), TEND_INTERVAL_MAX);
+    let mut reaped = Instant::now();
     loop {
         let Some(told) = pool.upgrade().map(|pool| Arc::clone(&pool.tend_now)) else {
             return;
@@ -209,7 +210,11 @@ pub(super) async fn tend(pool: Weak<Pool>) {
         pool.networked.iter().for_each(Stock::tend);
         pool.zygotes.tend();
         pool.running().retain(|sandbox| sandbox.strong_count() > 0);
-        sandbox::reap_orphans();
+        // A child that has ended and is nobody's orphan yet makes this look at all of them.
+        if now.duration_since(reaped) >= TEND_INTERVAL_MAX {
+            sandbox::reap_orphans();
+            reaped = now;
+        }
     }
 }
 

@@ -34,7 +34,6 @@ pub(super) fn end(init: &OwnedFd, process: Option<BorrowedFd<'_>>) -> bool {
         if let Some(process) = process {
             reap(process);
         }
-        reap_orphans();
         if matches!(
             poll(&mut [PollFd::new(init, PollFlags::IN)], Some(&step)),
             Ok(1..)
@@ -42,6 +41,8 @@ pub(super) fn end(init: &OwnedFd, process: Option<BorrowedFd<'_>>) -> bool {
             reap(init.as_fd());
             return true;
         }
+        // Only now: it asks for each child of this process, and as a rule nobody waits for an orphan.
+        reap_orphans();
     }
     false
 }
