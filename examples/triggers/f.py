@@ -23,7 +23,8 @@ def keep(record):
     """Behind all that is kept: calls of a feed's trigger come one after the other."""
     known = warmpath.db.get("{kept}:orders")
     orders = json.loads(known) if known else []
-    orders.append(record["value"])
+    # Where in the feed the write is tells a call that was made again from a second write of the same.
+    orders.append([record["cursor"], record["value"]])
     warmpath.db.put("{kept}:orders", json.dumps(orders))
 
 

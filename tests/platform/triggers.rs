@@ -26,8 +26,8 @@ fn ask(cluster: &Cluster, event: &Value) -> Result<Value> {
     serde_json::from_str(payload).with_context(|| format!("no JSON: {reply}"))
 }
 
-/// The orders that the function was told of, as it was told.
-fn orders(cluster: &Cluster) -> Result<Vec<String>> {
+/// The orders that the function was told of, as it was told: each with the place of its write in the feed.
+fn orders(cluster: &Cluster) -> Result<Vec<(u64, String)>> {
     let kept = ask(cluster, &json!({}))?;
     serde_json::from_value(kept["orders"].clone()).context("no orders")
 }
@@ -92,13 +92,25 @@ fn the_time_and_writes_call_a_function_and_no_call_is_lost_with_a_worker() {
     cluster.wait_worker(dying, "down").unwrap();
     cluster.start_worker(dying).unwrap();
     let told = wait_for("all orders", || {
-        Ok(Some(orders(&cluster)?).filter(|told| told.last() == placed.last()))
+        let told = orders(&cluster)?;
+        let is_all = told.last().map(|(_, order)| order) == placed.last();
+        Ok(is_all.then_some(told))
     });
-    // In their order, each at least once: the one that died with the worker is made again, and on a busy machine one whose
-    // acknowledgement is late may run on two workers. What was done before is not begun anew.
-    let mut once = told;
-    once.dedup();
-    assert_eq!(once, placed);
+    // In their order, each at least once. What was done before is not begun anew: the call that died with the worker is made
+    // again, and each that failed; no other.
+    let mut writes = told.clone();
+    writes.dedup();
+    assert!(writes.is_sorted_by(|one, next| one.0 < next.0), "{told:?}");
+    let failures = report(&cluster, "orders", "failures").unwrap().unwrap();
+    let most = writes.len() + 1 + usize::try_from(failures).unwrap();
+    let (calls, distinct) = (told.len(), writes.len());
+    println!("{calls} calls, {failures} failed, for {distinct} writes of {ORDERS} orders");
+    assert!(told.len() <= most, "{failures} failed: {told:?}");
+    // Who places an order has that handler run at most once on one worker, but on a second one, too, if the first one's word
+    // comes late (docs/wire-format.md, "What at-most-once means"): those are two writes, and each is told of.
+    let mut orders: Vec<String> = writes.into_iter().map(|(_, order)| order).collect();
+    orders.dedup();
+    assert_eq!(orders, placed);
 
     let ticks = ask(&cluster, &json!({})).unwrap()["ticks"].clone();
     let ticks = ticks.as_array().unwrap();
