@@ -146,6 +146,50 @@ def f(event):
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_its_socket_has_no_room_for_reaches_a_paused_instance() {
+    let bed = pausing_bed().await;
+    let code = "def f(event):\n    return len(event)\n";
+    let function = bed.deploy("long", code, "timeout_ms = 20000").await;
+    let first = bed.call(&function, json!("x")).await;
+    until(&bed, |pool| pool.paused == 1).await;
+    // Twice what a socket holds: it is told the first part while it is paused, and reads the rest as it runs.
+    let long = json!("x".repeat(400_000));
+    let outcome = bed.call(&function, long).await;
+    assert_eq!(outcome.usage.path, Some(From::Paused));
+    assert_eq!(outcome.usage.instance, first.usage.instance);
+    assert_eq!(reply(&outcome), 400_000);
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_requests_at_once_wake_one_paused_instance_that_serves_several() {
+    let bed = pausing_bed().await;
+    // It answers neither before it has both.
+    let code = r#"
+import threading
+both = threading.Barrier(2)
+def f(event):
+    if event == "both": both.wait()
+    return event
+"#;
+    let extra = "concurrency = 2\nmax_instances = 1\ntimeout_ms = 20000";
+    let function = bed.deploy("pair", code, extra).await;
+    for round in 0..5 {
+        bed.call(&function, json!("one")).await;
+        until(&bed, |pool| pool.paused == 1).await;
+        let one = bed.invocation(&function, &json!("both"));
+        let two = bed.invocation(&function, &json!("both"));
+        let (one, two) = tokio::join!(bed.pool.invoke(one), bed.pool.invoke(two));
+        for outcome in [&one, &two] {
+            assert_eq!(outcome.status, Status::Ok, "round {round}");
+        }
+        assert_eq!(one.usage.instance, two.usage.instance);
+    }
+    assert_eq!(frozen(&bed), 0);
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_instance_is_taken_before_one_is_started_and_after_one_that_runs() {
     let bed = pausing_bed().await;
     // One that ends once two run at the same time.

@@ -14,6 +14,8 @@ from warmpath._wait import Wait
 HANDLER_DIR = "/handler"
 HANDLER_NAME = "f"
 
+# A third of the way through `json.loads`, for what is written as nearly everything is.
+_decode_json = json.JSONDecoder().raw_decode
 _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -131,12 +133,21 @@ def _takes_context(function):
 
 
 def _from_json(event):
-    return json.loads(event) if event else None
+    if not event:
+        return None
+    try:
+        value, end = _decode_json(text := event.decode())
+        if end == len(text):
+            return value
+    except ValueError:
+        pass
+    # White space around it, another encoding, or no JSON: this takes all of them, or says what is wrong.
+    return json.loads(event)
 
 
 def _as_openlambda(event):
     """There a request without a body has an event all the same."""
-    return json.loads(event) if event else {}
+    return _from_json(event) if event else {}
 
 
 def _to_json(reply):

@@ -24,6 +24,8 @@ PROFILE = 13
 GONE = 14
 
 _HEADER = struct.Struct(">BII")
+# Nothing stands around it, as it might around what `json.loads` takes.
+_meta = json.JSONDecoder().raw_decode
 # A request fits as a rule; of a longer one the rest is read at once.
 _RECEIVE_BYTES = 8192
 
@@ -42,9 +44,17 @@ class Connection:
 
     def receive(self):
         """The next frame: its type, its meta (a dict) and its data (bytes)."""
-        kind, meta_len, data_len = _HEADER.unpack(self._take(_HEADER.size))
-        meta = json.loads(self._take(meta_len)) if meta_len else {}
-        return kind, meta, self._take(data_len)
+        ahead = self._ahead or self._more(b"", 1)
+        if len(ahead) < _HEADER.size:
+            ahead = self._more(ahead, _HEADER.size)
+        kind, meta_len, data_len = _HEADER.unpack_from(ahead)
+        start = _HEADER.size + meta_len
+        end = start + data_len
+        if len(ahead) < end:
+            ahead = self._more(ahead, end)
+        self._ahead = ahead[end:]
+        meta = _meta(ahead[_HEADER.size : start].decode())[0] if meta_len else {}
+        return kind, meta, ahead[start:end]
 
     def has_more(self):
         """Whether something has come that was not received yet."""
@@ -61,17 +71,14 @@ class Connection:
         self._sending = threading.Lock()
         self._sock.close()
 
-    def _take(self, count):
-        ahead = self._ahead
-        if len(ahead) < count:
-            parts = [ahead]
-            have = len(ahead)
-            while have < count:
-                part = self._sock.recv(max(_RECEIVE_BYTES, count - have))
-                if not part:
-                    raise Closed
-                parts.append(part)
-                have += len(part)
-            ahead = b"".join(parts)
-        self._ahead = ahead[count:]
-        return ahead[:count]
+    def _more(self, ahead, count):
+        """What was read ahead, and as much behind it that it is `count` bytes at least."""
+        parts = [ahead]
+        have = len(ahead)
+        while have < count:
+            part = self._sock.recv(max(_RECEIVE_BYTES, count - have))
+            if not part:
+                raise Closed
+            parts.append(part)
+            have += len(part)
+        return parts[1] if len(parts) == 2 and not ahead else b"".join(parts)

@@ -154,6 +154,16 @@ impl Body {
         )
     }
 
+    /// Whether it is stopped where it stands.
+    pub(super) fn is_paused(&self) -> bool {
+        self.sandbox.is_paused()
+    }
+
+    /// Lets it go on.
+    pub(super) fn resume(&self) -> Result<(), SandboxError> {
+        self.sandbox.resume()
+    }
+
     /// Whether the kernel killed something in it for want of memory.
     pub(super) fn is_out_of_memory(&self) -> bool {
         self.sandbox.cgroup().oom_kills() > 0
@@ -241,11 +251,6 @@ impl Instance {
         self.body.sandbox.pause()
     }
 
-    /// Lets it go on.
-    pub(super) fn resume(&self) -> Result<(), SandboxError> {
-        self.body.sandbox.resume()
-    }
-
     /// Its function counts it as one of its own from now on.
     pub(super) fn set_counted(&self) {
         self.body.counted.store(true, Ordering::Release);
@@ -254,6 +259,11 @@ impl Instance {
     /// What it has in common with the other places of the instance.
     pub(super) fn body(&self) -> &Body {
         &self.body
+    }
+
+    /// The same, and its line beside it.
+    pub(super) fn parts(&mut self) -> (&mut Line, &Body) {
+        (&mut self.line, &self.body)
     }
 }
 

@@ -73,9 +73,8 @@ impl Pool {
                     (self.wait(function, grant, invocation, false).await?, true)
                 }
             };
-            if instance.is_sound()
-                && let Some(path) = self.rouse(&instance, has_waited)
-            {
+            if instance.is_sound() {
+                let path = path_of(&instance, has_waited);
                 return Ok((instance, path));
             }
             // It ended while idle, broke the protocol, or has a secret that is no more: no request of ours saw it, so
@@ -87,27 +86,6 @@ impl Pool {
             self.counters.destroyed.fetch_add(1, Ordering::Relaxed);
             function.discard(instance);
         }
-    }
-
-    /// Has an instance run, and says where it came from; `None` when it cannot be thawed.
-    fn rouse(&self, instance: &Instance, has_waited: bool) -> Option<Path> {
-        if instance.is_paused() {
-            let begun = Instant::now();
-            if let Err(error) = instance.resume() {
-                tracing::warn!(%error, instance = instance.number(), "cannot thaw an instance");
-                return None;
-            }
-            self.counters
-                .thaw_seconds
-                .observe(begun.elapsed().as_secs_f64());
-            return Some(Path::Paused);
-        }
-        // One that was there already was started for somebody else, or for nobody.
-        Some(if has_waited && instance.is_fresh() {
-            instance.origin()
-        } else {
-            Path::Warm
-        })
     }
 
     /// Waits in a queue until an instance comes or the deadline passes.
@@ -155,6 +133,18 @@ impl Pool {
         if self.starts.send(wanted).is_err() {
             function.cancelled();
         }
+    }
+}
+
+/// Where an instance came from, for the request that has it now.
+fn path_of(instance: &Instance, has_waited: bool) -> Path {
+    if instance.is_paused() {
+        Path::Paused
+    } else if has_waited && instance.is_fresh() {
+        instance.origin()
+    } else {
+        // One that was there already was started for somebody else, or for nobody.
+        Path::Warm
     }
 }
 

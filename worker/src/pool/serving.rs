@@ -2,12 +2,15 @@
 //! the RPC server has been told so.
 
 use std::{
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::Duration,
 };
 
 use ebpf_common::wire::{Fault, Status};
+use prometheus::Histogram;
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 use warmpath_sdk::http::ResponseHead;
 
@@ -16,7 +19,7 @@ use super::{
     connection::Broken,
     conversation::{Answer, Conversation, Database, GivenUp},
     function::FunctionPool,
-    instance::Instance,
+    instance::{Body, Instance},
     invocation::{Path, Streams},
     roster::Places,
     serve::{micros, waited_too_long},
@@ -140,11 +143,15 @@ impl Serving {
         self.visit.pool.counters.paths[self.path as usize].fetch_add(1, Ordering::Relaxed);
         self.instance.set_used();
         self.usage = started(&self.instance, self.path, self.visit.entered, now);
-        let body = self.instance.body();
+        let (line, body) = self.instance.parts();
         body.output().begin(invocation.request_id);
         let ticket = body.begin();
-        let line = &mut self.instance.line;
-        let begun = Conversation::begin(line, meta, &invocation.payload, tap).await;
+        let begun = Conversation::begin(line, meta, &invocation.payload, tap);
+        let begun = if body.is_paused() {
+            thaw(begun, body, &self.visit.pool.counters.thaw_seconds).await
+        } else {
+            begun.await
+        };
         match begun {
             Ok(conversation) => {
                 self.called = Some(Called {
@@ -330,6 +337,27 @@ fn end_of(outcome: &Outcome, given_up: Option<GivenUp>) -> End {
         Some(GivenUp::HungUp) => End::HungUp,
         _ if outcome.status == Status::Ok => End::Whole,
         _ => End::Failed,
+    }
+}
+
+/// Begins a conversation with a paused instance: it is told first and runs then, so that it wakes once, to everything it
+/// has to know. What its socket has no room for yet, it is told when it runs.
+async fn thaw(
+    begun: impl Future<Output = Result<Conversation, Broken>>,
+    body: &Body,
+    thaw_seconds: &Histogram,
+) -> Result<Conversation, Broken> {
+    let mut begun = pin!(begun);
+    let told = poll_fn(|context| Poll::Ready(begun.as_mut().poll(context))).await;
+    let since = Instant::now();
+    if let Err(error) = body.resume() {
+        tracing::warn!(%error, instance = body.number(), "cannot thaw an instance");
+        return Err(Broken::Closed);
+    }
+    thaw_seconds.observe(since.elapsed().as_secs_f64());
+    match told {
+        Poll::Ready(told) => told,
+        Poll::Pending => begun.await,
     }
 }
 

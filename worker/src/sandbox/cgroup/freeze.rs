@@ -4,13 +4,17 @@
 //! takes milliseconds to freeze, and what it froze dies only when it is thawed.
 
 use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use super::{
     CgroupError,
-    files::{read, write, write_if_present},
+    files::{read, write_if_present},
 };
 
 /// How long version 1 may take; it freezes when no process of the group is in the middle of something.
@@ -21,6 +25,9 @@ const FREEZE_TIMEOUT: Duration = Duration::from_millis(200);
 pub(super) struct Freezer {
     directory: PathBuf,
     is_v2: bool,
+    /// Where the kernel is told; from the first time on, so that a request that has its instance thawed does not wait for
+    /// a file to be opened.
+    control: OnceLock<File>,
 }
 
 impl Freezer {
@@ -29,6 +36,7 @@ impl Freezer {
         Self {
             directory,
             is_v2: true,
+            control: OnceLock::new(),
         }
     }
 
@@ -37,17 +45,18 @@ impl Freezer {
         Self {
             directory,
             is_v2: false,
+            control: OnceLock::new(),
         }
     }
 
     /// Stops every process of the group. Blocks for some milliseconds with version 1.
     pub(super) fn freeze(&self) -> Result<(), CgroupError> {
         if self.is_v2 {
-            return write(&self.directory.join("cgroup.freeze"), "1");
+            return self.tell("1");
         }
-        let state = self.directory.join("freezer.state");
+        let state = self.control_path();
         let deadline = Instant::now() + FREEZE_TIMEOUT;
-        write(&state, "FROZEN")?;
+        self.tell("FROZEN")?;
         while !is_frozen(&read(&state)?) {
             if Instant::now() >= deadline {
                 self.thaw()?;
@@ -60,11 +69,7 @@ impl Freezer {
 
     /// Lets them go on.
     pub(super) fn thaw(&self) -> Result<(), CgroupError> {
-        if self.is_v2 {
-            write(&self.directory.join("cgroup.freeze"), "0")
-        } else {
-            write(&self.directory.join("freezer.state"), "THAWED")
-        }
+        self.tell(if self.is_v2 { "0" } else { "THAWED" })
     }
 
     /// Kills them, frozen or not, where the kernel can do that for a group (Linux 5.14); with version 1, lets
@@ -75,6 +80,34 @@ impl Freezer {
         } else {
             self.thaw()
         }
+    }
+
+    fn control_path(&self) -> PathBuf {
+        let name = if self.is_v2 {
+            "cgroup.freeze"
+        } else {
+            "freezer.state"
+        };
+        self.directory.join(name)
+    }
+
+    fn tell(&self, word: &str) -> Result<(), CgroupError> {
+        let written = self
+            .control()
+            .and_then(|control| control.write_all_at(word.as_bytes(), 0));
+        written.map_err(|source| CgroupError::File {
+            doing: "write",
+            path: self.control_path(),
+            source,
+        })
+    }
+
+    fn control(&self) -> io::Result<&File> {
+        if let Some(control) = self.control.get() {
+            return Ok(control);
+        }
+        let opened = OpenOptions::new().write(true).open(self.control_path())?;
+        Ok(self.control.get_or_init(|| opened))
     }
 
     /// The group's directory.
