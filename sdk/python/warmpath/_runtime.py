@@ -1,5 +1,6 @@
 """The loop of an instance: load the function once, then serve requests, one after the other as a rule."""
 
+import functools
 import os
 import threading
 
@@ -48,7 +49,7 @@ def _serve_alone(connection, handler):
 
 
 def _at_once(handler):
-    return lambda *call: _stream.run(handler, *call)
+    return functools.partial(_stream.run, handler)
 
 
 def _on_a_loop(handler):
@@ -105,7 +106,8 @@ class _Flow:
     def invoked(self):
         """The next request."""
         with self._state:
-            self._wait(lambda: self._invoked)
+            while not self._invoked:
+                self._hear()
             invoked, self._invoked = self._invoked, None
         meta = invoked[1]
         self.window = self._room = meta.get("stream", 0)
@@ -172,22 +174,26 @@ class _Flow:
 
     def _wait(self, is_there):
         while not is_there():
-            if self._is_reading:
-                self._waiting += 1
-                try:
-                    self._moved.wait()
-                finally:
-                    self._waiting -= 1
-                continue
-            self._is_reading = True
-            self._state.release()
+            self._hear()
+
+    def _hear(self):
+        """Takes in the next frame, or waits until whoever reads has taken in one."""
+        if self._is_reading:
+            self._waiting += 1
             try:
-                frame = self._connection.receive()
+                self._moved.wait()
             finally:
-                self._state.acquire()
-                self._is_reading = False
-                self._wake()
-            self._take(frame)
+                self._waiting -= 1
+            return
+        self._is_reading = True
+        self._state.release()
+        try:
+            frame = self._connection.receive()
+        finally:
+            self._state.acquire()
+            self._is_reading = False
+            self._wake()
+        self._take(frame)
 
     def _wake(self):
         if self._waiting:
