@@ -1,7 +1,11 @@
 //! Orders of warmth: what workers are told, what they tell, and the admin API over both.
 
 use axum::http::StatusCode;
-use tokio::{net::UnixListener, sync::mpsc::Sender, time::timeout};
+use tokio::{
+    net::UnixListener,
+    sync::mpsc::{self, Sender},
+    time::timeout,
+};
 
 use super::*;
 use crate::{
@@ -228,18 +232,9 @@ impl Running {
     async fn join(&self) -> ConnectionId {
         let connection = ConnectionId::test(1);
         let (reply, answer) = oneshot::channel();
-        let identity = Identity {
-            name: "a".to_owned(),
-            address: Ipv4Addr::new(10, 80, 0, 11),
-            mac: MacAddress::new([2, 0, 0, 0, 0, 0x11]),
-            address6: None,
-            interface: None,
-            slots: Vec::new(),
-            db_url: None,
-        };
         let hello = ConnectionEvent::Hello {
             connection,
-            identity,
+            identity: identity("a"),
             reply,
         };
         self.connections.send(hello).await.unwrap();
