@@ -96,9 +96,23 @@ impl Runtime for Python {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, process::Command};
 
     use super::*;
+
+    #[test]
+    fn takes_contexts_for_handlers_that_inspect_says_take_one() {
+        let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/python");
+        let ran = Command::new("python3")
+            .args(["-I", "-B"])
+            .arg(library.join("tests/takes_context.py"))
+            .arg(&library)
+            .output()
+            .expect("python3 is what functions run in");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{said}");
+        assert!(said.contains("Ran 2 tests"), "{said}");
+    }
 
     #[test]
     fn carries_every_file_of_the_library() {
