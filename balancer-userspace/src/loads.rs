@@ -136,6 +136,14 @@ impl Loads {
         kept.map_or(0, |kept| kept.live)
     }
 
+    /// Whether `worker` has the code of `function`, as far as it was asked and has told.
+    #[must_use]
+    pub fn has_code(&self, worker: WorkerId, function: FunctionId) -> bool {
+        let kept = self.get(worker).map_or(&[][..], |load| &load.kept);
+        kept.iter()
+            .any(|kept| kept.function == function && kept.code)
+    }
+
     /// Who keeps `function` warm, in no order.
     #[must_use]
     pub fn warm_on(&self, function: FunctionId) -> &[WorkerId] {
@@ -162,7 +170,11 @@ mod tests {
         let (worker, function) = (WorkerId(3), FunctionId(7));
         let told = |live: Option<u32>| Heartbeat {
             kept: live
-                .map(|live| Kept { function, live })
+                .map(|live| Kept {
+                    function,
+                    live,
+                    code: live == 1,
+                })
                 .into_iter()
                 .collect(),
             ..Heartbeat::default()
@@ -171,6 +183,7 @@ mod tests {
         for live in [Some(2), Some(1), None] {
             loads.record(worker, &told(live));
             assert_eq!(loads.live(worker, function), live.unwrap_or(0));
+            assert_eq!(loads.has_code(worker, function), live == Some(1));
         }
         loads.record(worker, &told(Some(2)));
         loads.forget(worker);

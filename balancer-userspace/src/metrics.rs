@@ -36,6 +36,8 @@ pub(crate) struct Metrics {
     pub(crate) orders: IntGauge,
     pub(crate) ordered_instances: IntGauge,
     pub(crate) ordered_missing: IntGauge,
+    pub(crate) ordered_code: IntGauge,
+    pub(crate) ordered_code_missing: IntGauge,
     pub(crate) order_events: IntCounterVec,
     adopted: IntGauge,
     pub(crate) map_writes: IntCounterVec,
@@ -121,6 +123,16 @@ impl Metrics {
                 r,
                 "balancer_prewarm_instances_missing",
                 "Those of them that no worker has said to live.",
+            )?,
+            ordered_code: gauge(
+                r,
+                "balancer_prewarm_code",
+                "Workers that are to have the code of a function by orders of code, over all functions.",
+            )?,
+            ordered_code_missing: gauge(
+                r,
+                "balancer_prewarm_code_missing",
+                "Those of them that have not said to have it.",
             )?,
             order_events: counter_vec(
                 r,

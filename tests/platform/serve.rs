@@ -1,7 +1,9 @@
 //! Deploying and calling.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::Stdio,
     time::Duration,
 };
@@ -181,8 +183,15 @@ fn an_order_at_the_control_plane_is_spread_kept_over_its_death_and_withdrawn() {
 
     for (bad, complaint) in [
         (&["no-such-function"][..], "fn list"),
-        (&["hello", "--count", "0"], "from 1 to 1024"),
-        (&["hello", "--count", "1025"], "from 1 to 1024"),
+        (&["hello", "--count", "1025"], "up to 1024"),
+        (
+            &["hello", "--count", "1", "--workers", "1"],
+            "with 0 instances",
+        ),
+        (
+            &["hello", "--count", "0", "--workers", "0"],
+            "onto 1 to 1024",
+        ),
         (&["hello", "--for", "0s"], "1 s to 7 days"),
         (&["hello", "--for", "soon"], "a number and its unit"),
         (&["other", "--withdraw"], "--list"),
@@ -213,6 +222,84 @@ fn an_order_at_the_control_plane_is_spread_kept_over_its_death_and_withdrawn() {
     let nobody = prewarm(&cluster, &["hello"]).unwrap_err().to_string();
     assert!(nobody.contains("worker list"), "{nobody}");
     cluster.stop().unwrap();
+}
+
+#[test]
+fn an_order_of_code_has_it_on_the_workers_before_anyone_calls_and_starts_nothing() {
+    let _machine = machine();
+    let mut cluster = platform(&["hello"]);
+    let admin = cluster.paths().admin_socket().display().to_string();
+    let prewarm = |cluster: &Cluster, more: &[&str]| {
+        let args = [&["fn", "prewarm", "--admin", &admin, "--json"], more].concat();
+        cluster.cli(&args).unwrap()
+    };
+    let workers = cluster.topology.workers.len();
+    let holders = |cluster: &Cluster| {
+        let has_code = |index: &usize| {
+            let entries = fs::read_dir(code_of(cluster, *index));
+            let mut entries = entries.into_iter().flatten().flatten();
+            entries.any(|entry| entry.path().is_dir())
+        };
+        (0..workers).filter(has_code).count()
+    };
+    assert_eq!(holders(&cluster), 0);
+    let two = ["hello", "--count", "0", "--workers", "2"];
+    let ordered = prewarm(&cluster, &two);
+    let status = &ordered[0];
+    assert_eq!(
+        (&status["code_workers"], &status["code_missing"]),
+        (&json!(2), &json!(0)),
+        "{status}"
+    );
+    assert_eq!((holders(&cluster), &status["live"]), (2, &json!(0)));
+    let admin_args = ["fn", "prewarm", "--admin", &admin];
+    let plain = |more: &[&str]| {
+        let args = [&admin_args[..], more].concat();
+        let client = &cluster.topology.client.netns;
+        let shown = client.run(&warmpath().display().to_string(), &args);
+        let shown = shown.unwrap();
+        println!("{shown}");
+        shown
+    };
+    assert!(plain(&["--list"]).contains("code on 2"));
+    let shown = plain(&["hello", "--count", "0"]);
+    assert!(
+        shown.contains("code on all") && !shown.contains("not yet"),
+        "{shown}"
+    );
+    assert_eq!(holders(&cluster), workers);
+    assert_eq!(metric(&cluster, "worker_code_ahead_total"), workers as u64);
+    let started = metric(&cluster, "worker_prewarmed_total");
+    let live = metric(&cluster, "worker_instances{state=\"warm\"}");
+    assert_eq!((started, live), (0, 0), "nothing is started");
+
+    // The order outlives the control plane; a worker that comes back with nothing gets the code again.
+    cluster.kill_balancer().unwrap();
+    cluster.start_balancer().unwrap();
+    cluster.kill_worker(0).unwrap();
+    cluster.wait_worker(0, "down").unwrap();
+    fs::remove_dir_all(code_of(&cluster, 0)).unwrap();
+    cluster.start_worker(0).unwrap();
+    wait::until("the code to be everywhere again", PATIENCE, || {
+        let all = prewarm(&cluster, &["--list"]);
+        let is_met = all[0]["code_workers"] == workers && all[0]["code_missing"] == 0;
+        Ok(is_met.then_some(()))
+    })
+    .unwrap();
+    assert_eq!(holders(&cluster), workers);
+    let reply = cluster.invoke("hello", "{}", &[]).unwrap();
+    assert_eq!(reply["status"], "ok", "{reply}");
+    let withdrawn = prewarm(&cluster, &["hello", "--withdraw"]);
+    assert_eq!(withdrawn["orders"].as_array().unwrap().len(), 1);
+    assert_eq!(prewarm(&cluster, &["--list"]), json!([]));
+    cluster.stop().unwrap();
+}
+
+/// Where a worker has its code.
+fn code_of(cluster: &Cluster, index: usize) -> PathBuf {
+    let worker = &cluster.topology.workers[index];
+    let socket = cluster.paths().worker_socket(worker);
+    socket.with_file_name("code")
 }
 
 /// How many instances of `hello` the worker `name` keeps and has, by its own admin socket.

@@ -9,6 +9,7 @@
 //! - [`rootfs`] builds what sandboxes have for a system, ahead of any request.
 //! - [`bill`] counts what each request used, [`profile`] where a function spends its time, [`log`] keeps what functions
 //!   print; [`api`] tells it to whoever asks on the admin socket.
+//! - `ahead` has code here before anyone calls, where the control plane wants it.
 //! - [`catalog`] follows the store, [`identity`] the control plane; [`load`] says how busy we are, and [`report`] tells
 //!   the balancer.
 //! - [`cpu_latency`] keeps idle processors easy to wake while requests come.
@@ -20,6 +21,7 @@
 //!
 //! Deliberately absent: routing. What reaches this worker, it serves.
 
+mod ahead;
 pub mod api;
 pub mod bill;
 pub mod catalog;

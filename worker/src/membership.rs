@@ -15,8 +15,14 @@ use tokio::{
 };
 
 use crate::{
-    catalog::Functions, config::Config, error::RunError, identity::Identity, load::Load,
-    pool::Pool, report::Reporter,
+    ahead::{self, CodeAhead},
+    catalog::Functions,
+    config::Config,
+    error::RunError,
+    identity::Identity,
+    load::Load,
+    pool::Pool,
+    report::Reporter,
 };
 
 /// Heartbeats are at least this far apart, however fast the load changes.
@@ -152,7 +158,7 @@ pub(crate) async fn follow(
     }
 }
 
-/// Has the pool keep what the control plane says, and tells it what lives of what it asks about, until the membership
+/// Has the pool keep what the control plane says, and tells it what is here of what it asks about, until the membership
 /// ends. A function that the worker's catalog has not got yet is looked for again.
 pub(crate) async fn keep_warm(
     mut wanted: watch::Receiver<Vec<KeepWarm>>,
@@ -160,6 +166,12 @@ pub(crate) async fn keep_warm(
     pool: Arc<Pool>,
     kept: watch::Sender<Vec<Kept>>,
 ) {
+    let fetching = Arc::clone(&pool);
+    let fetch = move |entry: Arc<CatalogEntry>| {
+        let pool = Arc::clone(&fetching);
+        async move { pool.fetch(&entry).await }
+    };
+    let mut ahead = CodeAhead::new(fetch, ahead::AGAIN);
     loop {
         let all = wanted.borrow_and_update().clone();
         let mut known = Vec::with_capacity(all.len());
@@ -168,8 +180,10 @@ pub(crate) async fn keep_warm(
                 known.push((*keep, entry));
             }
         }
-        let counts: Vec<_> = known
-            .iter()
+        let code = known.iter().filter(|(keep, _)| keep.code);
+        ahead.want(code.map(|(_, entry)| entry));
+        let with_instances = known.iter().filter(|(keep, _)| keep.instances > 0);
+        let counts: Vec<_> = with_instances
             .map(|(keep, entry)| (Arc::clone(entry), keep.instances as usize))
             .collect();
         pool.keep_warm(&counts);
@@ -181,7 +195,7 @@ pub(crate) async fn keep_warm(
         };
         let until = Instant::now() + again;
         while Instant::now() < until {
-            let is_short = count(&known, &pool, &kept);
+            let is_short = count(&known, &pool, |entry| ahead.has(entry), &kept);
             let pause = if is_short { COUNT_MISSING } else { COUNT_AGAIN };
             let look = (Instant::now() + pause).min(until);
             match timeout_at(look, wanted.changed()).await {
@@ -193,10 +207,11 @@ pub(crate) async fn keep_warm(
     }
 }
 
-/// Tells what lives of those that the control plane asks about. Returns whether one of them is short.
+/// Tells what lives of those that the control plane asks about, and whose code is here. Returns whether one of them is short.
 fn count(
     known: &[(KeepWarm, Arc<CatalogEntry>)],
     pool: &Pool,
+    has_code: impl Fn(&CatalogEntry) -> bool,
     kept: &watch::Sender<Vec<Kept>>,
 ) -> bool {
     let asked = known.iter().filter(|(keep, _)| keep.tell);
@@ -204,10 +219,12 @@ fn count(
     let now: Vec<Kept> = asked
         .map(|(keep, entry)| {
             let live = u32::try_from(pool.live(entry)).unwrap_or(u32::MAX);
-            is_short |= live < keep.instances;
+            let code = keep.code && has_code(entry);
+            is_short |= live < keep.instances || code != keep.code;
             Kept {
                 function: keep.function,
                 live,
+                code,
             }
         })
         .collect();
@@ -269,6 +286,7 @@ mod tests {
         let told = vec![Kept {
             function: FunctionId::of("hello"),
             live: 2,
+            code: false,
         }];
         kept_sender.send_replace(told.clone());
         heartbeats.changed().await.unwrap();

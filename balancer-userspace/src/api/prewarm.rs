@@ -16,7 +16,7 @@ use super::{
 };
 use crate::controller::Command;
 
-/// Longest that an answer waits for instances.
+/// Longest that an answer waits for what is ordered.
 const MAX_WAIT: Duration = Duration::from_mins(5);
 /// How often an answer that waits looks at what workers have said.
 const LOOK: Duration = Duration::from_millis(50);
@@ -27,7 +27,7 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<PrewarmStatus
     admin.ask(Command::Prewarms).await
 }
 
-/// Answered once the instances live, or `wait_ms` are over; the order stands from the beginning, also if nobody waits
+/// Answered once what is ordered is there, or `wait_ms` are over; the order stands from the beginning, also if nobody waits
 /// for the answer any more.
 pub(super) async fn order(
     State(admin): State<Admin>,
@@ -38,7 +38,7 @@ pub(super) async fn order(
     let started = Instant::now();
     let wait = Duration::from_millis(request.wait_ms.into()).min(MAX_WAIT);
     let mut status = place(&admin, &request).await?;
-    while status.missing > 0 && started.elapsed() < wait {
+    while !status.is_met() && started.elapsed() < wait {
         sleep(LOOK).await;
         let Json(all) = admin.ask(Command::Prewarms).await?;
         let now = all.into_iter().find(|it| it.function == status.function);

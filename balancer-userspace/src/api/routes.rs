@@ -141,9 +141,12 @@ impl From<CommandError> for Refusal {
             | CommandError::UnknownFunction { .. }
             | CommandError::NoOrder { .. } => StatusCode::NOT_FOUND,
             CommandError::Policy { .. }
-            | CommandError::Order(OrderError::Count { .. } | OrderError::Span { .. }) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            | CommandError::Order(
+                OrderError::Count { .. }
+                | OrderError::Workers { .. }
+                | OrderError::Spread
+                | OrderError::Span { .. },
+            ) => StatusCode::UNPROCESSABLE_ENTITY,
             CommandError::Order(OrderError::Full) => StatusCode::TOO_MANY_REQUESTS,
             CommandError::NoCatalog | CommandError::NoWorker => StatusCode::SERVICE_UNAVAILABLE,
             CommandError::History(_) => StatusCode::INTERNAL_SERVER_ERROR,

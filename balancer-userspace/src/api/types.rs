@@ -181,18 +181,21 @@ pub struct PolicyChange {
     pub table_entries: usize,
 }
 
-/// `POST /v1/prewarm`: instances that are to live before anyone calls.
+/// `POST /v1/prewarm`: instances that are to live, or code that is to be there, before anyone calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OrderRequest {
     /// A name, which means its latest version, or a qualified name.
     pub function: String,
-    /// Instances, over all workers.
+    /// Instances, over all workers; with none, only code and layers are fetched.
     pub count: u32,
+    /// With no instances: onto how many workers; all of them if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
     /// For how long, in seconds.
     #[serde(default = "OrderRequest::usual_seconds")]
     pub seconds: u32,
-    /// How long the answer may wait for the instances, in milliseconds.
+    /// How long the answer may wait for what is ordered, in milliseconds.
     #[serde(default)]
     pub wait_ms: u32,
 }
@@ -221,15 +224,32 @@ pub struct PrewarmStatus {
     pub live: u32,
     /// Those of `count` that do not live yet where they are to.
     pub missing: u32,
+    /// Workers that are to have the code, by its orders of code; of those for all workers, as many as there are.
+    #[serde(default)]
+    pub code_workers: u32,
+    /// Those of `code_workers` that have it not yet, or are not there.
+    #[serde(default)]
+    pub code_missing: u32,
     /// Who is to have how many, and has.
     pub workers: Vec<WarmWorker>,
+}
+
+impl PrewarmStatus {
+    /// Whether all is there that was ordered.
+    #[must_use]
+    pub const fn is_met(&self) -> bool {
+        self.missing == 0 && self.code_missing == 0
+    }
 }
 
 /// One order for a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderStatus {
-    /// Instances.
+    /// Instances; none in an order of code.
     pub count: u32,
+    /// Of an order of code: on how many workers, if not on all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
     /// Milliseconds until it ends.
     pub ends_in_ms: u64,
 }
@@ -243,6 +263,9 @@ pub struct WarmWorker {
     pub wanted: u32,
     /// Instances that live there, as it last said.
     pub live: u32,
+    /// If it is to have the code by an order of code: whether it has, as it last said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<bool>,
 }
 
 /// A blocked prefix.

@@ -32,16 +32,17 @@ impl<S: MapStore> Controller<S> {
         let OrderRequest {
             function,
             count,
+            workers,
             seconds,
             ..
         } = request;
         let function = self.known(function)?;
-        let order = Order::new(function.clone(), *count, *seconds, unix_ms())?;
+        let order = Order::new(function.clone(), *count, *workers, *seconds, unix_ms())?;
         if self.homes.takers().next().is_none() {
             return Err(CommandError::NoWorker);
         }
         self.orders.place(order)?;
-        info!(function, count, seconds, "prewarming ordered");
+        info!(function, count, workers, seconds, "prewarming ordered");
         Ok(function)
     }
 
@@ -149,9 +150,13 @@ impl<S: MapStore> Controller<S> {
         let largest = orders.iter().map(|order| order.count).max().unwrap_or(0);
         let count = largest.max(min_warm);
         let there: u32 = workers.iter().map(|part| part.live.min(part.wanted)).sum();
+        let code_workers = self.code_workers(orders);
+        let has_code = workers.iter().filter(|part| part.code == Some(true));
+        let has_code = u32::try_from(has_code.count()).unwrap_or(u32::MAX);
         let now = unix_ms();
         let status_of = |order: &&Order| OrderStatus {
             count: order.count,
+            workers: order.workers,
             ends_in_ms: order.ends_unix_ms.saturating_sub(now),
         };
         PrewarmStatus {
@@ -161,11 +166,23 @@ impl<S: MapStore> Controller<S> {
             orders: orders.iter().map(status_of).collect(),
             live: workers.iter().map(|part| part.live).sum(),
             missing: count.saturating_sub(there),
+            code_workers,
+            code_missing: code_workers.saturating_sub(has_code),
             workers,
         }
     }
 
-    /// Which workers keep instances of what was ordered, and how many live there: in one pass, as there may be thousands
+    /// How many workers are to have the code by these orders. All are those there are.
+    fn code_workers(&self, orders: &[&Order]) -> u32 {
+        let orders = orders.iter().filter(|order| order.code_on().is_some());
+        let named = |order: &&Order| {
+            let all = || u32::try_from(self.homes.takers().count()).unwrap_or(u32::MAX);
+            order.workers.unwrap_or_else(all)
+        };
+        orders.map(named).max().unwrap_or(0)
+    }
+
+    /// Which workers keep instances or code of what was ordered, and what is there: in one pass, as there may be thousands
     /// of workers and hundreds of orders.
     fn parts(&self) -> BTreeMap<FunctionId, Vec<WarmWorker>> {
         let keep_warm = Arc::clone(&self.shared.borrow().keep_warm);
@@ -180,6 +197,7 @@ impl<S: MapStore> Controller<S> {
                     worker: member.identity.name.clone(),
                     wanted: kept.instances,
                     live: self.loads.live(worker, kept.function),
+                    code: (kept.code).then(|| self.loads.has_code(worker, kept.function)),
                 });
             }
         }
@@ -201,6 +219,10 @@ impl<S: MapStore> Controller<S> {
         self.metrics.orders.set(orders);
         self.metrics.ordered_instances.set(sum(|it| it.count));
         self.metrics.ordered_missing.set(sum(|it| it.missing));
+        self.metrics.ordered_code.set(sum(|it| it.code_workers));
+        self.metrics
+            .ordered_code_missing
+            .set(sum(|it| it.code_missing));
     }
 
     /// What workers are to keep, whoever wants it.

@@ -121,6 +121,10 @@ pub struct KeepWarm {
     /// Whether to tell how many live. An older control plane does not ask, and would not understand the answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tell: bool,
+    /// Whether to have code and layers here whatever `instances` says, and to tell whether they are. An older worker does
+    /// not see it, and never tells.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub code: bool,
 }
 
 /// What lives of a function that a worker keeps instances of.
@@ -132,6 +136,9 @@ pub struct Kept {
     pub function: FunctionId,
     /// Instances that live: idle, paused and busy.
     pub live: u32,
+    /// Whether its code and layers are here, if that was asked ([`KeepWarm::code`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub code: bool,
 }
 
 /// Where LOAD packets go, and what seals them.
@@ -239,6 +246,7 @@ mod tests {
             function: FunctionId(0xeee1_28df_9f87_b0bc),
             instances: 2,
             tell,
+            code: false,
         };
         let line = r#"{"function":"eee128df9f87b0bc","instances":2}"#;
         assert_eq!(serde_json::to_string(&kept(false)).unwrap(), line);
@@ -253,11 +261,33 @@ mod tests {
             kept: vec![Kept {
                 function: FunctionId(0xeee1_28df_9f87_b0bc),
                 live: 1,
+                code: false,
             }],
             ..Heartbeat::default()
         });
         assert_eq!(serde_json::to_string(&beat).unwrap(), line);
         assert_eq!(serde_json::from_str::<FromWorker>(line).unwrap(), beat);
+    }
+
+    #[test]
+    fn code_alone_is_asked_for_and_told_of_by_a_field_of_its_own() {
+        let asked = KeepWarm {
+            function: FunctionId(0xeee1_28df_9f87_b0bc),
+            instances: 0,
+            tell: true,
+            code: true,
+        };
+        let line = r#"{"function":"eee128df9f87b0bc","instances":0,"tell":true,"code":true}"#;
+        assert_eq!(serde_json::to_string(&asked).unwrap(), line);
+        assert_eq!(serde_json::from_str::<KeepWarm>(line).unwrap(), asked);
+        let told = Kept {
+            function: FunctionId(0xeee1_28df_9f87_b0bc),
+            live: 0,
+            code: true,
+        };
+        let line = r#"{"function":"eee128df9f87b0bc","live":0,"code":true}"#;
+        assert_eq!(serde_json::to_string(&told).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Kept>(line).unwrap(), told);
     }
 
     #[test]

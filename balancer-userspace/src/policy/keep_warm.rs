@@ -1,7 +1,7 @@
-//! Which workers keep the instances that a manifest (`min_warm`) or an operator asks for.
+//! Which workers keep the instances that a manifest (`min_warm`) or an operator asks for, and which have the code alone.
 //!
 //! They are spread over the workers that the home rule would ask: the function's home first, then those that
-//! follow it in the home table. So the first request of a function finds a warm instance where the rules lead
+//! follow it in the home table. So the first request of a function finds a warm instance, or the code, where the rules lead
 //! it, and the loss of one worker leaves the others.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::membership::protocol::KeepWarm;
 /// What each worker keeps, by its id.
 pub type Kept = BTreeMap<u16, Vec<KeepWarm>>;
 
-/// Spreads the instances of all functions in `wanted` over the workers of a home table, of which there are
+/// Spreads the instances and the code of all functions in `wanted` over the workers of a home table, of which there are
 /// `workers` different ones.
 #[must_use]
 pub fn spread(table: &[WorkerId], workers: usize, wanted: &[Wanted]) -> Kept {
@@ -25,20 +25,25 @@ pub fn spread(table: &[WorkerId], workers: usize, wanted: &[Wanted]) -> Kept {
     for Wanted {
         function,
         count,
+        code_on,
         is_ordered,
     } in wanted
     {
-        let homes = homes(table, *function, workers.min(*count as usize));
-        let Some(places) = u32::try_from(homes.len()).ok().filter(|n| *n > 0) else {
-            continue;
-        };
+        let homes = homes(
+            table,
+            *function,
+            workers.min((*count).max(*code_on) as usize),
+        );
+        let places = u32::try_from(homes.len()).unwrap_or(u32::MAX).min(*count);
         for (turn, worker) in (0..).zip(homes) {
             // The first ones take what does not divide.
-            let instances = count / places + u32::from(turn < count % places);
+            let more = |places| count / places + u32::from(turn < count % places);
+            let instances = if turn < places { more(places) } else { 0 };
             all.entry(worker.0).or_default().push(KeepWarm {
                 function: *function,
                 instances,
                 tell: *is_ordered,
+                code: turn < *code_on,
             });
         }
     }
@@ -88,6 +93,7 @@ mod tests {
         Wanted {
             function,
             count,
+            code_on: 0,
             is_ordered: false,
         }
     }
@@ -123,6 +129,36 @@ mod tests {
             let told: Vec<bool> = told.iter().map(|kept| kept.tell).collect();
             assert_eq!(told, [true, false]);
         }
+    }
+
+    #[test]
+    fn code_goes_to_the_homes_first_beside_instances_or_alone() {
+        let (table, function) = (table(4), FunctionId::of("hello"));
+        let parts = |count, code_on| {
+            let wanted = Wanted {
+                code_on,
+                is_ordered: true,
+                ..kept(function, count)
+            };
+            let all = spread(&table, 4, &[wanted]);
+            let mut parts: Vec<_> = all
+                .values()
+                .flatten()
+                .map(|part| (part.instances, part.code))
+                .collect();
+            parts.sort_unstable();
+            parts
+        };
+        assert_eq!(parts(0, 2), [(0, true), (0, true)]);
+        assert_eq!(parts(0, u32::MAX), [(0, true); 4]);
+        assert_eq!(parts(1, 3), [(0, true), (0, true), (1, true)]);
+        assert_eq!(parts(3, 1), [(1, false), (1, false), (1, true)]);
+        let home = table[(home_hash(function) % table.len() as u64) as usize];
+        let one = Wanted {
+            code_on: 1,
+            ..kept(function, 0)
+        };
+        assert!(spread(&table, 4, &[one]).keys().eq([&home.0]));
     }
 
     proptest! {

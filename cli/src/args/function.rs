@@ -68,7 +68,7 @@ pub(crate) enum FnVerb {
     Dead(DeadArgs),
     /// Print what a function printed, by request
     Logs(LogsArgs),
-    /// Have instances of a function started before anyone calls: ordered at the control plane, or on workers of this machine
+    /// Have instances of a function started, or its code fetched, before anyone calls: ordered at the control plane, or on workers of this machine
     Prewarm(PrewarmArgs),
     /// Say how a function's triggers are doing: when they are due, how far they are, what failed
     Triggers(TriggersArgs),
@@ -209,13 +209,16 @@ pub(crate) struct PrewarmArgs {
     /// The function, with `@alias` or `@version` if not the latest
     #[arg(required_unless_present = "list")]
     pub(crate) name: Option<String>,
-    /// Instances: over all workers, or with `--worker` on each, where 0 only fetches code and layers
+    /// Instances: over all workers, or with `--worker` on each; 0 only fetches code and layers
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) count: u32,
+    /// With `--count 0`, onto how many workers; onto all that take new work if not said
+    #[arg(long, value_name = "N", conflicts_with_all = ["worker", "withdraw", "list"])]
+    pub(crate) workers: Option<u32>,
     /// How long the control plane keeps them, whether or not anyone calls: `90s`, `10m`, `2h`, `1d`
     #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = seconds)]
     pub(crate) seconds: u32,
-    /// How long to wait until they live; the order stands all the same
+    /// How long to wait until they are there; the order stands all the same
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = seconds)]
     pub(crate) timeout: u32,
     /// Show what is ordered, and how far it is

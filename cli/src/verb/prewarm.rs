@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, Result};
 use balancer_userspace::{
-    api::types::{OrderRequest, PrewarmStatus},
+    api::types::{OrderRequest, PrewarmStatus, WarmWorker},
     client::AdminClient,
 };
 use worker::{api::client::WorkerClient, pool::PrewarmRequest};
@@ -31,6 +31,7 @@ pub(super) async fn run(args: &PrewarmArgs) -> Result<Exit> {
     let order = OrderRequest {
         function: name.clone(),
         count: args.count,
+        workers: args.workers,
         seconds: args.seconds,
         wait_ms: args.timeout.saturating_mul(1_000),
     };
@@ -41,9 +42,18 @@ pub(super) async fn run(args: &PrewarmArgs) -> Result<Exit> {
             "{} of {} are missing yet; the order stands: `warmpath worker pool` shows memory and limits, the worker's log why a start failed",
             status.missing, status.count
         ));
-        return Ok(Exit::Failed);
     }
-    Ok(Exit::Ok)
+    if status.code_missing > 0 {
+        output::talk(format_args!(
+            "{} of {} workers have not the code yet; the order stands: a worker's log says why it cannot be had",
+            status.code_missing, status.code_workers
+        ));
+    }
+    Ok(if status.is_met() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
 }
 
 async fn list(args: &PrewarmArgs) -> Result<Exit> {
@@ -58,7 +68,7 @@ fn withdrawn(status: &PrewarmStatus, args: &PrewarmArgs) -> Result<Exit> {
     } else {
         let orders = status.orders.len();
         output::line(format_args!(
-            "{}: {orders} withdrawn; its instances idle as any",
+            "{}: {orders} withdrawn; its instances idle as any, its code stays where it is",
             status.function
         ))?;
     }
@@ -72,30 +82,54 @@ fn show(all: &[PrewarmStatus], args: &PrewarmArgs) -> Result<()> {
     table(all).print()
 }
 
-/// A row for each order, with how far its function is.
+/// A row for each order, with how far its function is: with its instances, or in an order of code with that.
 fn table(all: &[PrewarmStatus]) -> Table {
     let headings = [
         "function", "ordered", "ends in", "min", "live", "missing", "workers",
     ];
     let mut table = Table::new(&headings);
     for status in all {
-        let parts = status.workers.iter();
-        let parts: Vec<String> = parts
-            .map(|part| format!("{} {}/{}", part.worker, part.live, part.wanted))
-            .collect();
         for order in &status.orders {
+            let (ordered, missing, workers) = if order.count == 0 {
+                let places = order
+                    .workers
+                    .map_or_else(|| "all".to_owned(), |n| n.to_string());
+                let ordered = format!("code on {places}");
+                (ordered, status.code_missing, with_code(&status.workers))
+            } else {
+                let ordered = order.count.to_string();
+                (ordered, status.missing, with_instances(&status.workers))
+            };
             table.row(vec![
                 status.function.clone(),
-                order.count.to_string(),
+                ordered,
                 span(order.ends_in_ms.div_ceil(1_000)),
                 status.min_warm.to_string(),
                 status.live.to_string(),
-                status.missing.to_string(),
-                parts.join(", "),
+                missing.to_string(),
+                workers,
             ]);
         }
     }
     table
+}
+
+/// Who keeps how many instances of how many.
+fn with_instances(workers: &[WarmWorker]) -> String {
+    let parts = workers.iter().filter(|part| part.wanted > 0);
+    let parts: Vec<String> = parts
+        .map(|part| format!("{} {}/{}", part.worker, part.live, part.wanted))
+        .collect();
+    parts.join(", ")
+}
+
+/// Who has the code, of those that are to.
+fn with_code(workers: &[WarmWorker]) -> String {
+    let parts = workers.iter().filter_map(|part| {
+        let said = if part.code? { "has it" } else { "not yet" };
+        Some(format!("{} {said}", part.worker))
+    });
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// Seconds in the two largest units that say something.
@@ -150,26 +184,42 @@ async fn on_workers(name: &str, args: &PrewarmArgs) -> Result<Exit> {
 
 #[cfg(test)]
 mod tests {
-    use balancer_userspace::api::types::{OrderStatus, WarmWorker};
+    use balancer_userspace::api::types::OrderStatus;
 
     use super::*;
 
     #[test]
     fn each_order_is_a_row_with_what_lives_where() {
-        let part = |worker: &str, wanted, live| WarmWorker {
+        let part = |worker: &str, wanted, live, code| WarmWorker {
             worker: worker.to_owned(),
             wanted,
             live,
+            code,
         };
-        let order = |count, ends_in_ms| OrderStatus { count, ends_in_ms };
+        let order = |count, workers, ends_in_ms| OrderStatus {
+            count,
+            workers,
+            ends_in_ms,
+        };
         let status = PrewarmStatus {
             function: "hello@latest".to_owned(),
             count: 3,
             min_warm: 1,
-            orders: vec![order(3, 59_001), order(2, 3_661_000)],
+            orders: vec![
+                order(3, None, 59_001),
+                order(2, None, 3_661_000),
+                order(0, Some(2), 1_000),
+                order(0, None, 500),
+            ],
             live: 2,
             missing: 1,
-            workers: vec![part("w0", 2, 1), part("w1", 1, 1)],
+            code_workers: 3,
+            code_missing: 2,
+            workers: vec![
+                part("w0", 2, 1, Some(true)),
+                part("w1", 1, 1, None),
+                part("w2", 0, 0, Some(false)),
+            ],
         };
         let text = table(&[status]).to_string();
         let rows: Vec<Vec<&str>> = text
@@ -187,6 +237,12 @@ mod tests {
             ["hello@latest", "3", "1m0s", "1", "2", "1", workers]
         );
         assert_eq!(rows[2][..3], ["hello@latest", "2", "1h1m"]);
+        let workers = "w0 has it, w2 not yet";
+        assert_eq!(
+            rows[3],
+            ["hello@latest", "code on 2", "1s", "1", "2", "2", workers]
+        );
+        assert_eq!(rows[4][1], "code on all");
         assert_eq!(
             (span(59), span(90_000)),
             ("59s".to_owned(), "1d1h".to_owned())

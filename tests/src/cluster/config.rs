@@ -66,7 +66,8 @@ impl Paths {
     }
 
     /// The admin socket of the worker on `host`.
-    pub(super) fn worker_socket(&self, host: &Host) -> PathBuf {
+    #[must_use]
+    pub fn worker_socket(&self, host: &Host) -> PathBuf {
         self.data.join(&host.role).join("worker.sock")
     }
 

@@ -51,6 +51,7 @@ pub struct Gauges {
     zygotes_unfit: IntCounter,
     zygote_forks: IntCounter,
     prewarmed: IntCounter,
+    code_ahead: IntCounter,
 }
 
 impl Gauges {
@@ -209,6 +210,10 @@ impl Gauges {
                 "worker_prewarmed_total",
                 "Instances that were started because an operator asked for them.",
             )?,
+            code_ahead: counter(
+                "worker_code_ahead_total",
+                "Functions whose code and layers were made ready because of an order at the control plane.",
+            )?,
             zygote_forks: counter(
                 "worker_package_zygote_forks_total",
                 "Instances forked from a zygote with packages.",
@@ -273,6 +278,7 @@ impl Gauges {
             (&self.zygotes_unfit, pool.zygotes_unfit),
             (&self.zygote_forks, pool.zygote_forks),
             (&self.prewarmed, pool.prewarmed),
+            (&self.code_ahead, pool.code_ahead),
         ] {
             counter.inc_by(value.saturating_sub(counter.get()));
         }

@@ -206,6 +206,8 @@ pub struct PoolSnapshot {
     pub cold_starts: u64,
     /// Of these, the ones that an operator asked for.
     pub prewarmed: u64,
+    /// Functions whose code and layers were made ready without an instance, because the control plane wanted them.
+    pub code_ahead: u64,
     /// Requests by where their instance came from, in the order of [`Path::ALL`].
     pub paths: [u64; Path::ALL.len()],
     /// Instances ended because they were idle, or their memory was needed.

@@ -128,6 +128,7 @@ pub enum PoolError {
 pub(crate) struct Counters {
     cold_starts: AtomicU64,
     prewarmed: AtomicU64,
+    code_ahead: AtomicU64,
     /// In the order of [`Path::ALL`].
     paths: [AtomicU64; Path::ALL.len()],
     thaw_seconds: Histogram,
@@ -154,6 +155,7 @@ impl Counters {
         Ok(Self {
             cold_starts: AtomicU64::new(0),
             prewarmed: AtomicU64::new(0),
+            code_ahead: AtomicU64::new(0),
             paths: Default::default(),
             thaw_seconds,
             evictions: AtomicU64::new(0),
@@ -348,6 +350,7 @@ impl Pool {
             memory_mb: self.budget.used_mb(),
             cold_starts: count(&self.counters.cold_starts),
             prewarmed: count(&self.counters.prewarmed),
+            code_ahead: count(&self.counters.code_ahead),
             paths: std::array::from_fn(|path| count(&self.counters.paths[path])),
             evictions: count(&self.counters.evictions),
             evicted_for_memory: count(&self.counters.evicted_for_memory),
@@ -574,7 +577,7 @@ fn set_up(config: &PoolConfig, tasks: TaskTracker) -> Result<Grounds, PoolError>
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -72,6 +72,16 @@ impl Pool {
         self.functions.of(entry).standing().demand.live
     }
 
+    /// Fetches the code and layers of `entry`, and starts nothing.
+    ///
+    /// # Errors
+    /// [`CodeError`]; nothing broken is left behind.
+    pub async fn fetch(&self, entry: &CatalogEntry) -> Result<(), CodeError> {
+        self.code.ensure(entry).await?;
+        self.counters.code_ahead.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Fetches the code and layers of `entry` and has instances started until `count` of them live. Fewer may: for want
     /// of memory, by its `max_instances`, or because starting them fails. They stay as any that idle do.
     ///

@@ -22,8 +22,16 @@ fn request(function: &str, count: u32, seconds: u32) -> OrderRequest {
     OrderRequest {
         function: function.to_owned(),
         count,
+        workers: None,
         seconds,
         wait_ms: 0,
+    }
+}
+
+fn code_on(workers: Option<u32>) -> OrderRequest {
+    OrderRequest {
+        workers,
+        ..request("hello", 0, 60)
     }
 }
 
@@ -33,9 +41,16 @@ fn living(live: u32) -> Heartbeat {
         kept: vec![Kept {
             function: FunctionId::of("hello"),
             live,
+            code: false,
         }],
         ..Heartbeat::default()
     }
+}
+
+fn with_code() -> Heartbeat {
+    let mut heartbeat = living(0);
+    heartbeat.kept[0].code = true;
+    heartbeat
 }
 
 impl Bench {
@@ -99,6 +114,53 @@ fn an_order_is_spread_over_the_workers_and_moves_with_them() {
 }
 
 #[test]
+fn code_is_ordered_onto_all_workers_or_some_and_starts_nothing() {
+    let mut bench = Bench::new();
+    let (first, _) = bench.join("a", "0-99");
+    bench.join("b", "100-199").1.unwrap();
+    let status = bench.controller.order(&code_on(None)).unwrap();
+    assert_eq!((status.count, status.missing), (0, 0));
+    assert_eq!((status.code_workers, status.code_missing), (2, 2));
+    assert_eq!(bench.told(), [(0, true), (0, true)]);
+    bench.says(first, with_code());
+    let status = &bench.controller.prewarms()[0];
+    assert_eq!((status.code_missing, status.is_met()), (1, false));
+    let has: Vec<_> = status.workers.iter().map(|it| it.code).collect();
+    assert!(has.contains(&Some(true)) && has.contains(&Some(false)));
+    let metrics = &bench.controller.metrics;
+    bench.controller.publish_orders();
+    let gauges = (
+        metrics.ordered_code.get(),
+        metrics.ordered_code_missing.get(),
+    );
+    assert_eq!(gauges, (2, 1));
+    assert_eq!(
+        (metrics.ordered_instances.get(), metrics.orders.get()),
+        (0, 1)
+    );
+
+    // A worker that comes is one of all; one that goes is missed by nobody.
+    let (third, _) = bench.join("c", "200-299");
+    let status = &bench.controller.prewarms()[0];
+    assert_eq!((status.code_workers, status.code_missing), (3, 2));
+    bench.close(third);
+    bench.settle();
+    assert_eq!(bench.controller.prewarms()[0].code_workers, 2);
+
+    // Instances stand beside it, and a number of workers is met by as many as there are.
+    let status = bench.order(1);
+    assert_eq!((status.count, status.missing), (1, 1));
+    assert_eq!((status.code_workers, status.orders.len()), (2, 2));
+    assert_eq!(bench.told(), [(0, true), (1, true)]);
+    let many = bench.controller.order(&code_on(Some(5))).unwrap();
+    assert_eq!((many.code_workers, many.code_missing), (5, 4));
+    bench.controller.withdraw("hello").unwrap();
+    assert!(bench.told().is_empty());
+    bench.controller.order(&code_on(Some(1))).unwrap();
+    assert_eq!(bench.told(), [(0, true)]);
+}
+
+#[test]
 fn of_manifest_and_order_the_larger_counts_and_the_manifests_stays() {
     let mut bench = Bench::new();
     bench.join("a", "0-99").1.unwrap();
@@ -156,6 +218,21 @@ fn an_order_outlives_the_control_plane() {
     assert_eq!(next.told(), [(3, true)]);
     next.says(connection, living(3));
     assert_eq!(next.controller.prewarms()[0].missing, 0);
+
+    // One of code does, too.
+    next.controller.withdraw("hello").unwrap();
+    next.controller.order(&code_on(Some(2))).unwrap();
+    let mut last = next.restart();
+    let status = &last.controller.prewarms()[0];
+    assert_eq!(
+        (status.orders[0].count, status.orders[0].workers),
+        (0, Some(2))
+    );
+    assert_eq!((status.code_workers, status.code_missing), (2, 2));
+    let (connection, _) = last.join("a", "0-99");
+    assert_eq!(last.told(), [(0, true)]);
+    last.says(connection, with_code());
+    assert_eq!(last.controller.prewarms()[0].code_missing, 1);
 }
 
 #[test]
@@ -177,11 +254,19 @@ fn what_cannot_be_ordered_is_refused_and_counted() {
         assert!(error.to_string().contains("fn list"), "{error}");
         assert!(!error.to_string().contains('\n'), "{error}");
     }
-    for (count, seconds) in [(0, 60), (MAX_INSTANCES + 1, 60), (1, 0), (1, u32::MAX)] {
+    for (count, seconds) in [(MAX_INSTANCES + 1, 60), (0, 0), (1, 0), (1, u32::MAX)] {
         let error = refused("hello", count, seconds);
         assert!(matches!(error, CommandError::Order(_)), "{error}");
     }
-    assert_eq!(bench.events("refused"), 10);
+    for (count, workers) in [(0, 0), (0, MAX_INSTANCES + 1), (1, 1)] {
+        let order = OrderRequest {
+            count,
+            ..code_on(Some(workers))
+        };
+        let error = bench.controller.order(&order).unwrap_err();
+        assert!(matches!(error, CommandError::Order(_)), "{error}");
+    }
+    assert_eq!(bench.events("refused"), 13);
     assert!(bench.told().is_empty());
 
     // Each larger and sooner over than the last: none covers another.
@@ -287,9 +372,39 @@ async fn the_api_answers_once_the_instances_live_and_says_what_is_missing_otherw
     assert_eq!(met.workers[0].worker, "a");
     assert_eq!(client.prewarms().await.unwrap()[0].function, FUNCTION);
 
+    // One of code waits for the code.
+    let code = OrderRequest {
+        wait_ms: 100,
+        ..code_on(None)
+    };
+    let short = client.prewarm(&code).await.unwrap();
+    assert_eq!((short.code_workers, short.code_missing), (1, 1));
+    let patient = OrderRequest {
+        wait_ms: 60_000,
+        ..code
+    };
+    let mut heartbeat = with_code();
+    heartbeat.kept[0].live = 2;
+    let later = async {
+        let beat = ConnectionEvent::Heartbeat {
+            connection,
+            heartbeat,
+        };
+        running.connections.send(beat).await.unwrap();
+    };
+    let both = async { tokio::join!(client.prewarm(&patient), later).0 };
+    let met = timeout(Duration::from_secs(10), both).await.unwrap();
+    assert!(met.unwrap().is_met());
+
     for (order, expected) in [
         (request("nope", 1, 60), StatusCode::NOT_FOUND),
-        (request("hello", 0, 60), StatusCode::UNPROCESSABLE_ENTITY),
+        (
+            OrderRequest {
+                count: 1,
+                ..code_on(Some(1))
+            },
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
         (request("hello", 1, 0), StatusCode::UNPROCESSABLE_ENTITY),
     ] {
         let (status, message) = refusal(client.prewarm(&order).await);
@@ -299,6 +414,6 @@ async fn the_api_answers_once_the_instances_live_and_says_what_is_missing_otherw
     assert_eq!(odd.0, StatusCode::NOT_FOUND);
     assert!(odd.1.contains("no/such name?"), "{}", odd.1);
     let gone = client.withdraw_prewarm("hello").await.unwrap();
-    assert_eq!(gone.orders.len(), 1);
+    assert_eq!(gone.orders.len(), 2);
     assert_eq!(client.prewarms().await.unwrap(), []);
 }

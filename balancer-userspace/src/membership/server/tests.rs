@@ -132,6 +132,7 @@ async fn a_client_joins_and_its_heartbeats_and_assignments_flow() {
         .unwrap();
 
     let kept = KeepWarm {
+        code: false,
         function: FunctionId::of("hello"),
         instances: 2,
         tell: false,
