@@ -102,11 +102,8 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         let wish = Wish::read(function, &parts.headers)?;
         let mut head = passage::head_of(&parts, function)?;
-        // One that nobody waits for is made by a worker, which is no gateway.
-        if !wish.deferred {
-            let caller = caller_of(peer, &parts.headers, &self.config.trusted_proxies);
-            head.headers.push((CALLER.to_owned(), caller.to_string()));
-        }
+        let caller = caller_of(peer, &parts.headers, &self.config.trusted_proxies);
+        head.headers.push((CALLER.to_owned(), caller.to_string()));
         let (body, follows) = self.body(body, &head, wish.deferred).await?;
         let most = Duration::from_millis(self.config.max_budget_ms.into());
         let usual = Duration::from_millis(self.config.budget_ms.into());

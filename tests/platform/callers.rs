@@ -1,14 +1,22 @@
 //! Who pays for calls that came through the gateway.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
-use tests::cluster::{Cluster, Options};
+use tests::{
+    cluster::{Cluster, Options},
+    wait,
+};
 use warmpath_sdk::{
     Call, Client, ClientConfig,
     http::{CALLER, RequestHead},
 };
 
-use crate::bed::{examples, machine, metric, warmpath};
+use crate::{
+    answer::Answer,
+    bed::{examples, machine, metric, warmpath},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn start(trust_gateway: bool) -> Cluster {
     let options = Options {
@@ -68,6 +76,22 @@ fn forge(cluster: &Cluster, caller: &str) {
     client.enter(exchange).unwrap();
 }
 
+/// Has `hello` called later, and waits until it has been.
+fn call_later(cluster: &Cluster, more: &[&str]) {
+    let url = format!("{}/run/hello", cluster.gateway_url());
+    let mut args = vec!["-H", "X-Warmpath-Async: true", "-d", "{}", &url];
+    for header in more {
+        args.extend(["-H", header]);
+    }
+    let kept = Answer::to(cluster, &args);
+    assert_eq!(kept.code, 202, "{}", kept.body);
+    let outcome = format!("{}{}", cluster.gateway_url(), kept.header("location"));
+    wait::until("the call to be made", PATIENCE, || {
+        Ok((Answer::to(cluster, &[&outcome]).code == 200).then_some(()))
+    })
+    .unwrap();
+}
+
 fn paid(by: Ipv4Addr, requests: u64) -> Vec<(String, u64)> {
     vec![(by.to_string(), requests)]
 }
@@ -89,12 +113,17 @@ fn the_client_of_a_gateway_that_is_believed_pays_whatever_it_claims() {
         (3, 0)
     );
 
+    // Also when a worker makes the call, later.
+    call_later(&cluster, &[]);
+    call_later(&cluster, &["X-Warmpath-Caller: 192.0.2.66"]);
+    assert_eq!(payers(&cluster), paid(client, 5));
+
     // Whoever speaks RPC can write what a gateway writes, and is none.
     forge(&cluster, "192.0.2.66");
-    assert_eq!(payers(&cluster), paid(client, 4));
+    assert_eq!(payers(&cluster), paid(client, 6));
     assert_eq!(
         (named(&cluster, "believed"), named(&cluster, "ignored")),
-        (3, 1)
+        (5, 1)
     );
     cluster.stop().unwrap();
 }
@@ -105,10 +134,11 @@ fn a_gateway_that_nobody_was_told_of_pays_itself() {
     let cluster = start(false);
     call(&cluster, &[]);
     let gateway = cluster.topology.gateway.address();
-    assert_eq!(payers(&cluster), paid(gateway, 1));
+    call_later(&cluster, &[]);
+    assert_eq!(payers(&cluster), paid(gateway, 2));
     assert_eq!(
         (named(&cluster, "believed"), named(&cluster, "ignored")),
-        (0, 1)
+        (0, 2)
     );
     cluster.stop().unwrap();
 }

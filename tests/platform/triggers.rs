@@ -149,7 +149,30 @@ fn the_time_and_writes_call_a_function_and_no_call_is_lost_with_a_worker() {
         (&feed["calls"], &feed["error"]),
         (&json!("triggers@latest"), &Value::Null)
     );
+    let client = cluster.topology.client.address().to_string();
+    let own = ["trigger:triggers/orders", "trigger:triggers/tick"].map(str::to_owned);
+    let all: BTreeSet<String> = own.into_iter().chain([client]).collect();
+    assert_eq!(payers(&cluster), all);
     cluster.stop().unwrap();
+}
+
+/// Who paid for calls of `triggers`, of each of which one is asked for.
+fn payers(cluster: &Cluster) -> BTreeSet<String> {
+    let sockets = cluster.worker_sockets();
+    let cost = |more: &[&str]| -> Vec<String> {
+        let args = ["fn", "cost", "triggers", "--worker", &sockets, "--json"];
+        let report = cluster.cli(&[&args, more].concat()).unwrap();
+        let lines = report["lines"].as_array().unwrap().iter();
+        let callers = lines.map(|line| line["caller"].as_str().unwrap().to_owned());
+        callers.collect()
+    };
+    let all: BTreeSet<String> = cost(&[]).into_iter().collect();
+    for caller in &all {
+        let mut found = cost(&["--caller", caller]);
+        found.dedup();
+        assert_eq!(found, [caller.as_str()]);
+    }
+    all
 }
 
 /// A function that writes what calls it, or has a look at what is not its own.

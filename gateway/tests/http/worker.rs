@@ -94,8 +94,10 @@ fn keep(request: RpcHeader, message: &Bytes) -> Vec<u8> {
             assert_eq!((call.function.as_str(), call.budget_ms), ("echo", 2_000));
             let (head, body) = http::split::<RequestHead>(&event).unwrap();
             assert_eq!(body, "later");
-            // A worker will make it, which is no gateway.
-            assert!(head.headers.iter().all(|(name, _)| name != http::CALLER));
+            // Who calls now pays when it is made.
+            let callers = head.headers.iter().filter(|(name, _)| name == http::CALLER);
+            let callers: Vec<_> = callers.map(|(_, caller)| caller.as_str()).collect();
+            assert_eq!(callers, ["127.0.0.1"]);
             id
         }
         Ask::Outcome { id } => id,

@@ -31,10 +31,22 @@ pub enum Caller {
     Unknown,
     /// Whoever has this address.
     Address(IpAddr),
-    /// Whom the gateway, or the client itself, named. Nobody has proved it.
+    /// What has no address: a trigger.
     Name(Arc<str>),
     /// One of many.
     Other,
+}
+
+impl Caller {
+    /// Whom `text` names, as [`Display`](std::fmt::Display) writes it: an address, or a name.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let address = text.parse::<IpAddr>();
+        address.map_or_else(
+            |_no_address| Self::Name(text.into()),
+            |address| Self::Address(address.to_canonical()),
+        )
+    }
 }
 
 impl std::fmt::Display for Caller {

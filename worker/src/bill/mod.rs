@@ -4,7 +4,7 @@
 //! - [`Usage`] is the bill of one request; [`Meter`] splits what an instance's cgroup has used among the requests
 //!   that ran in it; [`Gauge`] feeds it from the cgroup's counters.
 //! - [`Line`] is many bills added up; [`Ledger`] has one for each function, version and caller; [`BillReport`] is what the
-//!   admin API says of it. [`BillConfig`] says whose word about the caller counts.
+//!   admin API says of it. [`BillConfig`] says whose word about the caller counts; `payers` for whom the worker itself calls.
 //!
 //! # Invariants
 //! - Nothing falls between two bills: the charges of an instance and its remainder together are what its
@@ -17,9 +17,11 @@ mod gauge;
 mod ledger;
 mod line;
 mod meter;
+mod payers;
 mod report;
 mod usage;
 
+pub(crate) use self::payers::{Loan, Payers};
 pub use self::{
     gateways::{BillConfig, Word},
     gauge::Gauge,

@@ -13,6 +13,7 @@ use super::{
     metrics::Attempt,
     record::{Record, now_ms},
 };
+use crate::bill::{Caller, Loan};
 
 impl Shelves {
     /// Makes one attempt, and writes down what came of it.
@@ -27,8 +28,22 @@ impl Shelves {
             // A crash came between the outcome and this.
             return self.delete(Place::Pending.key(id)).await;
         }
-        let called = client.call(record.attempt(&event)).await;
+        let called = self.attempt(&record, &event, client).await;
         self.keep(id, &mut record, &event, called).await
+    }
+
+    /// Makes one attempt at a call, on the bill of whoever had it made.
+    pub(crate) async fn attempt(
+        &self,
+        record: &Record,
+        event: &Bytes,
+        client: &Client,
+    ) -> Result<Response, CallError> {
+        let caller = record.caller.as_deref().map(Caller::of);
+        let loan = caller.map(|caller| self.payers.lend(caller));
+        let mut call = record.attempt(event);
+        call.trace_id = loan.as_ref().map_or(0, Loan::word);
+        client.call(call).await
     }
 
     async fn keep(

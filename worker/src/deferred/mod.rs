@@ -25,7 +25,7 @@ use bytes::Bytes;
 use db::{DbError, Op, Reply, Router};
 use ebpf_common::wire::Status;
 use warmpath_sdk::{
-    deferred::{Ask, CallId, DeadCalls, Report, SHELVES, State, tag},
+    deferred::{Ask, CallId, DeadCalls, Deferred, Report, SHELVES, State, tag},
     http,
     trigger::TriggerAnswer,
 };
@@ -33,7 +33,12 @@ use warmpath_sdk::{
 pub(crate) use self::record::{Record, now_ms};
 pub use self::{limits::DeferredLimits, metrics::DeferredMetrics};
 use self::{limits::Retries, metrics::Book};
-use crate::{bill::Usage, catalog::Functions, pool::Outcome, trigger::Board};
+use crate::{
+    bill::{Caller, Payers, Usage},
+    catalog::Functions,
+    pool::Outcome,
+    trigger::Board,
+};
 
 /// Calls of one page of a list.
 const PAGE: u32 = 100;
@@ -52,6 +57,8 @@ pub struct Shelves {
     running: Mutex<HashSet<CallId>>,
     /// The triggers that are pulled here.
     board: Board,
+    /// Who pays for the calls that are being made here.
+    payers: Arc<Payers>,
 }
 
 /// What a key of a shelf is for.
@@ -94,17 +101,27 @@ impl Shelves {
             book: Book::new(),
             running: Mutex::default(),
             board: Board::default(),
+            payers: Arc::default(),
         })
     }
 
-    /// Answers what the function [`warmpath_sdk::deferred::FUNCTION`] was asked.
-    pub async fn answer(&self, payload: &Bytes) -> Outcome {
+    /// Answers what the function [`warmpath_sdk::deferred::FUNCTION`] was asked. Who pays for a call with this event, `payer`
+    /// says.
+    pub async fn answer(
+        &self,
+        payload: &Bytes,
+        payer: impl FnOnce(&Deferred, &Bytes) -> Caller,
+    ) -> Outcome {
         let (ask, event) = match Ask::read(payload) {
             Ok(read) => read,
             Err(error) => return Outcome::failed(Status::BadPayload, error.to_string()),
         };
         let answered = match ask {
-            Ask::Submit { id, call } => self.submit(id, Record::new(call), &event).await,
+            Ask::Submit { id, call } => {
+                let payer = payer(&call, &event).to_string();
+                let record = Record::new(call, Some(payer));
+                self.submit(id, record, &event).await
+            }
             Ask::Outcome { id } => self.outcome(id).await,
             Ask::Dead { shelf } if shelf < SHELVES => self.dead(shelf).await,
             Ask::Dead { .. } => {
@@ -195,7 +212,7 @@ impl Shelves {
             return self.outcome(id).await;
         };
         let (record, event) = Record::split(value)?;
-        let record = Record::new(record.call);
+        let record = Record::new(record.call, record.caller);
         // In this order: a call to be made that has an outcome counts as made, and it is never nowhere.
         self.delete(Place::Outcome.key(id)).await?;
         let value = record.join(&event)?;
@@ -258,6 +275,11 @@ impl Shelves {
     #[must_use]
     pub const fn board(&self) -> &Board {
         &self.board
+    }
+
+    /// Whom a call is made here for that carries `word`, if for anybody but ourselves.
+    pub(crate) fn payer(&self, word: u64) -> Option<Caller> {
+        self.payers.of(word)
     }
 
     /// Where the calls are kept.

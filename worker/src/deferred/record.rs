@@ -17,6 +17,9 @@ use super::{limits::Retries, unreadable};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) call: Deferred,
+    /// Who pays for it. Older records do not say: then whoever makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) caller: Option<String>,
     /// Attempts that failed.
     pub(crate) attempts: u32,
     /// Not before this time, in milliseconds since 1970.
@@ -34,10 +37,11 @@ impl Head for Record {
 }
 
 impl Record {
-    /// A call to be made at once.
-    pub(crate) fn new(call: Deferred) -> Self {
+    /// A call to be made at once, for which `caller` pays.
+    pub(crate) fn new(call: Deferred, caller: Option<String>) -> Self {
         Self {
             call,
+            caller,
             attempts: 0,
             next_ms: 0,
             status: None,
@@ -105,13 +109,25 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Record::new(Deferred {
+        let call = Deferred {
             function: "f".to_owned(),
             http: true,
             session: Some(u64::MAX),
             slot: None,
             budget_ms: 1,
-        })
+        };
+        Record::new(call, Some("192.0.2.7".to_owned()))
+    }
+
+    #[test]
+    fn a_record_that_does_not_say_who_pays_is_read_too() {
+        let before = Record {
+            caller: None,
+            ..record()
+        };
+        let value = before.join(b"event").unwrap();
+        assert!(!String::from_utf8_lossy(&value).contains("caller"));
+        assert_eq!(record_at(value), before);
     }
 
     #[test]

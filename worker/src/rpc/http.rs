@@ -52,6 +52,12 @@ pub(super) fn take(
     })
 }
 
+/// What the head at the end of an event says of its caller.
+pub(super) fn caller_in(event: &Bytes) -> Option<String> {
+    let (mut head, _) = http::split::<RequestHead>(event).ok()?;
+    take_caller(&mut head)
+}
+
 /// Takes off what the head says of its caller; of several words none, which is no address.
 fn take_caller(head: &mut RequestHead) -> Option<String> {
     let is_caller = |(name, _): &mut http::Header| name.eq_ignore_ascii_case(http::CALLER);

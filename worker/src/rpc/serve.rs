@@ -12,7 +12,10 @@ use ebpf_common::{
 };
 use store::CatalogEntry;
 use tokio::{pin, select, time};
-use warmpath_sdk::{deferred::FUNCTION_ID, fragment::Held};
+use warmpath_sdk::{
+    deferred::{Deferred, FUNCTION_ID},
+    fragment::Held,
+};
 
 use super::{
     Server,
@@ -146,7 +149,11 @@ impl<I: Invoker> Server<I> {
         if job.header.function == *FUNCTION_ID
             && let Some(shelves) = self.shelves.get()
         {
-            return shelves.answer(&job.payload).await;
+            let payer = |call: &Deferred, event: &Bytes| {
+                let named = call.http.then(|| http::caller_in(event)).flatten();
+                self.payer(job, named.as_deref())
+            };
+            return shelves.answer(&job.payload, payer).await;
         }
         let invocation = match self.invocation(job).await {
             Ok(invocation) => invocation,
@@ -213,8 +220,13 @@ impl<I: Invoker> Server<I> {
         })
     }
 
-    /// Who pays for a request whose head names `named`.
+    /// Who pays for a request whose head names `named`: of one that this worker makes itself, whoever had it made.
     fn payer(&self, job: &Job, named: Option<&str>) -> Caller {
+        let word = (!job.header.has(flags::HAS_TOKEN)).then_some(job.header.token);
+        let shelves = self.shelves.get();
+        if let Some(caller) = shelves.zip(word).and_then(|(it, word)| it.payer(word)) {
+            return caller;
+        }
         let usual = BillConfig::default();
         let bill = self.bill.get().unwrap_or(&usual);
         let (caller, word) = bill.caller(job.way.peer.ip(), named);

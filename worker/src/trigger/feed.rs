@@ -182,14 +182,17 @@ impl Follower<'_> {
     async fn deliver(&mut self, batch: &Batch, head: Cursor) -> Result<bool, DbError> {
         let id = self.wanted.call_id(batch.first.0);
         let event = Bytes::from(event::writes(self.wanted, id, &batch.records));
-        let mut record = Record::new(self.wanted.call(Some(self.trigger.slot())));
+        let call = self.wanted.call(Some(self.trigger.slot()));
+        let mut record = Record::new(call, Some(self.wanted.payer()));
         let outcome = loop {
             if !self.take_turn().await {
                 return Ok(false);
             }
             // Not cut short by the end of the trigger: a handler that has begun is let finish.
-            let Err(error) = self.site.client.call(record.attempt(&event)).await else {
-                self.site.shelves.succeeded();
+            let shelves = &self.site.shelves;
+            let called = shelves.attempt(&record, &event, &self.site.client).await;
+            let Err(error) = called else {
+                shelves.succeeded();
                 break Pulled::Done;
             };
             self.count(Pulled::Failed);

@@ -103,7 +103,7 @@ async fn fire(
 ) -> Result<ScheduleState, DbError> {
     let id = wanted.call_id(tick);
     let event = event::tick(wanted, id, tick, missed);
-    let record = Record::new(wanted.call(None));
+    let record = Record::new(wanted.call(None), Some(wanted.payer()));
     site.shelves.keep_call(id, &record, &event).await?;
     let state = ScheduleState {
         through_ms: tick,

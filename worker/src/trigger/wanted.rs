@@ -137,6 +137,11 @@ impl Wanted {
         }
     }
 
+    /// Who pays for its calls, by the name in bills.
+    pub(super) fn payer(&self) -> String {
+        format!("trigger:{}/{}", self.function, self.trigger)
+    }
+
     /// What is said of it before anything is known.
     pub(super) fn report(&self) -> TriggerReport {
         TriggerReport {

@@ -44,6 +44,8 @@ pub(crate) struct Runs {
     running: AtomicU32,
     /// The events of `collect`, in the order of their calls.
     pub(crate) collected: Mutex<Vec<Bytes>>,
+    /// Who paid for these.
+    pub(crate) payers: Mutex<Vec<String>>,
 }
 
 impl Runs {
@@ -85,6 +87,8 @@ impl Invoker for Script {
         if invocation.function.name == "collect" {
             let mut collected = runs.collected.lock().unwrap();
             collected.push(invocation.payload.clone());
+            let mut payers = runs.payers.lock().unwrap();
+            payers.push(invocation.caller.to_string());
         }
         let outcome = tokio::time::timeout_at(deadline.at, perform(&invocation)).await;
         runs.running.fetch_sub(1, Ordering::Relaxed);
@@ -101,7 +105,7 @@ async fn perform(invocation: &Invocation) -> Outcome {
         _ => (),
     }
     let payload = match name {
-        "payer" => invocation.caller.to_string().into(),
+        "payer" | "payer2" => invocation.caller.to_string().into(),
         "session" => format!("{:?}", invocation.session).into(),
         "waits" | "naps" => return wait(invocation),
         "streams" => return Outcome::streams(Box::new(Scripted(invocation.payload.clone()))),

@@ -7,8 +7,9 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use warmpath_sdk::{
     deferred::{Ask, CallId, DeadCalls, Deferred, State},
-    http,
+    http::{self, CALLER, RequestHead, ResponseHead},
 };
+use worker::bill::{BillConfig, Word};
 
 use crate::{
     bench::{Bench, MS, version},
@@ -53,6 +54,90 @@ async fn a_call_is_kept_made_and_its_reply_found_by_its_id() {
     assert_eq!(keeper.bench.runs.requests(), runs);
     let nobodys = CallId::random();
     assert_eq!(keeper.report(nobodys).await.0.state, State::Unknown);
+}
+
+/// Has `payer` called by HTTP as a gateway has it that `caller` calls.
+async fn submitted_for(keeper: &Keeper, function: &str, caller: &str) -> CallId {
+    let head = RequestHead {
+        headers: vec![(CALLER.to_owned(), caller.to_owned())],
+        ..RequestHead::of_call(0)
+    };
+    let event = http::join(&head, b"").unwrap();
+    let id = CallId::random();
+    let Ask::Submit { mut call, .. } = submit(id, function) else {
+        unreachable!("that is what `submit` makes")
+    };
+    call.http = true;
+    keeper.ask(&Ask::Submit { id, call }, &event).await;
+    id
+}
+
+async fn payer_of(keeper: &Keeper, id: CallId) -> String {
+    let (_, reply) = keeper.once(id, State::Done).await;
+    let (_, body) = http::split::<ResponseHead>(&reply).unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[test]
+fn whoever_asked_for_a_call_pays_for_it_whichever_process_makes_it() {
+    let dir = TempDir::new().unwrap();
+    let believe = |keeper: &Keeper| {
+        keeper.bench.server.believe(BillConfig {
+            gateways: vec!["127.0.0.1".parse().unwrap()],
+        });
+    };
+    let ids = until_crash(async {
+        let keeper = Keeper::start(dir.path());
+        believe(&keeper);
+        let named = submitted_for(&keeper, "payer", "192.0.2.7").await;
+        let garbled = submitted_for(&keeper, "payer", "trigger:f/t").await;
+        let counted = [Word::Believed, Word::Ignored, Word::Garbled];
+        let counted = counted.map(|word| keeper.bench.metrics.callers_named(word));
+        assert_eq!(counted, [1, 0, 1]);
+        [named, garbled]
+    });
+    until_crash(async {
+        let mut keeper = Keeper::start(dir.path());
+        // It makes the calls, and believes nobody: who pays was settled when they were kept.
+        keeper.make();
+        assert_eq!(payer_of(&keeper, ids[0]).await, "192.0.2.7");
+        assert_eq!(payer_of(&keeper, ids[1]).await, "127.0.0.1");
+        let counted = keeper.bench.metrics.callers_named(Word::Ignored);
+        assert_eq!(counted, 0, "the worker's own calls are no tries");
+        // Whoever is no gateway pays for what it asks for.
+        let forged = submitted_for(&keeper, "payer", "192.0.2.7").await;
+        assert_eq!(payer_of(&keeper, forged).await, "127.0.0.1");
+        assert_eq!(keeper.bench.metrics.callers_named(Word::Ignored), 1);
+    });
+}
+
+#[tokio::test]
+async fn a_call_that_was_given_up_is_tried_again_on_the_same_bill() {
+    let dir = TempDir::new().unwrap();
+    let mut keeper = Keeper::start(dir.path());
+    keeper.bench.server.believe(BillConfig {
+        gateways: vec!["127.0.0.1".parse().unwrap()],
+    });
+    keeper.make();
+    // Nobody has such a function yet: given up at once.
+    let id = submitted_for(&keeper, "payer2", "192.0.2.7").await;
+    keeper.once(id, State::Failed).await;
+    keeper.bench.functions.replace(Catalog {
+        revision: 9,
+        entries: vec![version("payer2", "latest", 1, "")],
+    });
+    keeper.ask(&Ask::Retry { id }, b"").await;
+    assert_eq!(payer_of(&keeper, id).await, "192.0.2.7");
+}
+
+#[tokio::test]
+async fn a_word_that_stands_for_nobody_changes_no_bill() {
+    let dir = TempDir::new().unwrap();
+    let keeper = Keeper::start(dir.path());
+    let mut call = crate::bench::call("payer");
+    call.trace_id = 0x5eed;
+    let reply = keeper.client.call(call).await.unwrap();
+    assert_eq!(reply.payload, "127.0.0.1");
 }
 
 #[test]

@@ -213,6 +213,32 @@ async fn each_tick_is_one_call_with_its_time_in_the_event() {
     assert_eq!(puller.outcomes().await, kept);
 }
 
+#[tokio::test]
+async fn triggers_pay_for_their_calls_by_their_names() {
+    let dir = TempDir::new().unwrap();
+    let both = [
+        latest("payer", 1, EACH_SECOND),
+        latest("collect", 1, ORDERS),
+    ]
+    .concat();
+    let puller = Puller::start(dir.path(), both);
+    let of_collect = |report: &TriggerReport| report.cursor.is_some();
+    puller.once("collect", of_collect).await;
+    for number in 0..3 {
+        let key = format!("{{orders}}:{number}");
+        puller.put(&key, &number.to_string()).await;
+    }
+    puller.once_collected(3).await;
+    let paid = puller.bench.runs.payers.lock().unwrap().clone();
+    assert!(paid.iter().all(|it| it == "trigger:collect/t"), "{paid:?}");
+    let tick = puller.once("payer", |report| report.fired >= 1).await;
+    let (_, reply) = puller
+        .keeper
+        .once(tick.last_call.unwrap(), State::Done)
+        .await;
+    assert_eq!(reply, "trigger:payer/t");
+}
+
 #[test]
 fn of_ticks_that_were_missed_one_is_made_up_for() {
     let dir = TempDir::new().unwrap();
