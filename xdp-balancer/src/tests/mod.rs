@@ -8,6 +8,7 @@ mod parse;
 mod police;
 mod route;
 mod rows;
+mod tunnel;
 
 use std::collections::BTreeMap;
 
