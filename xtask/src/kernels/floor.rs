@@ -85,14 +85,6 @@ pub(crate) enum Floor {
 }
 
 impl Floor {
-    /// The package that holds its tests.
-    pub(super) const fn package(self) -> &'static str {
-        match self {
-            Self::Program => "prog-tests",
-            Self::Sandbox => "tests",
-        }
-    }
-
     /// Sees to what its machines take along beside the tests.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use super::{
     outcome::{self, NotRun},
     vm::Saved,
 };
-use crate::{demo, shell};
+use crate::{demo, shell, test::PRIVILEGED_FEATURES};
 
 /// One test at a time, so that their lines come one by one, and what each printed at the end.
 const TEST_ARGS: [&str; 2] = ["--test-threads=1", "--show-output"];
@@ -68,12 +68,14 @@ pub(super) struct Suite {
 impl Suite {
     /// Builds the test binary of `floor`; what [`Floor::prepare`] makes is there.
     pub(super) fn build(root: &Path, floor: Floor, wanted: &Wanted) -> Result<Self> {
-        let (package, test) = (floor.package(), floor.test());
+        let test = floor.test();
         let args = [
             "test",
             "--release",
-            &format!("--package={package}"),
-            "--features=privileged",
+            // One package alone would want its dependencies with other features than `cargo xtask test` has built.
+            "--workspace",
+            "--features",
+            PRIVILEGED_FEATURES,
             &format!("--test={test}"),
             "--no-run",
         ];
