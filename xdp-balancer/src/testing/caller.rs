@@ -1,6 +1,6 @@
 //! A client of either version of IP, behind any number of VLAN tags: what it sends, and what must come back to it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ebpf_common::{
     ids::FunctionId,
@@ -10,6 +10,10 @@ use ebpf_common::{
 pub use super::frame::VIP6;
 use super::frame::{BALANCER_MAC, CLIENT_MAC, CLIENT_PORT, Frame, Transport, VIP, VIP_PORT};
 use crate::forward::ANSWER_HOPS;
+
+/// Bytes of a UDP header, and of an RPC header without parts that come by choice.
+const UDP_LEN: usize = 8;
+const RPC_LEN: usize = 64;
 
 /// A client.
 #[derive(Debug, Clone)]
@@ -28,6 +32,45 @@ impl Caller {
             source: source.into(),
             tags: Vec::new(),
         }
+    }
+
+    /// One of either version of IP, each behind no, one and two VLAN tags.
+    #[must_use]
+    pub fn of_each_kind() -> Vec<Self> {
+        let addresses: [IpAddr; 2] = [
+            Ipv4Addr::new(10, 80, 0, 3).into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 3).into(),
+        ];
+        let tags = [vec![], vec![7], vec![0x6007, 8]];
+        let each = addresses
+            .into_iter()
+            .flat_map(|source| tags.clone().map(|tags| Self { source, tags }));
+        each.collect()
+    }
+
+    /// Those whose addresses are no host's: whoever seems to send from there gets no answer.
+    #[must_use]
+    pub fn of_no_host() -> Vec<Self> {
+        let addresses4 = [[0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]];
+        let addresses6 = [
+            Ipv6Addr::UNSPECIFIED,
+            Ipv6Addr::LOCALHOST,
+            Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
+        ];
+        let of4 = addresses4.map(|address| Self::new(Ipv4Addr::from(address)));
+        of4.into_iter().chain(addresses6.map(Self::new)).collect()
+    }
+
+    /// The frame in which it sends an RPC packet to the VIP whose IP packet has `len` bytes.
+    ///
+    /// # Panics
+    /// If that is less than the headers have.
+    #[must_use]
+    pub fn frame_of_len(&self, header: RpcHeader, len: usize) -> Vec<u8> {
+        let ip = if self.source.is_ipv4() { 20 } else { 40 };
+        let headers = ip + UDP_LEN + RPC_LEN;
+        let payload: Vec<u8> = (0..len - headers).map(|at| (at * 7) as u8).collect();
+        self.frame(header, &payload)
     }
 
     /// The frame in which it sends an RPC packet to the VIP.

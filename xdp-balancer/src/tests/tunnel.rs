@@ -1,7 +1,5 @@
 //! The way to a worker that is not on our own link: each tunnel to the byte, what does not fit it, and what the FIB says.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use ebpf_common::{
     ids::WorkerId,
     maps::{
@@ -24,10 +22,6 @@ use crate::{
 const WORKER: WorkerId = WorkerId(2);
 const MODES: [ForwardMode; 3] = [ForwardMode::L2, ForwardMode::Ipip, ForwardMode::Gue];
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 7, 1], [2, 0, 0, 0, 7, 2]];
-/// Bytes of IPv4 header, UDP header and RPC header.
-const HEADERS_V4: usize = 20 + 8 + 64;
-const HEADERS_V6: usize = 40 + 8 + 64;
-
 /// One worker, to which packets for the VIP, of either version of IP, travel by `mode`, and over IPv6 if `outer_v6`.
 fn tables_by(mode: ForwardMode, outer_v6: bool, change: impl Fn(&mut WorkerInfo)) -> FakeTables {
     let mut tables = tables(Affinity::None);
@@ -55,29 +49,6 @@ fn each_way(check: impl Fn(ForwardMode, bool)) {
     }
 }
 
-fn callers() -> Vec<Caller> {
-    let addresses: [IpAddr; 2] = [
-        Ipv4Addr::new(10, 80, 0, 3).into(),
-        Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 3).into(),
-    ];
-    let tags = [vec![], vec![7], vec![0x6007, 8]];
-    let each = addresses
-        .into_iter()
-        .flat_map(|source| tags.clone().map(|tags| Caller { source, tags }));
-    each.collect()
-}
-
-/// The frame of `caller` whose packet has `len` bytes.
-fn frame_of(caller: &Caller, len: usize) -> Vec<u8> {
-    let headers = if caller.source.is_ipv4() {
-        HEADERS_V4
-    } else {
-        HEADERS_V6
-    };
-    let payload: Vec<u8> = (0..len - headers).map(|at| (at * 7) as u8).collect();
-    caller.frame(request(), &payload)
-}
-
 /// `frame` as worker 2 gets it by `mode`.
 fn sent(tables: &FakeTables, mode: ForwardMode, frame: &[u8]) -> Vec<u8> {
     let worker = &tables.workers[&WORKER];
@@ -103,8 +74,8 @@ fn by_fib(mode: ForwardMode, outer_v6: bool) -> FakeTables {
 fn each_tunnel_is_built_to_the_byte() {
     each_way(|mode, outer_v6| {
         let tables = tables_by(mode, outer_v6, |_| ());
-        for caller in callers() {
-            let frame = frame_of(&caller, 200);
+        for caller in Caller::of_each_kind() {
+            let frame = caller.frame_of_len(request(), 200);
             let (verdict, after, counters) = run(&tables, frame.clone());
             assert_eq!(verdict, Verdict::Tx, "{mode:?} {outer_v6} {caller:?}");
             assert_eq!(after, sent(&tables, mode, &frame), "{mode:?} {caller:?}");
@@ -122,7 +93,7 @@ fn a_tunnel_without_both_ends_carries_nothing() {
         let mut tables = tables_by(mode, outer_v6, |_| ());
         let config = tables.config.as_mut().unwrap();
         (config.tunnel_v4, config.tunnel_v6) = ([0; 4], [0; 16]);
-        let frame = frame_of(&callers()[0], 200);
+        let frame = Caller::of_each_kind()[0].frame_of_len(request(), 200);
         let (verdict, after, _) = run(&tables, frame.clone());
         assert_eq!(verdict, Verdict::Drop(DropReason::NoTunnelAddress));
         assert_eq!(after, frame);
@@ -135,9 +106,9 @@ fn whoever_sends_too_much_is_told_how_much_fits() {
         for mtu in [1_500, 1_450] {
             let tables = tables_by(mode, outer_v6, |worker| worker.mtu = mtu);
             let fits = mtu - overhead(mode, outer_v6) as u16;
-            for caller in callers() {
+            for caller in Caller::of_each_kind() {
                 for too_long in [1, 2, 13] {
-                    let frame = frame_of(&caller, usize::from(fits) + too_long);
+                    let frame = caller.frame_of_len(request(), usize::from(fits) + too_long);
                     let (verdict, after, counters) = run(&tables, frame.clone());
                     if mode == ForwardMode::L2 {
                         // Nothing is put around it: whatever came in goes out.
@@ -157,7 +128,7 @@ fn whoever_sends_too_much_is_told_how_much_fits() {
 fn an_answer_is_never_longer_than_the_packet() {
     for (mtu, len) in [(500, 481), (140, 121), (100, 93)] {
         let tables = tables_by(ForwardMode::Ipip, false, |worker| worker.mtu = mtu);
-        let frame = frame_of(&callers()[0], len);
+        let frame = Caller::of_each_kind()[0].frame_of_len(request(), len);
         let (verdict, after, _) = run(&tables, frame.clone());
         assert_eq!(verdict, Verdict::Tx);
         assert_eq!(after, too_big_answer(&frame, mtu - 20));
@@ -168,7 +139,7 @@ fn an_answer_is_never_longer_than_the_packet() {
 #[test]
 fn who_allows_fragments_is_not_told() {
     let tables = tables_by(ForwardMode::Gue, false, |worker| worker.mtu = 1_500);
-    let mut frame = frame_of(&callers()[0], 1_473);
+    let mut frame = Caller::of_each_kind()[0].frame_of_len(request(), 1_473);
     assert_eq!(frame[14 + 6], 0x40, "DF");
     frame[14 + 6] = 0;
     let (verdict, after, counters) = run(&tables, frame.clone());
@@ -179,21 +150,10 @@ fn who_allows_fragments_is_not_told() {
 
 #[test]
 fn a_source_that_is_no_host_is_not_answered() {
-    let sources4 = [[0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]];
-    let sources6 = [
-        Ipv6Addr::UNSPECIFIED,
-        Ipv6Addr::LOCALHOST,
-        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
-    ];
-    let sources = sources4
-        .map(|source| IpAddr::from(Ipv4Addr::from(source)))
-        .into_iter()
-        .chain(sources6.map(IpAddr::from));
     let tables = tables_by(ForwardMode::Ipip, false, |worker| worker.mtu = 1_500);
-    for source in sources {
-        let frame = frame_of(&Caller::new(source), 1_481);
-        let (verdict, _, _) = run(&tables, frame);
-        assert_eq!(verdict, Verdict::Drop(DropReason::BadSource), "{source}");
+    for caller in Caller::of_no_host() {
+        let (verdict, _, _) = run(&tables, caller.frame_of_len(request(), 1_481));
+        assert_eq!(verdict, Verdict::Drop(DropReason::BadSource), "{caller:?}");
     }
 }
 
@@ -207,7 +167,7 @@ fn answers_keep_to_their_rate() {
         interval_ns: 1 << 50,
         tolerance_ns: 0,
     };
-    let frame = frame_of(&callers()[0], 1_481);
+    let frame = Caller::of_each_kind()[0].frame_of_len(request(), 1_481);
     let (first, ..) = run(&tables, frame.clone());
     let (second, ..) = run(&tables, frame);
     assert_eq!(first, Verdict::Tx);
@@ -217,12 +177,12 @@ fn answers_keep_to_their_rate() {
 #[test]
 fn a_packet_that_cannot_be_cut_or_grown_is_dropped() {
     let tables = tables_by(ForwardMode::Ipip, false, |worker| worker.mtu = 1_500);
-    for caller in callers() {
-        let mut packet = HostPacket::new(frame_of(&caller, 1_481));
+    for caller in Caller::of_each_kind() {
+        let mut packet = HostPacket::new(caller.frame_of_len(request(), 1_481));
         packet.refuses_cut = true;
         let verdict = balance(&mut packet, &tables);
         assert_eq!(verdict, Verdict::Drop(DropReason::NotRewritten));
-        let mut packet = HostPacket::new(frame_of(&caller, 200));
+        let mut packet = HostPacket::new(caller.frame_of_len(request(), 200));
         packet.head_room = 19;
         let verdict = balance(&mut packet, &tables);
         assert_eq!(verdict, Verdict::Drop(DropReason::NotRewritten));
@@ -233,7 +193,7 @@ fn a_packet_that_cannot_be_cut_or_grown_is_dropped() {
 fn the_next_hop_of_the_fib_is_sent_to() {
     each_way(|mode, outer_v6| {
         let mut tables = by_fib(mode, outer_v6);
-        let frame = frame_of(&callers()[0], 200);
+        let frame = Caller::of_each_kind()[0].frame_of_len(request(), 200);
         let found = |ifindex| NextHop::Found {
             ifindex,
             macs: MACS,
@@ -255,7 +215,7 @@ fn the_next_hop_of_the_fib_is_sent_to() {
 fn what_the_fib_does_not_know_is_left_to_the_kernel_or_dropped() {
     each_way(|mode, outer_v6| {
         let tables = by_fib(mode, outer_v6);
-        let frame = frame_of(&callers()[0], 200);
+        let frame = Caller::of_each_kind()[0].frame_of_len(request(), 200);
         let (verdict, after) = run_by_fib(&tables, &frame, NextHop::NoNeighbour);
         if mode == ForwardMode::L2 {
             assert_eq!(verdict, Verdict::Drop(DropReason::NoRoute));
@@ -273,8 +233,8 @@ fn what_the_fib_does_not_know_is_left_to_the_kernel_or_dropped() {
 #[test]
 fn a_route_for_shorter_packets_is_told_to_the_sender() {
     let tables = by_fib(ForwardMode::Ipip, false);
-    for caller in callers() {
-        let frame = frame_of(&caller, 1_381);
+    for caller in Caller::of_each_kind() {
+        let frame = caller.frame_of_len(request(), 1_381);
         let (verdict, after) = run_by_fib(&tables, &frame, NextHop::TooBig { mtu: 1_400 });
         assert_eq!(verdict, Verdict::Tx);
         assert_eq!(after, too_big_answer(&frame, 1_380));

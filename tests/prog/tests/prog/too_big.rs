@@ -23,10 +23,6 @@ use crate::{
     forward::tables as tables_of,
 };
 
-/// Bytes between the beginning of the IP header and the payload of an RPC packet.
-const HEADERS_V4: usize = 20 + 8 + 64;
-const HEADERS_V6: usize = 40 + 8 + 64;
-
 fn tables(mode: ForwardMode, outer_v6: bool, mtu: u16) -> FakeTables {
     let mut tables = tables_of(mode, outer_v6);
     let vip = VipInfo {
@@ -38,29 +34,6 @@ fn tables(mode: ForwardMode, outer_v6: bool, mtu: u16) -> FakeTables {
         worker.mtu = mtu;
     }
     tables
-}
-
-fn callers() -> Vec<Caller> {
-    let mut callers = Vec::new();
-    for tags in [vec![], vec![7], vec![0x6007, 8]] {
-        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 3);
-        for mut caller in [Caller::new(Ipv4Addr::new(10, 80, 0, 3)), Caller::new(v6)] {
-            caller.tags.clone_from(&tags);
-            callers.push(caller);
-        }
-    }
-    callers
-}
-
-/// The frame of `caller` whose IP packet has `len` bytes.
-fn frame_of(caller: &Caller, len: usize) -> Vec<u8> {
-    let headers = if caller.source.is_ipv4() {
-        HEADERS_V4
-    } else {
-        HEADERS_V6
-    };
-    let payload: Vec<u8> = (0..len - headers).map(|at| (at * 7) as u8).collect();
-    caller.frame(request(), &payload)
 }
 
 fn answered(tables: &FakeTables, frame: Vec<u8>, mtu: u16) -> Case {
@@ -92,9 +65,9 @@ fn a_sender_is_told_how_long_a_packet_may_be() {
                 let mut program = Program::load(prog_tests::object(), &[]).unwrap();
                 program.apply(&tables).unwrap();
                 let fits = mtu - overhead(mode, outer_v6) as u16;
-                for caller in callers() {
+                for caller in Caller::of_each_kind() {
                     for too_long in [1, 2, 13] {
-                        let frame = frame_of(&caller, usize::from(fits) + too_long);
+                        let frame = caller.frame_of_len(request(), usize::from(fits) + too_long);
                         answered(&tables, frame, fits).check_in(&mut program);
                     }
                 }
@@ -109,14 +82,14 @@ fn an_answer_is_never_longer_than_the_packet() {
     let caller = Caller::new(Ipv4Addr::new(10, 80, 0, 3));
     for (mtu, len) in [(500, 481), (140, 121)] {
         let tables = tables(ForwardMode::Ipip, false, mtu);
-        let frame = frame_of(&caller, len);
+        let frame = caller.frame_of_len(request(), len);
         let case = answered(&tables, frame, mtu - 20);
         assert!(case.expect.frame.len() <= case.frame.len());
         case.check();
     }
     let caller = Caller::new(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 3));
     let tables = tables(ForwardMode::Ipip, false, 132);
-    let case = answered(&tables, frame_of(&caller, 113), 112);
+    let case = answered(&tables, caller.frame_of_len(request(), 113), 112);
     assert!(case.expect.frame.len() <= case.frame.len());
     case.check();
 }
@@ -127,7 +100,7 @@ fn who_allows_fragments_is_not_told() {
     for mut caller in [Caller::new(Ipv4Addr::new(10, 80, 0, 3))] {
         for tags in [vec![], vec![7], vec![7, 8]] {
             caller.tags = tags;
-            let mut frame = frame_of(&caller, 1_473);
+            let mut frame = caller.frame_of_len(request(), 1_473);
             let flags = 14 + 4 * caller.tags.len() + 6;
             assert_eq!(frame[flags], 0x40, "DF");
             frame[flags] = 0;
@@ -144,18 +117,8 @@ fn who_allows_fragments_is_not_told() {
 
 #[test]
 fn a_source_that_is_no_host_is_not_answered() {
-    let sources4 = [[0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]];
-    let sources6 = [
-        Ipv6Addr::UNSPECIFIED,
-        Ipv6Addr::LOCALHOST,
-        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
-    ];
-    let callers = sources4
-        .map(|source| Caller::new(Ipv4Addr::from(source)))
-        .into_iter()
-        .chain(sources6.map(Caller::new));
-    for caller in callers {
-        let frame = frame_of(&caller, 1_481);
+    for caller in Caller::of_no_host() {
+        let frame = caller.frame_of_len(request(), 1_481);
         let tables = tables(ForwardMode::Ipip, false, 1_500);
         dropped("no host", tables, Counter::DropBadSource, frame).check();
     }
@@ -176,7 +139,7 @@ fn too_big_answers_keep_to_the_rate_of_answers() {
     };
     let mut program = Program::load(prog_tests::object(), &[]).unwrap();
     program.apply(&tables).unwrap();
-    let frame = frame_of(&Caller::new(Ipv4Addr::new(10, 80, 0, 3)), 1_481);
+    let frame = Caller::new(Ipv4Addr::new(10, 80, 0, 3)).frame_of_len(request(), 1_481);
     let first = answered(&tables, frame.clone(), 1_480);
     first.check_in(&mut program);
     // With the buckets as the first one has left them.
