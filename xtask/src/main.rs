@@ -55,7 +55,7 @@ enum Verb {
     Wheels(wheels::Args),
     /// Build the root file system that tests run sandboxes in; `test` does it too.
     Rootfs(rootfs::Args),
-    /// Check formatting and lints, then run the tests: all that CI does.
+    /// Check formatting, lints and coverage, then run the tests: all that CI does.
     Ci,
     /// Measure which lines of the data plane the host's tests reach: 95 % of each stage, or it fails.
     Coverage(coverage::Args),

@@ -44,7 +44,7 @@ class Connection:
 
     def receive(self):
         """The next frame: its type, its meta (a dict) and its data (bytes)."""
-        ahead = self._ahead or self._more(b"", 1)
+        ahead = self._ahead
         if len(ahead) < _HEADER.size:
             ahead = self._more(ahead, _HEADER.size)
         kind, meta_len, data_len = _HEADER.unpack_from(ahead)
@@ -73,7 +73,7 @@ class Connection:
 
     def _more(self, ahead, count):
         """What was read ahead, and as much behind it that it is `count` bytes at least."""
-        parts = [ahead]
+        parts = [ahead] if ahead else []
         have = len(ahead)
         while have < count:
             part = self._sock.recv(max(_RECEIVE_BYTES, count - have))
@@ -81,4 +81,5 @@ class Connection:
                 raise Closed
             parts.append(part)
             have += len(part)
-        return parts[1] if len(parts) == 2 and not ahead else b"".join(parts)
+        # The usual request is one part, which `join` hands back as it is.
+        return b"".join(parts)

@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Only cases whose name contains this; the floors always run.
     #[arg(long, default_value = "", value_name = "FILTER")]
     case: String,
+    /// Places of `SESSIONS` and of `FLOWS`, as `[limits]` of the configuration; those of the object without.
+    #[arg(long)]
+    places: Option<u32>,
     /// Print the rows as JSON instead of the table.
     #[arg(long)]
     json: bool,
@@ -103,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         (9, 1 << 22)
     };
-    let mut wire = Wire::build()?;
+    let mut wire = Wire::build(args)?;
     let mut measured = wire.cases(&args.case)?;
     for round in 1..=rounds {
         let _closed = writeln!(std::io::stderr(), "round {round} of {rounds}");
@@ -214,7 +217,7 @@ struct Wire {
 }
 
 impl Wire {
-    fn build() -> Result<Self> {
+    fn build(args: &Args) -> Result<Self> {
         let run = Run::new()?;
         let near = Netns::create(&run, "near")?;
         let far = Netns::create(&run, "far")?;
@@ -233,7 +236,7 @@ impl Wire {
             ifindex,
             sink,
             harness,
-            world: World::load(prog_tests::object(), "balancer")?,
+            world: World::load(prog_tests::object(), "balancer", args.places)?,
             near,
             far,
             _run: run,

@@ -7,7 +7,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, MapData, PerCpuArray, PerCpuValues},
@@ -101,9 +101,10 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Loads `program` of `object` and fills its tables.
-    pub(crate) fn load(object: &[u8], program: &'static str) -> Result<Self> {
-        let ebpf = EbpfLoader::new()
+    /// Loads `program` of `object` and fills its tables. Those of sessions and flows have `places` each (a power of two),
+    /// or what the object says.
+    pub(crate) fn load(object: &[u8], program: &'static str, places: Option<u32>) -> Result<Self> {
+        let ebpf = loader(places)?
             .load(object)
             .context("loading the object `balancer`")?;
         let mut world = Self {
@@ -316,6 +317,23 @@ impl World {
     fn array<V: Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>> {
         Ok(self.ebpf.map_mut(map).context(map)?.try_into()?)
     }
+}
+
+/// Loads an object whose tables of sessions and flows have `places` each, or what it says itself.
+fn loader(places: Option<u32>) -> Result<EbpfLoader<'static>> {
+    let mut loader = EbpfLoader::new();
+    if let Some(places) = places {
+        let rows = places / limits::PLACES_PER_ROW;
+        ensure!(
+            rows.is_power_of_two(),
+            "{places} places: a power of two is wanted, and {} at least",
+            limits::PLACES_PER_ROW
+        );
+        for map in [name::SESSIONS, name::FLOWS] {
+            loader.map_max_entries(map, rows);
+        }
+    }
+    Ok(loader)
 }
 
 /// The RPC VIP with `forward`.

@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Only cases whose name contains this, like `session/v4`.
     #[arg(long, default_value = "", value_name = "FILTER")]
     case: String,
+    /// Places of `SESSIONS` and of `FLOWS`, as `[limits]` of the configuration; those of the object without.
+    #[arg(long)]
+    places: Option<u32>,
     /// Print the rows as JSON instead of the table.
     #[arg(long)]
     json: bool,
@@ -162,7 +165,7 @@ impl Bench {
     fn load(packets: u32, args: &Args) -> Result<Self> {
         let mut harness = Harness::load()?;
         let program = if args.traced { "traced" } else { "balancer" };
-        let mut world = World::load(prog_tests::object(), program)?;
+        let mut world = World::load(prog_tests::object(), program, args.places)?;
         if args.traced {
             world.trace_nothing()?;
         }

@@ -28,7 +28,7 @@ const FLOOR: f64 = 95.0;
 const TARGET_DIR: &str = "target/coverage";
 
 /// Measures the line coverage of the data plane.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Print the result as JSON.
     #[arg(long)]

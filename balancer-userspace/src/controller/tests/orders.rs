@@ -337,6 +337,31 @@ fn refusal(answer: Result<PrewarmStatus, AdminError>) -> (StatusCode, String) {
     }
 }
 
+/// The answer to `request`, given a minute to wait in, once the worker of `connection` has sent `heartbeat`.
+async fn answered_after(
+    running: &Running,
+    request: OrderRequest,
+    connection: ConnectionId,
+    heartbeat: Heartbeat,
+) -> PrewarmStatus {
+    let patient = OrderRequest {
+        wait_ms: 60_000,
+        ..request
+    };
+    let later = async {
+        // The request is there before; and if it is not, it is answered all the same.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let beat = ConnectionEvent::Heartbeat {
+            connection,
+            heartbeat,
+        };
+        running.connections.send(beat).await.unwrap();
+    };
+    let both = async { tokio::join!(running.client.prewarm(&patient), later).0 };
+    let answer = timeout(Duration::from_secs(10), both).await.unwrap();
+    answer.unwrap()
+}
+
 #[tokio::test]
 async fn the_api_answers_once_the_instances_live_and_says_what_is_missing_otherwise() {
     let running = Running::start();
@@ -352,22 +377,7 @@ async fn the_api_answers_once_the_instances_live_and_says_what_is_missing_otherw
     };
     let short = client.prewarm(&waiting).await.unwrap();
     assert_eq!((short.live, short.missing), (0, 2));
-    let patient = OrderRequest {
-        wait_ms: 60_000,
-        ..waiting
-    };
-    let heartbeat = living(2);
-    let later = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let beat = ConnectionEvent::Heartbeat {
-            connection,
-            heartbeat,
-        };
-        running.connections.send(beat).await.unwrap();
-    };
-    let both = async { tokio::join!(client.prewarm(&patient), later).0 };
-    let met = timeout(Duration::from_secs(10), both).await.unwrap();
-    let met = met.unwrap();
+    let met = answered_after(&running, waiting, connection, living(2)).await;
     assert_eq!((met.live, met.missing), (2, 0));
     assert_eq!(met.workers[0].worker, "a");
     assert_eq!(client.prewarms().await.unwrap()[0].function, FUNCTION);
@@ -379,22 +389,10 @@ async fn the_api_answers_once_the_instances_live_and_says_what_is_missing_otherw
     };
     let short = client.prewarm(&code).await.unwrap();
     assert_eq!((short.code_workers, short.code_missing), (1, 1));
-    let patient = OrderRequest {
-        wait_ms: 60_000,
-        ..code
-    };
     let mut heartbeat = with_code();
     heartbeat.kept[0].live = 2;
-    let later = async {
-        let beat = ConnectionEvent::Heartbeat {
-            connection,
-            heartbeat,
-        };
-        running.connections.send(beat).await.unwrap();
-    };
-    let both = async { tokio::join!(client.prewarm(&patient), later).0 };
-    let met = timeout(Duration::from_secs(10), both).await.unwrap();
-    assert!(met.unwrap().is_met());
+    let met = answered_after(&running, code, connection, heartbeat).await;
+    assert!(met.is_met());
 
     for (order, expected) in [
         (request("nope", 1, 60), StatusCode::NOT_FOUND),
