@@ -24,6 +24,8 @@ pub struct Load {
     /// None until the worker has said so to *this* control plane: after a restart what the data plane holds stays
     /// until then.
     pub report: Option<Report>,
+    /// What its last heartbeat said, where `report` may be the data plane's word.
+    pub said: Option<Report>,
     /// Functions it has a warm sandbox of, ascending.
     pub warm: Vec<FunctionId>,
     /// How many instances live of those that it was asked to tell of.
@@ -76,6 +78,7 @@ impl Loads {
             kept: load.kept != heartbeat.kept,
         };
         load.report = Some(report);
+        load.said = Some(report);
         if change.kept {
             load.kept.clone_from(&heartbeat.kept);
         }
@@ -109,6 +112,14 @@ impl Loads {
             self.not_warm(worker, *function);
         }
         warm
+    }
+
+    /// Whatever `worker` says next is news: it connected anew.
+    pub fn forget_report(&mut self, worker: WorkerId) {
+        if let Some(load) = self.by_worker.get_mut(&worker) {
+            load.report = None;
+            load.said = None;
+        }
     }
 
     /// Functions that are warm somewhere.

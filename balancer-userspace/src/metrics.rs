@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     pub(crate) heartbeats_overtaken: IntCounter,
     pub(crate) joins: IntCounter,
     pub(crate) losses: IntCounter,
+    pub(crate) load_silences: IntCounter,
     pub(crate) write_errors: IntCounter,
     pub(crate) plan_seconds: Histogram,
     pub(crate) orders: IntGauge,
@@ -96,6 +97,11 @@ impl Metrics {
             )?,
             joins: counter(r, "balancer_worker_joins_total", "Workers that connected.")?,
             losses: counter(r, "balancer_worker_losses_total", "Workers that went down.")?,
+            load_silences: counter(
+                r,
+                "balancer_load_silences_total",
+                "Workers that are up and whose LOAD packets stopped: their heartbeats count in their place.",
+            )?,
             write_errors: counter(
                 r,
                 "balancer_map_write_errors_total",

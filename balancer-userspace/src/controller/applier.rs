@@ -135,6 +135,14 @@ impl<S: MapStore> Applier<S> {
         }
     }
 
+    /// Gives the load row of `id` back to its heartbeats, of which `report` is the last.
+    pub(super) fn restart_load(&mut self, id: WorkerId, report: Report) {
+        self.metrics.count_write(name::WORKER_LOAD);
+        if let Err(error) = self.store.restart_load(id, report) {
+            self.refused(&error);
+        }
+    }
+
     /// Takes it that the kernel has removed the ports that are not among `ports`, and may have removed any of the others:
     /// those are written again.
     pub(super) fn forget_ports(&mut self, ports: &Ports) {

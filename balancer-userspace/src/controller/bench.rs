@@ -1,6 +1,6 @@
 //! The controller driven by hand, for `crate::bench`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ebpf_common::ids::{FunctionId, WorkerId};
 use tokio::sync::oneshot;
@@ -95,6 +95,6 @@ impl<S: MapStore> Bench<S> {
     }
 
     pub(crate) fn look_at_loads(&mut self) {
-        self.0.look_at_loads();
+        self.0.look_at_loads(Instant::now());
     }
 }

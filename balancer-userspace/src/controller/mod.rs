@@ -16,6 +16,7 @@ mod orders;
 mod outputs;
 mod plan;
 mod policies;
+mod reports;
 mod schemas;
 mod state_file;
 mod views;
@@ -37,6 +38,7 @@ pub(crate) use bench::Bench;
 pub(crate) use commands::{Command, CommandError};
 use events::Event;
 pub(crate) use events::{Events, PortsEvent};
+use reports::Reports;
 use schemas::SchemaRows;
 use state_file::StateFile;
 use workers::suspend_absent;
@@ -158,6 +160,8 @@ pub(crate) struct Controller<S> {
     keys_at: Option<Instant>,
     keys_made_s: u64,
     loads_at: Instant,
+    /// Whose LOAD packets come.
+    reports: Reports,
     /// When the standby copies are made the same as the live ones.
     standby_at: Option<Instant>,
 }
@@ -262,6 +266,7 @@ impl<S: MapStore> Controller<S> {
             keys_at: None,
             keys_made_s,
             loads_at: Instant::now(),
+            reports: Reports::default(),
             standby_at: None,
         };
         controller.complete_config(start.table_rows);
@@ -394,7 +399,7 @@ impl<S: MapStore> Controller<S> {
         }
         if Instant::now() >= self.loads_at {
             self.loads_at = Instant::now() + LOOK_AT_LOADS;
-            self.look_at_loads();
+            self.look_at_loads(Instant::now());
             self.publish_orders_if_stale();
         }
     }
@@ -402,7 +407,10 @@ impl<S: MapStore> Controller<S> {
     fn deadline(&self) -> Option<Instant> {
         let grace = self.grace.as_ref().map(|(until, _)| *until);
         let retry = self.applier.retry_at();
-        let loads = (self.homes.total_weight() > 0).then_some(self.loads_at);
+        // Who drains takes no new work, but its sessions' requests.
+        let mut members = self.membership.iter();
+        let has_loads = members.any(|(_, member)| member.is_alive);
+        let loads = has_loads.then_some(self.loads_at);
         let times = [
             grace,
             retry,

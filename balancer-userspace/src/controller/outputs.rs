@@ -96,7 +96,8 @@ impl<S: MapStore> Controller<S> {
                 in_flight: 0,
                 capacity: u32::MAX,
             };
-            self.applier.report_load(id, never_full);
+            // It may have sent some when it was no static one, or another one that had this id may have.
+            self.applier.restart_load(id, never_full);
         }
     }
 

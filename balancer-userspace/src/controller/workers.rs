@@ -50,7 +50,9 @@ impl<S: MapStore> Controller<S> {
             .membership
             .join(identity)
             .map_err(|error| error.to_string())?;
-        if !is_known {
+        if is_known {
+            self.restart_load(id);
+        } else {
             // Another worker may have had this id.
             self.applier.reset_load(id, Report::default());
         }
@@ -121,6 +123,7 @@ impl<S: MapStore> Controller<S> {
             self.worker_changed(id);
             self.write_urgent();
         }
+        self.reports.forget(id);
         let warm = self.loads.forget(id);
         self.functions.extend(warm);
         if is_news {

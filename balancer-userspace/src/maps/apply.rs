@@ -79,6 +79,13 @@ pub trait MapStore {
     /// [`WriteError`].
     fn report_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError>;
 
+    /// Gives `worker`'s row of `WORKER_LOAD` back to heartbeats: until a LOAD packet comes, whatever its sequence number,
+    /// `report` counts.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    fn restart_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError>;
+
     /// The worker's row of `WORKER_LOAD`.
     ///
     /// # Errors
@@ -341,6 +348,12 @@ impl MapStore for KernelMaps {
         let load = reported(load, report);
         self.loads.set(worker.0.into(), load, 0).map_err(load_error)
     }
+
+    fn restart_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError> {
+        let load = self.loads.get(&worker.0.into(), 0).map_err(load_error)?;
+        let load = restarted(load, report);
+        self.loads.set(worker.0.into(), load, 0).map_err(load_error)
+    }
 }
 
 /// The row of a worker that sends no LOAD packets, after a heartbeat. Requests that the program counts between reading
@@ -351,6 +364,15 @@ const fn reported(load: WorkerLoad, report: Report) -> WorkerLoad {
         in_flight: report.in_flight,
         capacity: report.capacity,
         ..load
+    }
+}
+
+/// The row of a worker that has sent no LOAD packet since it started, or whose LOAD packets do not come any more.
+const fn restarted(load: WorkerLoad, report: Report) -> WorkerLoad {
+    WorkerLoad {
+        sent: load.sent,
+        sent_at_report: load.sent,
+        ..WorkerLoad::new(report.in_flight, report.capacity)
     }
 }
 
@@ -425,6 +447,12 @@ pub(crate) mod fake {
             if load.sequence == 0 {
                 *load = reported(*load, report);
             }
+            Ok(())
+        }
+
+        fn restart_load(&mut self, worker: WorkerId, report: Report) -> Result<(), WriteError> {
+            let load = &mut self.loads[usize::from(worker.0)];
+            *load = restarted(*load, report);
             Ok(())
         }
 

@@ -97,6 +97,12 @@ impl Homes {
             .sum()
     }
 
+    /// Whether `worker` takes new work.
+    #[must_use]
+    pub fn takes(&self, worker: WorkerId) -> bool {
+        self.takers.contains_key(&worker)
+    }
+
     /// Who takes new work, and its weight.
     pub fn takers(&self) -> impl Iterator<Item = (WorkerId, u16)> + '_ {
         self.takers.iter().map(|(id, (_, weight))| (*id, *weight))

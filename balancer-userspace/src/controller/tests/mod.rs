@@ -21,6 +21,7 @@ mod events;
 mod happenings;
 mod heartbeats;
 mod keys;
+mod loads;
 mod orders;
 mod policies;
 mod schemas;
