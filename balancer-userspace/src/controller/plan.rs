@@ -108,7 +108,8 @@ impl<S: MapStore> Controller<S> {
 
     /// What others are told once the tables are written.
     pub(super) fn tell(&mut self, news: News) {
-        if news.slots {
+        let told = self.shared.borrow().load.map(|load| load.address);
+        if news.slots || told != self.load_address() {
             self.share();
         }
         self.share_keep_warm();

@@ -54,3 +54,29 @@ fn workers_are_told_what_to_keep_warm_and_take_over_from_one_that_goes() {
     bench.controller.follow_catalog(Catalog::default());
     assert!(kept(&bench).is_empty());
 }
+
+#[test]
+fn workers_are_told_where_load_packets_go_when_the_address_of_an_interface_changes() {
+    let mut bench = Bench::new();
+    let shared = bench.join("w0", "0-99").1.unwrap().shared;
+    let told = || {
+        shared
+            .borrow()
+            .load
+            .map(|load| load.address.ip().to_string())
+    };
+    assert_eq!(told().unwrap(), "10.80.0.2");
+    let mut event = ports();
+    let mask = Ipv4Addr::new(255, 255, 255, 0);
+    event.ports.0[0].subnets = vec![Subnet::new(Ipv4Addr::new(10, 80, 0, 3), mask)];
+    bench.controller.handle(Event::Ports(event.clone()));
+    bench.settle();
+    assert_eq!(told().unwrap(), "10.80.0.3");
+    event.ports.0[0].subnets.clear();
+    bench.controller.handle(Event::Ports(event));
+    bench.settle();
+    assert_eq!(told(), None);
+    bench.controller.handle(Event::Ports(ports()));
+    bench.settle();
+    assert_eq!(told().unwrap(), "10.80.0.2");
+}
