@@ -53,8 +53,9 @@ impl<S: MapStore> Controller<S> {
         if is_known {
             self.restart_load(id);
         } else {
-            // Another worker may have had this id.
+            // Another worker may have had this id, and slots.
             self.applier.reset_load(id, Report::default());
+            self.dirty.slots |= self.slots.owners.contains(&id);
         }
         if let Some((_, waiting)) = &mut self.grace {
             waiting.retain(|waiting| *waiting != id);

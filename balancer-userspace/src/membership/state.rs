@@ -2,7 +2,7 @@
 //!
 //! Pure: no clock, no sockets. Ids stay with names, because route cookies and pinned tables hold them;
 //! an id is only given to another name when all [`MAX_WORKERS`] are taken, and then the one that has
-//! been down for longest goes.
+//! been down for longest goes, before any whose drain an operator asked for.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -261,15 +261,16 @@ impl Membership {
         });
     }
 
-    /// The lowest id that no name has, or else that of the worker that has been down for longest.
+    /// The lowest id that no name has, or else that of the worker that has been down for longest. An operator's order is
+    /// only forgotten where otherwise a live worker would be refused.
     fn free_id(&self) -> Option<WorkerId> {
         let unused = (0..MAX_WORKERS as u16)
             .map(WorkerId)
             .find(|id| self.get(*id).is_none());
         unused.or_else(|| {
             self.iter()
-                .filter(|(_, member)| !member.is_alive && !member.is_drained)
-                .min_by_key(|(_, member)| member.changed_at)
+                .filter(|(_, member)| !member.is_alive)
+                .min_by_key(|(_, member)| (member.is_drained, member.changed_at))
                 .map(|(id, _)| id)
         })
     }
@@ -341,6 +342,17 @@ mod tests {
         membership.suspend(WorkerId(7));
         membership.suspend(WorkerId(3));
         assert_eq!(membership.join(identity("late")), Ok(WorkerId(7)));
+        // Scaled in: drained, then gone.
+        for id in [3, 5].map(WorkerId) {
+            membership.set_drained(id, true);
+            membership.suspend(id);
+        }
+        membership.suspend(WorkerId(9));
+        for (name, id) in [("next", 9), ("then", 3), ("last", 5)] {
+            assert_eq!(membership.join(identity(name)), Ok(WorkerId(id)));
+        }
+        let last = membership.get(WorkerId(5)).unwrap();
+        assert_eq!(last.state(), WorkerState::Up, "the order was for another");
     }
 
     #[test]

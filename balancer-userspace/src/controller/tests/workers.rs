@@ -135,3 +135,28 @@ fn an_interface_made_anew_changes_every_row() {
     bench.settle();
     assert_eq!(bench.row(0).state(), WorkerState::Down);
 }
+
+#[test]
+fn a_worker_that_gets_the_id_of_another_does_not_get_its_slots() {
+    let mut bench = Bench::new();
+    let (connection, _) = bench.join("w0", "0-99");
+    for number in 1..ebpf_common::limits::MAX_WORKERS {
+        let identity = identity(format!("w{number}"));
+        bench.controller.membership.join(identity).unwrap();
+    }
+    bench.close(connection);
+    bench.settle();
+    let (reply, mut answer) = oneshot::channel();
+    bench
+        .controller
+        .handle(Event::Connection(ConnectionEvent::Hello {
+            connection: ConnectionId::test(9_999),
+            identity: identity("late"),
+            reply,
+        }));
+    bench.settle();
+    assert_eq!(answer.try_recv().unwrap().unwrap().worker_id, 0);
+    assert_eq!(bench.row(0).state(), WorkerState::Up);
+    let live = bench.tables().config.generation;
+    assert!(!bench.tables().slots_of(live)[0].is_some());
+}
