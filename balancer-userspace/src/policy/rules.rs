@@ -277,23 +277,22 @@ fn key_of(vip: &VipConfig) -> AnyVipKey {
     AnyVipKey::new(vip.address, vip.port.number(), vip.protocol.number())
 }
 
-/// Numbers of VIPs, which are their rows in `VIP_COUNTERS`.
+/// Numbers of VIPs, which are their rows in `VIP_COUNTERS` and a part of their flows' keys: that of `before` for a VIP that
+/// was there, and for a new one, if possible, none that a VIP which goes still has.
 fn vip_ids(keys: &[AnyVipKey], before: &HashMap<AnyVipKey, VipInfo>) -> HashMap<AnyVipKey, u32> {
+    let mut kept = BTreeSet::new();
     let mut ids: HashMap<AnyVipKey, u32> = keys
         .iter()
         .filter_map(|key| Some((*key, before.get(key)?.vip_id)))
+        .filter(|(_, id)| kept.insert(*id))
         .collect();
-    let mut taken: BTreeSet<u32> = before.values().map(|info| info.vip_id).collect();
-    let mut next = 0;
+    let taken: BTreeSet<u32> = before.values().map(|info| info.vip_id).collect();
+    let fresh = (0..MAX_VIPS).filter(|id| !taken.contains(id));
+    let leaving = taken.difference(&kept).copied();
+    let mut free = fresh.chain(leaving);
     for key in keys {
-        if ids.contains_key(key) {
-            continue;
-        }
-        while taken.contains(&next) && next + 1 < MAX_VIPS {
-            next += 1;
-        }
-        taken.insert(next);
-        ids.insert(*key, next);
+        ids.entry(*key)
+            .or_insert_with(|| free.next().unwrap_or(MAX_VIPS - 1));
     }
     ids
 }
@@ -307,5 +306,54 @@ fn pktgen_row(pktgen: &crate::config::PktgenConfig) -> PktgenInfo {
         functions_len: pktgen.functions.len().min(PKTGEN_FUNCTIONS) as u32,
         sessions: pktgen.sessions,
         functions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn keys(numbers: std::ops::Range<u32>) -> Vec<AnyVipKey> {
+        let address = |number: u32| IpAddr::from(number.to_be_bytes());
+        numbers
+            .map(|number| AnyVipKey::new(address(number), 53, UDP))
+            .collect()
+    }
+
+    fn rows(ids: &HashMap<AnyVipKey, u32>) -> HashMap<AnyVipKey, VipInfo> {
+        let row = |id: &u32| VipInfo::new(*id, VipKind::L4);
+        ids.iter().map(|(key, id)| (*key, row(id))).collect()
+    }
+
+    fn distinct(ids: &HashMap<AnyVipKey, u32>) -> usize {
+        ids.values().collect::<BTreeSet<_>>().len()
+    }
+
+    #[test]
+    fn no_two_vips_have_one_number_however_many_are_replaced() {
+        let old = vip_ids(&keys(0..2100), &HashMap::new());
+        let new = vip_ids(&keys(2050..4150), &rows(&old));
+        assert_eq!(distinct(&new), 2100);
+        assert!(new.values().all(|id| *id < MAX_VIPS));
+        for key in keys(2050..2100) {
+            assert_eq!(new[&key], old[&key], "who stays keeps its number");
+        }
+        let all = vip_ids(&keys(10_000..10_000 + MAX_VIPS), &rows(&new));
+        assert_eq!(distinct(&all), MAX_VIPS as usize);
+    }
+
+    #[test]
+    fn a_new_vip_gets_a_number_that_no_leaving_one_has_if_there_is_one() {
+        let old = vip_ids(&keys(0..3), &HashMap::new());
+        let new = vip_ids(&keys(3..5), &rows(&old));
+        assert!(new.values().all(|id| (3..5).contains(id)), "{new:?}");
+    }
+
+    #[test]
+    fn vips_that_had_one_number_are_told_apart() {
+        let both = keys(0..2).into_iter().map(|key| (key, 7)).collect();
+        assert_eq!(distinct(&vip_ids(&keys(0..2), &rows(&both))), 2);
     }
 }
