@@ -201,6 +201,8 @@ impl<S: MapStore> Controller<S> {
             .persisted
             .as_ref()
             .map_or_else(Orders::default, |state| state.orders.clone());
+        // Whom the ids in the maps meant is not known any more.
+        let is_orphaned = start.program.adopted && start.persisted.is_none();
         let mut membership = start.persisted.map(Persisted::restore).unwrap_or_default();
         membership.set_static(start.config.workers.iter().map(static_identity).collect())?;
 
@@ -269,7 +271,7 @@ impl<S: MapStore> Controller<S> {
             reports: Reports::default(),
             standby_at: None,
         };
-        controller.complete_config(start.table_rows);
+        controller.complete_config(start.table_rows, is_orphaned);
         controller.schedule_keys();
         controller.set_policy(start.policy, start.revision);
         controller.follow_schemas(false);

@@ -74,9 +74,17 @@ impl<S: MapStore> Controller<S> {
 
     /// Fills in what no plan is about. Keys and secrets are made by the first control plane of a data plane; the pinned
     /// map keeps them.
-    pub(super) fn complete_config(&mut self, rows: TableRows) {
+    ///
+    /// In an orphaned data plane, one whose names of workers are lost, ids mean other workers from now on, in route cookies
+    /// and LOAD packets, and in the session and flow tables. What makes these valid, or found, is made anew.
+    pub(super) fn complete_config(&mut self, rows: TableRows, is_orphaned: bool) {
         let config = self.applier.actual().config;
-        for write in completed(&config, rows) {
+        let kept = if is_orphaned {
+            disowned(config)
+        } else {
+            config
+        };
+        for write in completed(&kept, rows) {
             if write.config(config) != Some(config) {
                 self.applier.write_now(&[write]);
             }
@@ -172,6 +180,16 @@ fn tick_ns() -> u32 {
         .and_then(|tick| u32::try_from(tick.tv_nsec()).ok())
         .filter(|tick| *tick > 0)
         .unwrap_or(COMMON_TICK_NS)
+}
+
+/// Without the secret and the keys that what names a worker's id is found or opened with. Address tokens name none.
+const fn disowned(config: ConfigRow) -> ConfigRow {
+    ConfigRow {
+        table_secret: [0; 2],
+        cookie_keys: [[0; 2]; 2],
+        load_keys: [[0; 2]; 2],
+        ..config
+    }
 }
 
 fn completed(config: &ConfigRow, rows: TableRows) -> [MapWrite; 2] {

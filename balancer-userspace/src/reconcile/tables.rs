@@ -250,7 +250,8 @@ impl Keys {
     }
 }
 
-/// The fields of `CONFIG` that follow from the sizes of the maps and the machine, and the secret, which is never changed.
+/// The fields of `CONFIG` that follow from the sizes of the maps and the machine, and the secret, which is only
+/// changed when the names of workers are lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Constants {
     /// Rows of `SESSIONS`, less one.

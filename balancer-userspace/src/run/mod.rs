@@ -154,7 +154,10 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
     let kernel = Kernel::open(&config)?;
     metrics.set_adopted(kernel.program.adopted);
     if kernel.program.adopted && persisted.is_none() {
-        warn!("maps were adopted but the state file is gone: workers may get other ids");
+        warn!(
+            "maps were adopted but the state file is gone: workers may get other ids, so cookies, sessions and flows of \
+             before are not followed"
+        );
     }
     let start = Start {
         policy,

@@ -105,7 +105,10 @@ impl Bench {
             actual: actual.clone(),
             ports: ports(),
             metrics: Arc::new(Metrics::new().unwrap()),
-            program: ProgramInfo::default(),
+            program: ProgramInfo {
+                adopted: actual.config.table_secret != [0; 2],
+                ..ProgramInfo::default()
+            },
             table_rows: TableRows {
                 sessions: 128,
                 flows: 256,
