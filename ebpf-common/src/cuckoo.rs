@@ -148,6 +148,19 @@ mod placement {
             Ok(steps)
         }
 
+        /// Takes back what the last [`Self::insert`] of a new key answered, of which only the first `made` of its `steps` were
+        /// carried out: the key is not in, and those that it would have moved are where they are. The row of the step
+        /// that failed counts as free, and is returned if the map still has a key there which has moved on.
+        pub fn take_back(&mut self, steps: &[Step<Key>], made: usize) -> Option<u32> {
+            for (number, step) in steps.iter().enumerate().skip(made).rev() {
+                let before = number.checked_sub(1).filter(|_| number > made);
+                self.rows[step.row as usize] = before.map(|before| steps[before].key);
+            }
+            self.len -= 1;
+            let failed = steps.get(made)?;
+            (made > 0).then_some(failed.row)
+        }
+
         /// Takes `key` out; the row that is now free.
         pub fn remove(&mut self, key: &Key) -> Option<u32> {
             let row = self.row_of(key)?;
@@ -237,6 +250,37 @@ mod tests {
         }
         assert_eq!(map, table.rows());
         assert!(placed.len() > 200, "full at {} of 256", placed.len());
+    }
+
+    #[test]
+    fn an_insertion_that_stopped_at_any_step_is_taken_back() {
+        let mut table = Cuckoo::new(64, hash);
+        let mut map = vec![None; 64];
+        let mut longest = 0;
+        for key in 1.. {
+            let Ok(steps) = table.clone().insert(key) else {
+                break;
+            };
+            longest = longest.max(steps.len());
+            for made in 0..steps.len() {
+                let mut table = table.clone();
+                let mut map = map.clone();
+                table.insert(key).unwrap();
+                for step in &steps[..made] {
+                    map[step.row as usize] = Some(step.key);
+                }
+                if let Some(row) = table.take_back(&steps, made) {
+                    map[row as usize] = None;
+                }
+                assert_eq!(map, table.rows());
+                assert_eq!(table.len(), (key - 1) as usize);
+                assert!((1..key).all(|key| table.row_of(&key).is_some()));
+            }
+            for step in table.insert(key).unwrap() {
+                map[step.row as usize] = Some(step.key);
+            }
+        }
+        assert!(longest >= 3, "{longest} steps at most");
     }
 
     #[test]
