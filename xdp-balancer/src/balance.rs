@@ -5,7 +5,7 @@ use core::cell::Cell;
 use ebpf_common::{
     ids::WorkerId,
     maps::{Config, VipInfo, VipKind},
-    wire::RpcHeader,
+    wire::{RpcHeader, flags},
 };
 
 use crate::{
@@ -48,6 +48,8 @@ pub(crate) struct Arrival<'t> {
     /// [`crate::Refusal::retry_after_ms`]; 0 where not. Here and not in [`Stop`], as LLVM would keep the unset half of an
     /// enum on the stack, which the verifier refuses ("R1 !read_ok").
     pub(crate) retry_after_ms: &'t Cell<u32>,
+    /// Requests that its worker has to do if it gets it: 1 for the first packet of one, 0 for any other.
+    pub(crate) requests: &'t Cell<u32>,
 }
 
 #[inline(always)]
@@ -61,13 +63,14 @@ fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let Some(config) = tables.config() else {
         return Outcome::Dropped(DropReason::NotConfigured);
     };
-    let retry_after_ms = Cell::new(0);
+    let (retry_after_ms, requests) = (Cell::new(0), Cell::new(0));
     let mut arrival = Arrival {
         headers: one_way(headers, tables),
         vip,
         config,
         frame_len: packet.len(),
         retry_after_ms: &retry_after_ms,
+        requests: &requests,
     };
     let kind = arrival.vip.kind();
     // Of an ICMP error it is not known yet which of the address's VIPs it is about.
@@ -169,13 +172,29 @@ fn place<'t, P: Packet, T: Tables>(
         WorkerId::NONE => tables.function(request.function),
         _ => None,
     };
-    police::function(arrival, request, tables)?;
-    observe::function(tables, request.function);
+    let is_new = is_new(request, cookie);
+    if is_new {
+        police::function(arrival, request, tables)?;
+    }
     let placement = route::route(packet, arrival, request, cookie, function, tables)?;
-    police::shed(arrival, request, &placement, tables)?;
-    let is_first = opaque(request.fragment_index.into()) == 0;
-    tables.count_sent(placement.worker, is_first.into());
+    observe::function(tables, request.function);
+    // VERIFIER: it was asked before the home rule too; see [`crate::opaque`].
+    let is_new = opaque(is_new.into());
+    if is_new != 0 {
+        police::shed(arrival, &placement, tables)?;
+    }
+    arrival.requests.set(is_new & 1);
     Ok(placement)
+}
+
+/// Whether the packet brings its worker work that it has not. The first fragment of a message has been admitted: without
+/// the others it would hold its place for nothing. So has a call that its caller asks about, or gives up: refused, it would
+/// run to its end all the same, or a second time. That this is true shows the cookie, which the worker gave
+/// out; and no worker begins anything for such a packet.
+#[inline(always)]
+const fn is_new(request: &RpcHeader, cookie: WorkerId) -> bool {
+    let is_about_a_call = request.has(flags::RESUME) || request.has(flags::CANCEL);
+    request.fragment_index == 0 && !(is_about_a_call && cookie.0 != WorkerId::NONE.0)
 }
 
 /// What stops a request is answered where it may be: only an RPC header can be answered by one.

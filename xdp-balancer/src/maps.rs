@@ -332,8 +332,8 @@ impl<N: Notes> Tables for KernelTables<N> {
     }
 
     #[inline(always)]
-    fn search_home(&self, hash: u64, pool: u8) -> home::Found {
-        home::Found(search_home(hash, pool))
+    fn search_home(&self, hash: u64, pool: u8, bound: home::Bound) -> home::Found {
+        home::Found(search_home(hash, pool, bound as u8))
     }
 
     #[inline(always)]
@@ -457,8 +457,14 @@ fn function_of(row: *const FunctionRow) -> u64 {
 /// [`home::search`], verified by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn search_home(hash: u64, pool: u8) -> u64 {
-    home::search(hash, pool, &KernelTables(NoNotes)).0
+extern "C" fn search_home(hash: u64, pool: u8, bound: u8) -> u64 {
+    home::search(
+        hash,
+        pool,
+        home::Bound::from_code(bound),
+        &KernelTables(NoNotes),
+    )
+    .0
 }
 
 /// One round of the loop over a payload, which the verifier looks at once; 1 ends the loop.

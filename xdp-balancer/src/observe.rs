@@ -38,7 +38,6 @@ pub(crate) fn vip<T: Tables>(tables: &T, arrival: &Arrival<'_>) {
 #[inline(always)]
 pub(crate) fn worker<T: Tables>(tables: &T, arrival: &Arrival<'_>, placement: &Placement<'_>) {
     tables.count_worker(placement.worker, arrival.frame_len);
-    noted_worker(tables, placement.worker);
 }
 
 /// Notes the worker that the packet is for, or from.

@@ -67,7 +67,7 @@ pub trait Tables {
     /// The entry of `HOME` at `index` (see [`ebpf_common::maps::home_index`]).
     fn home(&self, index: u32) -> Option<WorkerId>;
     /// [`home::search`] in these tables.
-    fn search_home(&self, hash: u64, pool: u8) -> home::Found;
+    fn search_home(&self, hash: u64, pool: u8, bound: home::Bound) -> home::Found;
     /// A row of `PKTGEN`.
     fn pktgen(&self, index: u32) -> Option<&PktgenInfo>;
     /// Word `index` of `BLOCK_FILTER`.

@@ -180,7 +180,37 @@ impl WorkerLoad {
         if self.sequence == 0 {
             return self.in_flight;
         }
-        let since = self.sent.wrapping_sub(self.sent_at_report) as u32;
-        self.in_flight.saturating_add(since)
+        // A reader that meets a LOAD packet on another CPU may hold a `sent` from before it.
+        let since = self.sent.saturating_sub(self.sent_at_report);
+        let now = since.saturating_add(self.in_flight as u64);
+        if now < u32::MAX as u64 {
+            now as u32
+        } else {
+            u32::MAX
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_flight_is_what_was_told_of_and_what_was_sent_since() {
+        let load = |sent, sent_at_report, in_flight| WorkerLoad {
+            sent,
+            sent_at_report,
+            sequence: 1,
+            ..WorkerLoad::new(in_flight, 10)
+        };
+        assert_eq!(load(9, 6, 2).in_flight_now(), 5);
+        assert_eq!(load(5, 6, 2).in_flight_now(), 2, "`sent` from before");
+        assert_eq!(load(u64::MAX, 0, 2).in_flight_now(), u32::MAX);
+        assert_eq!(load(3, 0, u32::MAX - 2).in_flight_now(), u32::MAX);
+        let unheard = WorkerLoad {
+            sequence: 0,
+            ..load(9, 0, 2)
+        };
+        assert_eq!(unheard.in_flight_now(), 2);
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn to_worker<P: Packet, T: Tables>(
     placement: &Placement<'_>,
     tables: &T,
 ) -> Outcome {
-    observe::worker(tables, arrival, placement);
+    observe::noted_worker(tables, placement.worker);
     let rule = placement.rule.one_way(tables);
     let sent = match arrival.vip.forward() {
         ForwardMode::L2 if placement.info.flags & worker_flags::FIB == 0 => {
@@ -36,6 +36,11 @@ pub(crate) fn to_worker<P: Packet, T: Tables>(
         }
         mode => encap::rewrite(packet, arrival, placement, mode, tables),
     };
+    // Only now: a request that is not sent must not look like load on its worker.
+    if matches!(sent, Ok(_) | Err(Unsent::NoNeighbour)) {
+        observe::worker(tables, arrival, placement);
+        tables.count_sent(placement.worker, arrival.requests.get());
+    }
     match sent {
         Ok(redirect) => Outcome::Routed { rule, redirect },
         Err(Unsent::Dropped(reason)) => Outcome::Dropped(reason),

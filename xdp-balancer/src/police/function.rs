@@ -5,14 +5,17 @@ use ebpf_common::{maps::features, wire::RpcHeader};
 use super::take;
 use crate::{RETRY_AFTER_MAX_MS, Refusal, Stop, Tables, balance::Arrival};
 
+/// Takes a new request from the rate of its function.
+///
+/// # Errors
+/// Refused, with the time until there is one to take.
 #[inline(always)]
 pub(crate) fn check<T: Tables>(
     arrival: &Arrival<'_>,
     request: &RpcHeader,
     tables: &T,
 ) -> Result<(), Stop> {
-    // A message of several fragments is one call, and its first fragment has been admitted.
-    if !arrival.config.has(features::FUNCTION_RATE) || request.fragment_index > 0 {
+    if !arrival.config.has(features::FUNCTION_RATE) {
         return Ok(());
     }
     let Some((limit, bucket)) = tables.function_limit(request.function) else {

@@ -1,26 +1,24 @@
 //! Whether the worker of a placement has so much in flight that a request would only wait there: better refused now, with
 //! the time after which to try again, than after its budget has run out in a queue.
 
-use ebpf_common::{maps::features, wire::RpcHeader};
+use ebpf_common::maps::features;
 
 use crate::{
     RETRY_AFTER_MAX_MS, RETRY_AFTER_MS, Refusal, Stop, Tables, balance::Arrival, route::Placement,
 };
 
-/// Refuses a request for a worker with `Config::shed_percent` of its capacity in flight.
+/// Refuses a new request for a worker with `Config::shed_percent` of its capacity in flight.
 ///
 /// # Errors
 /// Refused, with a time to wait that grows with what is in flight there.
 #[inline(always)]
 pub(crate) fn check<T: Tables>(
     arrival: &Arrival<'_>,
-    request: &RpcHeader,
     placement: &Placement<'_>,
     tables: &T,
 ) -> Result<(), Stop> {
     let config = arrival.config;
-    // The first fragment of a message has been taken in; without the others it would hold its place for nothing.
-    if !config.has(features::SHED) || request.fragment_index > 0 {
+    if !config.has(features::SHED) {
         return Ok(());
     }
     let Some(load) = tables.worker_load(placement.worker) else {

@@ -1,4 +1,4 @@
-//! Later fragments of a message follow the first one. A client that has a route cookie sends it with each and needs no
+//! The fragments of a message follow the one that came first, as a rule the first one. A client that has a route cookie sends it with each and needs no
 //! entry; one that sends all fragments at once, before the worker's first answer, has none yet.
 
 use ebpf_common::{
@@ -16,7 +16,7 @@ use crate::{Rule, Tables};
 /// Keeps a message's key from being that of a flow.
 const MESSAGE: u64 = 1 << 63;
 
-/// The place of the first fragment.
+/// The place of the fragment that came first.
 #[inline(always)]
 pub(super) fn follow<'t, T: Tables>(
     request: &RpcHeader,
@@ -35,7 +35,7 @@ pub(super) fn follow<'t, T: Tables>(
             info,
         })
     });
-    if placement.is_none() {
+    if placement.is_none() && request.fragment_index > 0 {
         tables.count(Counter::FragmentUnplaced);
     }
     placement

@@ -1,7 +1,10 @@
 //! Rule 5: the function's home in the Maglev table (Eisenbud et al., NSDI '16), so that cold starts of
 //! a function land where its code is cached. When that worker takes no new work, or has more than its share ("bounded
 //! loads", Mirrokni et al., SODA '18), the next entries are tried, up to [`HOME_PROBES`]: they lead all functions of one
-//! worker to different ones. The rule for flows without an entry is the same.
+//! worker to different ones.
+//!
+//! Flows without an entry are placed by the same table, but whatever the load is: the next packet of a connection whose
+//! entry was evicted, or that now comes by another balancer, must find the same worker.
 
 use ebpf_common::{
     ids::WorkerId,
@@ -32,6 +35,28 @@ impl Found {
     }
 }
 
+/// Whether a worker with more than its share is passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Bound {
+    /// No: the same hash leads to the same worker.
+    None = 0,
+    /// Yes, while there is another.
+    Load = 1,
+}
+
+impl Bound {
+    /// The bound of number `code`; of any number but those above too.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::None,
+            _ => Self::Load,
+        }
+    }
+}
+
 /// The first worker from the entry of `hash` on that takes new work and has not more than its share; if all have more,
 /// the first that takes new work.
 ///
@@ -45,7 +70,11 @@ pub(super) fn place<'t, T: Tables>(
     nobody: Stop,
     tables: &'t T,
 ) -> Result<Placement<'t>, Stop> {
-    let found = tables.search_home(hash, arrival.vip.pool);
+    let bound = match rule {
+        Rule::Home => Bound::Load,
+        _ => Bound::None,
+    };
+    let found = tables.search_home(hash, arrival.vip.pool, bound);
     if found == Found::NOBODY {
         return Err(nobody);
     }
@@ -62,12 +91,22 @@ pub(super) fn place<'t, T: Tables>(
     Ok(Placement { rule, worker, info })
 }
 
+/// Where the flow of `hash` is placed if it has no entry.
+///
+/// VERIFIER: not by [`Tables::search_home`], as its caller is a function of its own: three of them, one calling the other, would
+/// have 544 bytes of stack, and may have 512.
+#[inline(always)]
+pub(super) fn of_flow<T: Tables>(hash: u64, pool: u8, tables: &T) -> Option<WorkerId> {
+    let found = search(hash, pool, Bound::None, tables);
+    (found != Found::NOBODY && found != Found::NOT_CONFIGURED).then(|| found.worker())
+}
+
 /// Looks for the worker of `hash` in the table of `pool`.
 ///
 /// In the kernel a global function: the verifier looks at it once, for any arguments, and not again on each of the
 /// hundred ways that lead here (Linux 5.6; on 6.1 the program with this in line took over 1,000,000 instructions).
 #[inline(always)]
-pub fn search<T: Tables>(hash: u64, pool: u8, tables: &T) -> Found {
+pub fn search<T: Tables>(hash: u64, pool: u8, bound: Bound, tables: &T) -> Found {
     let Some(config) = tables.config() else {
         return Found::NOT_CONFIGURED;
     };
@@ -85,7 +124,7 @@ pub fn search<T: Tables>(hash: u64, pool: u8, tables: &T) -> Found {
             return Found::NOT_CONFIGURED;
         };
         let worker = u64::from(worker.0);
-        if !is_over_bound(info, &load, config) {
+        if bound == Bound::None || !is_over_bound(info, &load, config) {
             let detour = match (fallback, probe) {
                 (Some(_), _) => Found::BOUNDED,
                 (None, 0) => 0,

@@ -9,11 +9,11 @@ use ebpf_common::{
     cookie::CookieScope,
     hash::table_hash,
     ids::{FunctionId, WorkerId},
-    maps::{Config, VipInfo, VipKind, home_index, row_index},
+    maps::{Config, VipInfo, VipKind, row_index},
     wire::{MAGIC, VERSION, flags},
 };
 
-use super::{Placement, flow::FlowKey, for_existing_work, places, vip::Address};
+use super::{Placement, flow::FlowKey, for_existing_work, home, places, vip::Address};
 use crate::{
     DropReason, NotOurs, Outcome, Packet, Rule, Tables,
     balance::Arrival,
@@ -241,5 +241,5 @@ fn by_flow<T: Tables>(
     let hash = flow.hash(config, vip.vip_id);
     let row = tables.flow_row(row_index(hash, config.flow_mask));
     row.and_then(|row| places::find(row, hash))
-        .or_else(|| tables.home(home_index(config.generation, vip.pool, flow.spread(), 0)))
+        .or_else(|| home::of_flow(flow.spread(), vip.pool, tables))
 }

@@ -35,7 +35,7 @@ pub struct Placement<'t> {
 }
 
 /// Chooses the worker for `request`, of whose `function` this is the row: cookie, whose worker it is if there is one, session,
-/// shard, warm, home; the first that matches wins. A later fragment without a cookie follows the first one of its message.
+/// shard, warm, home; the first that matches wins. A fragment without a cookie follows the one of its message that came first.
 ///
 /// # Errors
 /// [`Stop`] if none may have it.
@@ -58,7 +58,7 @@ pub(crate) fn route<'t, P: Packet, T: Tables>(
             info,
         });
     }
-    if request.fragment_index > 0
+    if request.fragment_count > 1
         && let Some(placement) = fragment::follow(request, config, tables)
     {
         return Ok(placement);

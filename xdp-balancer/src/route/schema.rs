@@ -23,8 +23,11 @@ pub(super) fn apply<P: Packet, T: Tables>(
     tables: &T,
 ) {
     let index = u32::from(function.schema);
-    // What the header says goes before; later fragments follow the first one.
-    let is_wanted = !request.has(flags::HAS_SESSION) && !request.has(flags::HAS_SLOT);
+    // What the header says goes before. A later fragment has not the payload's beginning, and that of a RESUME is a bitmap.
+    let is_wanted = request.fragment_index == 0
+        && !request.has(flags::HAS_SESSION)
+        && !request.has(flags::HAS_SLOT)
+        && !request.has(flags::RESUME);
     let len = held(arrival, request.payload_len);
     if index == 0 || !is_wanted || len == 0 {
         return;

@@ -350,8 +350,8 @@ impl Tables for FakeTables {
         (index < self.home_len).then_some(entry)
     }
 
-    fn search_home(&self, hash: u64, pool: u8) -> home::Found {
-        home::search(hash, pool, self)
+    fn search_home(&self, hash: u64, pool: u8, bound: home::Bound) -> home::Found {
+        home::search(hash, pool, bound, self)
     }
 
     fn opaque<const N: usize>(&self, words: [u32; N]) -> [u32; N] {

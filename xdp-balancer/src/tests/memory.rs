@@ -18,7 +18,7 @@ use crate::{
     Verdict,
     testing::{
         FakeTables,
-        frame::{Frame, VIP, VIP_PORT},
+        frame::{Frame, Transport, VIP, VIP_PORT},
     },
 };
 
@@ -58,6 +58,17 @@ fn later_fragments_follow_the_first_one_until_its_worker_is_gone() {
     let moved = [Counter::FragmentUnplaced, Counter::FlowMoved];
     assert_eq!(call(&tables, later, Counter::RouteWarm, &moved), 2);
     assert_eq!(call(&tables, later, Counter::RouteFragment, &[]), 2);
+}
+
+#[test]
+fn a_first_fragment_that_was_overtaken_follows_the_one_that_came_first() {
+    let mut tables = tables(Affinity::None);
+    warm_on(&mut tables, Affinity::None, &[1]);
+    let (first, later) = (request().with_fragment(0, 3), request().with_fragment(2, 3));
+    let alone = [Counter::FragmentUnplaced, Counter::FlowCreated];
+    assert_eq!(call(&tables, later, Counter::RouteWarm, &alone), 1);
+    warm_on(&mut tables, Affinity::None, &[2]);
+    assert_eq!(call(&tables, first, Counter::RouteFragment, &[]), 1);
 }
 
 /// Sessions that all stand in one row, as many as it holds and `more`.
@@ -132,25 +143,90 @@ fn a_row_in_which_all_were_used_gives_up_one_and_calls_the_others_unused() {
     assert_eq!(used.count(), 2);
 }
 
-#[test]
-fn flows_and_messages_share_a_table_and_push_each_other_out() {
-    let mut tables = tables(Affinity::None);
-    warm_on(&mut tables, Affinity::None, &[1]);
-    tables.add_vip_of(VIP, 9, 17, VipInfo::new(4, VipKind::L4));
-    for entry in 0..65_537 {
-        let index = home_index(tables.generation(), 0, entry, 0);
-        tables.home.insert(index, WorkerId(2));
-    }
-    tables.config.as_mut().unwrap().flow_mask = 0;
-    let flow = |source_port: u16| Frame {
+/// A packet of a flow to the VIP at port 9.
+fn flow(source_port: u16) -> Frame {
+    Frame {
         source_port,
         port: 9,
         ..Frame::udp(b"anything".to_vec())
+    }
+}
+
+/// Tables with that VIP; the entries of the Maglev table are worker 1's and worker 2's in turn.
+fn with_flows() -> FakeTables {
+    let mut tables = tables(Affinity::None);
+    tables.add_vip_of(VIP, 9, 17, VipInfo::new(4, VipKind::L4));
+    for entry in 0..65_537 {
+        let index = home_index(tables.generation(), 0, entry, 0);
+        let worker = WorkerId(1 + entry as u16 % 2);
+        tables.home.insert(index, worker);
+    }
+    tables
+}
+
+/// The client's host tells that an answer to `flow` did not arrive.
+fn error_about(flow: &Frame) -> Vec<u8> {
+    let answer = Frame {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.port,
+        port: flow.source_port,
+        ..flow.clone()
     };
+    Frame {
+        transport: Transport::Icmp {
+            kind: 3,
+            code: 3,
+            rest: [0; 4],
+        },
+        datagram: answer.packet(),
+        ..flow.clone()
+    }
+    .bytes()
+}
+
+#[test]
+fn a_flow_whose_entry_is_lost_finds_its_worker_whatever_the_load_and_so_do_its_errors() {
+    let mut tables = with_flows();
+    tables.config.as_mut().unwrap().home_bound = 2;
+    let created = [Counter::FlowCreated];
+    let mut workers = [0; 2];
+    for port in 1..=50 {
+        let place = |tables: &FakeTables| {
+            let frame = flow(port).bytes();
+            let worker = sent(tables, frame, Counter::RouteMaglev, &created);
+            tables.flows.iter().flatten().for_each(|place| place.set(0));
+            let error = error_about(&flow(port));
+            assert_eq!(sent(tables, error, Counter::RouteIcmp, &[]), worker);
+            worker
+        };
+        let idle = place(&tables);
+        tables.set_load(idle, 10, 10);
+        assert_eq!(place(&tables), idle, "port {port}, its worker full");
+        tables.set_load(idle, 0, 10);
+        // As it is down, both go on to the same other one.
+        tables.add_worker(idle, WorkerState::Down);
+        let frame = flow(port).bytes();
+        let (_, _, counters) = run(&tables, frame.clone());
+        assert_eq!(counters[&Counter::HomeProbed], 1);
+        assert_ne!(sent(&tables, frame, Counter::RouteFlow, &[]), idle);
+        tables.flows.iter().flatten().for_each(|place| place.set(0));
+        let error = error_about(&flow(port));
+        assert_ne!(sent(&tables, error, Counter::RouteIcmp, &[]), idle);
+        tables.add_worker(idle, WorkerState::Up);
+        workers[usize::from(idle) - 1] += 1;
+    }
+    assert!(workers[0] > 0 && workers[1] > 0, "{workers:?}");
+}
+
+#[test]
+fn flows_and_messages_share_a_table_and_push_each_other_out() {
+    let mut tables = with_flows();
+    warm_on(&mut tables, Affinity::None, &[1]);
+    tables.config.as_mut().unwrap().flow_mask = 0;
     for port in 1..=PLACES_PER_ROW as u16 {
         let created = [Counter::FlowCreated];
-        let frame = flow(port).bytes();
-        assert_eq!(sent(&tables, frame, Counter::RouteMaglev, &created), 2);
+        sent(&tables, flow(port).bytes(), Counter::RouteMaglev, &created);
     }
     let evicted = [Counter::FlowEvicted];
     let ninth = flow(100).bytes();
@@ -249,6 +325,29 @@ fn a_key_that_is_missing_is_counted_and_an_empty_payload_is_not_searched() {
     );
     tables.schemas.clear();
     sent(&tables, frame, Counter::RouteWarm, &missed);
+}
+
+/// A later fragment's payload is not the message's beginning, and a RESUME's is no message.
+#[test]
+fn a_key_is_looked_for_where_the_payload_is_the_messages_beginning() {
+    let schema = SchemaEntry::fixed(SchemaTarget::Session, 0, 8).unwrap();
+    let tables = with_schema(Affinity::Session, schema);
+    let payload = 7_u64.to_be_bytes();
+    let resume = RpcHeader {
+        flags: request().flags | flags::RESUME,
+        ..request()
+    };
+    let alone = [Counter::FragmentUnplaced, Counter::FlowCreated];
+    for (header, details) in [
+        (request().with_fragment(1, 2), alone.as_slice()),
+        (resume, &[]),
+    ] {
+        let frame = Frame::rpc(header, &payload).bytes();
+        sent(&tables, frame, Counter::RouteWarm, details);
+    }
+    let frame = Frame::rpc(request(), &payload).bytes();
+    let created = [Counter::SessionCreated];
+    sent(&tables, frame, Counter::RouteWarm, &created);
 }
 
 #[test]

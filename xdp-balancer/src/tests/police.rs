@@ -358,6 +358,27 @@ fn only_the_first_fragment_of_a_message_counts_as_a_call() {
 }
 
 #[test]
+fn asking_about_a_call_or_giving_it_up_takes_nothing_from_the_functions_rate() {
+    let mut tables = policed(features::FUNCTION_RATE, |_| ());
+    tables.police.limit(FUNCTION, RATE);
+    let known = in_session(&mut tables);
+    while is_admitted(&tables, &v4(), request()) {}
+    let sent_before = tables.load(2).sent;
+    for flag in [flags::RESUME, flags::CANCEL] {
+        let about = |header: RpcHeader| RpcHeader {
+            flags: header.flags | flag,
+            ..header
+        };
+        let (_, counters) = call(&tables, &v4(), about(known));
+        assert_eq!(counters, counted(Counter::RouteCookie, &[]));
+        // Without a cookie anybody could say so of anything.
+        let (_, counters) = call(&tables, &v4(), about(request()));
+        assert_eq!(counters, counted(Counter::ErrorFunctionRate, &[]));
+    }
+    assert_eq!(tables.load(2).sent, sent_before, "no new work");
+}
+
+#[test]
 fn a_worker_above_its_share_of_capacity_gets_no_more() {
     let mut tables = policed(features::SHED, |config| config.shed_percent = 150);
     super::warm_on(&mut tables, Affinity::None, &[]);

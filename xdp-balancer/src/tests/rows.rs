@@ -20,7 +20,11 @@ fn check(groups: Vec<Group>) {
         let mut tables = group.tables.clone();
         for row in &group.rows {
             let name = format!("{}: {}", group.name, row.name);
+            let before = to_workers(&tables);
             let (verdict, after, counters) = run(&tables, row.frame.clone());
+            let [packets, requests] = to_workers(&tables);
+            assert_eq!(packets - before[0], row.is_sent().into(), "{name}");
+            assert!(requests - before[1] <= row.is_sent().into(), "{name}");
             assert_eq!(verdict, row.verdict, "{name}");
             assert_eq!(after, row.after, "{name}");
             let mut expected = BTreeMap::from([(Counter::Packets, 1)]);
@@ -31,6 +35,16 @@ fn check(groups: Vec<Group>) {
             }
         }
     }
+}
+
+/// Packets and requests that all workers together were sent.
+fn to_workers(tables: &FakeTables) -> [u64; 2] {
+    let packets = tables.worker_counters.borrow();
+    let loads = tables.loads.borrow();
+    [
+        packets.values().map(|it| it.packets).sum(),
+        loads.values().map(|it| it.sent).sum(),
+    ]
 }
 
 #[test]

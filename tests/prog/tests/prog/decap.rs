@@ -1,8 +1,14 @@
 //! Program `decap`: what a balancer has put around a packet comes off again, and nothing else does.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use ebpf_common::maps::{Counter, DecapRow, ForwardMode, Prefix4, Prefix6, words};
+use ebpf_common::{
+    hash::mix64,
+    maps::{Counter, DecapRow, ForwardMode, Prefix4, Prefix6, words},
+};
 use prog_tests::program::{Action, Program};
 use xdp_balancer::{
     decapsulate,
@@ -18,6 +24,10 @@ use crate::{
     forward::tables as tables_of,
 };
 
+/// Frames that are damaged, of each way.
+const DAMAGED: usize = 2_000;
+/// Bytes at the front of a frame in which all its headers are.
+const HEADERS: usize = 160;
 const MODES: [ForwardMode; 2] = [ForwardMode::Ipip, ForwardMode::Gue];
 
 /// The tables of a balancer whose first worker has this `DECAP`: its own addresses, and the balancers' networks.
@@ -113,6 +123,55 @@ fn what_a_balancer_has_put_around_comes_off() {
             check(program, tables, &wrapped, expected);
         }
     });
+}
+
+/// Bytes changed at random, and cut anywhere: the kernel and the host make the same of it. Seeded, so that a failure comes
+/// again.
+#[test]
+fn what_is_damaged_or_cut_is_treated_alike_by_program_and_library() {
+    let mut seed = 20_261_130;
+    let mut random = |below: usize| {
+        seed = mix64(seed);
+        (seed % below as u64) as usize
+    };
+    let mut seen = BTreeMap::new();
+    for (mode, outer_v6) in [
+        (ForwardMode::Ipip, false),
+        (ForwardMode::Ipip, true),
+        (ForwardMode::Gue, false),
+        (ForwardMode::Gue, true),
+    ] {
+        let tables = tables(mode, outer_v6);
+        let mut program = program(&tables);
+        for round in 0..DAMAGED {
+            let callers = callers();
+            let caller = &callers[round % callers.len()];
+            let mut frame = wrapped(&tables, mode, &caller.frame(request(), b"payload"));
+            for _ in 0..random(4) {
+                let at = random(frame.len().min(HEADERS));
+                frame[at] = random(256) as u8;
+            }
+            if random(4) == 0 {
+                frame.truncate(14 + random(frame.len() - 14));
+            }
+            let mut packet = HostPacket::new(frame.clone());
+            let verdict = decapsulate(&mut packet, &tables);
+            let (action, after) = program.run(&frame).unwrap();
+            assert_eq!(action, action_of(verdict), "{frame:02x?}");
+            assert_eq!(after, packet.bytes, "{frame:02x?}");
+        }
+        let on_host = tables.take_counters();
+        assert_eq!(program.counters().unwrap(), on_host, "{mode:?}");
+        seen.extend(on_host);
+    }
+    for counter in [
+        Counter::PassDecapsulated,
+        Counter::PassNotEncapsulated,
+        Counter::DropDecapBad,
+        Counter::DropDecapSource,
+    ] {
+        assert!(seen.contains_key(&counter), "{counter:?} was not met");
+    }
 }
 
 #[test]

@@ -87,6 +87,41 @@ fn a_flow_stays_where_it_was_placed_while_its_worker_takes_work() {
     sent("moved", &tables, &frame, 1, &moved).check_in(&mut program);
 }
 
+/// On this balancer or another one: what is in no table is placed by the flow alone.
+#[test]
+fn a_flow_whose_entry_is_lost_finds_its_worker_whatever_the_load() {
+    let mut tables = tables_of(VipKind::L4);
+    for entry in 0..65_537 {
+        let index = home_index(tables.generation(), 0, entry, 0);
+        tables.home.insert(index, WorkerId(1 + entry as u16 % 2));
+    }
+    tables.config.as_mut().unwrap().home_bound = 2;
+    let mut program = loaded(&tables);
+    // What the program only reads is there; writing the Maglev table again takes long.
+    tables.home.clear();
+    tables.vip_filter.clear();
+    let mut workers = |tables: &FakeTables| -> Vec<u8> {
+        program.apply(tables).unwrap();
+        let mut worker_of = |source_port| {
+            let flow = Frame {
+                source_port,
+                ..Frame::udp(b"anything".to_vec())
+            };
+            let (_, after) = program.run(&flow.bytes()).unwrap();
+            // The last byte of its MAC address.
+            after[5]
+        };
+        (1..=8).map(&mut worker_of).collect()
+    };
+    let idle = workers(&tables);
+    assert!(idle.contains(&1) && idle.contains(&2), "{idle:?}");
+    for full in [1, 2] {
+        tables.set_load(full, 10, 10);
+        assert_eq!(workers(&tables), idle, "worker {full} is full");
+        tables.set_load(full, 0, 10);
+    }
+}
+
 #[test]
 fn a_flow_uses_the_table_of_its_pool() {
     let mut tables = tables_of(VipKind::L4);

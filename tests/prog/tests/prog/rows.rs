@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ebpf_common::maps::Counter;
+use ebpf_common::maps::{Counter, name};
 use prog_tests::program::Program;
 use xdp_balancer::{
     balance,
@@ -44,6 +44,7 @@ fn what_changes(tables: &FakeTables) -> FakeTables {
 fn check_row(group: &Group, row: &Row, program: &mut Program) {
     let name = format!("{}: {}", group.name, row.name);
     let before = program.counters().unwrap();
+    let sent_before = to_workers(group, program);
     let (action, after) = program.run(&row.frame).unwrap();
     assert_eq!(action, action_of(row.verdict), "{name}");
     assert_eq!(after, row.after, "{name}");
@@ -52,12 +53,26 @@ fn check_row(group: &Group, row: &Row, program: &mut Program) {
         *expected.entry(*counter).or_default() += 1;
     }
     assert_eq!(program.counters().unwrap(), expected, "{name}");
+    let [packets, requests] = to_workers(group, program);
+    assert_eq!(packets - sent_before[0], row.is_sent().into(), "{name}");
+    assert!(requests - sent_before[1] <= row.is_sent().into(), "{name}");
     if row.may_leave_something() {
         let tables = group.tables.clone();
         let mut packet = HostPacket::new(row.frame.clone());
         assert_eq!(balance(&mut packet, &tables), row.verdict, "{name}");
         assert_same_places(program, &tables, &name);
     }
+}
+
+/// Packets and requests that all workers of `group` together were sent.
+fn to_workers(group: &Group, program: &Program) -> [u64; 2] {
+    let mut sum = [0; 2];
+    for worker in group.tables.workers.keys() {
+        let traffic = program.traffic(name::WORKER_COUNTERS, worker.0.into());
+        sum[0] += traffic.unwrap().packets;
+        sum[1] += program.load_of(*worker).unwrap().sent;
+    }
+    sum
 }
 
 #[test]

@@ -112,7 +112,17 @@ fn tagged() -> Vec<Row> {
         let mut arp = whole.bytes();
         let ether_type = frame.ip_offset() - 2;
         arp[ether_type..ether_type + 2].copy_from_slice(&[8, 6]);
+        let tagged = arp[..ether_type].to_vec();
         rows.push(Row::passed(format!("{name}: ARP"), NotOurs::NotIp, arp));
+        // The kernel runs no program on fewer bytes than an untagged header has.
+        if tagged.len() > 14 {
+            let reason = DropReason::TruncatedEthernet;
+            rows.push(Row::dropped(
+                format!("{name}: ends in a tag"),
+                reason,
+                tagged,
+            ));
+        }
     }
     rows
 }

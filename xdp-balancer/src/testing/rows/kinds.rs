@@ -3,7 +3,7 @@
 use ebpf_common::{
     ids::WorkerId,
     load::LoadReport,
-    maps::{Affinity, Counter, ForwardMode, PktgenInfo, VipInfo, VipKind},
+    maps::{Affinity, Counter, ForwardMode, PktgenInfo, VipInfo, VipKind, features},
 };
 
 use super::{FUNCTION, Group, Row, all_at_home, envelopes, request, set_vip, shapes, tables};
@@ -22,7 +22,14 @@ const ACK: u8 = 16;
 /// The rows of VIPs of other kinds than `rpc`.
 #[must_use]
 pub fn kinds() -> Vec<Group> {
-    vec![new_flows(), known_flows(), quic(), pktgen(), load()]
+    vec![
+        new_flows(),
+        known_flows(),
+        quic(),
+        pktgen(),
+        overloaded(),
+        load(),
+    ]
 }
 
 /// A VIP of `kind` for UDP and TCP, with worker 2 as the only one in the Maglev table.
@@ -175,7 +182,8 @@ fn quic() -> Group {
     }
 }
 
-fn pktgen() -> Group {
+/// A VIP of pktgen's that calls the function by even numbers, and one that is none by odd numbers.
+fn tables_of_pktgen() -> FakeTables {
     let mut tables = tables_of(VipKind::Pktgen);
     let mut functions = [0; 16];
     functions[0] = FUNCTION.0;
@@ -185,6 +193,34 @@ fn pktgen() -> Group {
         sessions: 0,
         functions,
     }];
+    tables
+}
+
+/// Workers that have as much as they may have: pktgen cannot be told so.
+fn overloaded() -> Group {
+    let mut tables = tables_of_pktgen();
+    let config = tables.config.as_mut().expect("configured");
+    config.features |= features::SHED;
+    config.shed_percent = 100;
+    tables.set_load(1, 10, 10);
+    tables.set_load(2, 10, 10);
+    let shed = |(name, frame): (String, Frame)| {
+        let datagram = Frame::pktgen(6).datagram;
+        let frame = with(&frame, Transport::Udp, &datagram).bytes();
+        Row {
+            counters: vec![Counter::WarmFull, Counter::DropOverloaded],
+            ..Row::dropped(name, DropReason::Overloaded, frame)
+        }
+    };
+    Group {
+        name: "pktgen, overloaded".to_owned(),
+        rows: envelopes().into_iter().map(shed).collect(),
+        tables,
+    }
+}
+
+fn pktgen() -> Group {
+    let tables = tables_of_pktgen();
     let mut rows = Vec::new();
     for (name, frame) in shapes() {
         let number = |sequence| {

@@ -12,8 +12,8 @@ mod ways;
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
     maps::{
-        Affinity, Counter, ForwardMode, FunctionEntry, VipInfo, VipKind, WorkerInfo, WorkerState,
-        home_index,
+        Affinity, Class, Counter, ForwardMode, FunctionEntry, VipInfo, VipKind, WorkerInfo,
+        WorkerState, home_index,
     },
     wire::RpcHeader,
 };
@@ -65,6 +65,15 @@ impl Row {
     #[must_use]
     pub const fn may_leave_something(&self) -> bool {
         !matches!(self.verdict, Verdict::Pass | Verdict::Drop(_))
+    }
+
+    /// Whether a worker gets it: only then it counts as one of its packets, and may be load on it.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        let is_route = |counter: &Counter| {
+            counter.class() == Class::Route || *counter == Counter::PassNoNeighbour
+        };
+        self.counters.iter().any(is_route)
     }
 
     /// It is dropped as it is.

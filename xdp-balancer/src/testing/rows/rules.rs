@@ -3,7 +3,7 @@
 use ebpf_common::{
     cookie::CookieScope,
     ids::{FunctionId, SlotId, WorkerId},
-    maps::{Affinity, Counter, ForwardMode, FunctionEntry, WorkerState},
+    maps::{Affinity, Counter, ForwardMode, FunctionEntry, WorkerState, features},
     wire::{Kind, RpcHeader, Status, flags},
 };
 
@@ -30,6 +30,7 @@ pub fn rules() -> Vec<Group> {
         by_slot(),
         by_home(),
         by_nobody(),
+        overloaded(),
         messages(),
         malformed(),
     ]
@@ -75,29 +76,31 @@ fn on_slot(slot: u16) -> RpcHeader {
     }
 }
 
+/// The same request with a cookie of `worker`, given out `age` epochs ago.
+fn with_cookie(tables: &FakeTables, header: RpcHeader, worker: u16, age: u8) -> RpcHeader {
+    let session = if header.has(flags::HAS_SESSION) {
+        header.session_id
+    } else {
+        0
+    };
+    let scope = CookieScope {
+        function: FUNCTION,
+        session,
+    };
+    let mut keys = tables.config.expect("configured").cookie_keys();
+    keys.epoch = keys.epoch.wrapping_sub(age);
+    RpcHeader {
+        flags: header.flags | flags::HAS_COOKIE,
+        route_cookie: keys.seal(WorkerId(worker), scope),
+        ..header
+    }
+}
+
 fn by_cookie() -> Group {
     let mut tables = tables(Affinity::Session);
     tables.add_worker(3, WorkerState::Down);
     tables.set_session(FUNCTION, 7, WorkerId(1));
-    let keys = tables.config.expect("configured").cookie_keys();
-    let with_cookie = |header: RpcHeader, worker: u16, age: u8| {
-        let session = if header.has(flags::HAS_SESSION) {
-            header.session_id
-        } else {
-            0
-        };
-        let scope = CookieScope {
-            function: FUNCTION,
-            session,
-        };
-        let mut keys = keys;
-        keys.epoch = keys.epoch.wrapping_sub(age);
-        RpcHeader {
-            flags: header.flags | flags::HAS_COOKIE,
-            route_cookie: keys.seal(WorkerId(worker), scope),
-            ..header
-        }
-    };
+    let with_cookie = |header, worker, age| with_cookie(&tables, header, worker, age);
     let good = with_cookie(request(), 2, 0);
     let forged = RpcHeader {
         route_cookie: good.route_cookie ^ 1,
@@ -255,6 +258,73 @@ fn by_nobody() -> Group {
         vec![Counter::WarmFull, Counter::ErrorNoWorker],
     )];
     group("no worker", tables, &asked)
+}
+
+/// Every worker has as much as it may have: what is new is refused, what is about a call that a worker has goes there.
+fn overloaded() -> Group {
+    let mut tables = tables(Affinity::None);
+    let config = tables.config.as_mut().expect("configured");
+    config.features |= features::SHED;
+    config.shed_percent = 100;
+    tables.set_load(1, 10, 10);
+    tables.set_load(2, 10, 10);
+    let about = |flag| RpcHeader {
+        flags: request().flags | flag,
+        ..request()
+    };
+    let cookie = |header| with_cookie(&tables, header, 2, 0);
+    let taken = cookie(about(flags::CANCEL));
+    let forged = RpcHeader {
+        route_cookie: taken.route_cookie ^ 1,
+        ..taken
+    };
+    let refused = || Fate::Refused(Status::Overloaded, RETRY_AFTER_MS);
+    let goes_on = || (Fate::Sent(2), vec![Counter::RouteCookie]);
+    let (fate, counters) = goes_on();
+    let later = Asked(
+        "a later fragment",
+        cookie(request()).with_fragment(1, 2),
+        fate,
+        counters,
+    );
+    let (fate, counters) = goes_on();
+    let resume = Asked("a RESUME", cookie(about(flags::RESUME)), fate, counters);
+    let (fate, counters) = goes_on();
+    let cancel = Asked("a CANCEL", taken, fate, counters);
+    let asked = [
+        later,
+        resume,
+        cancel,
+        Asked(
+            "a request of a known worker's",
+            cookie(request()),
+            refused(),
+            vec![Counter::ErrorOverloaded],
+        ),
+        Asked(
+            "a new request",
+            request(),
+            refused(),
+            vec![Counter::WarmFull, Counter::ErrorOverloaded],
+        ),
+        Asked(
+            "a RESUME that nobody's cookie vouches for",
+            about(flags::RESUME),
+            refused(),
+            vec![Counter::WarmFull, Counter::ErrorOverloaded],
+        ),
+        Asked(
+            "a CANCEL with a forged cookie",
+            forged,
+            refused(),
+            vec![
+                Counter::CookieForged,
+                Counter::WarmFull,
+                Counter::ErrorOverloaded,
+            ],
+        ),
+    ];
+    group("overloaded", tables, &asked)
 }
 
 fn messages() -> Group {
