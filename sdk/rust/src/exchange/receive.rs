@@ -191,6 +191,7 @@ impl Exchange {
         if status.is_retryable() && self.phase == Phase::Pausing {
             return Ok(());
         }
+        let is_of_our_worker = self.is_of_our_worker(header);
         // An overloaded worker is still the session's own, and so is that of a function above its rate; all the others
         // have given it up.
         let is_only_busy = matches!(status, Status::Overloaded | Status::RateLimited);
@@ -198,9 +199,20 @@ impl Exchange {
             self.cookie = None;
         }
         if !status.is_retryable() || !self.pause(wait, now) {
-            self.finish(status, Bytes::copy_from_slice(payload), retry_after);
+            let may_have_run = self.retransmits > 0 && self.may_have_run() && !is_of_our_worker;
+            if status.is_retryable() && may_have_run && !self.request.call.idempotent {
+                self.refused_at_last(status);
+            } else {
+                self.finish(status, Bytes::copy_from_slice(payload), retry_after);
+            }
         }
         Ok(())
+    }
+
+    /// Ends with a refusal of what was sent before: whoever got that may have run it, and the reply may be what is lost.
+    fn refused_at_last(&mut self, status: Status) {
+        let message = format!("sent more than once; refused at last: {}", status.name());
+        self.finish(Status::OutcomeUnknown, Bytes::from(message), None);
     }
 
     /// Whether a worker other than the sender of `header` may have run the handler, or still run it:
@@ -210,8 +222,15 @@ impl Exchange {
             self.phase,
             Phase::Uploading | Phase::Waiting | Phase::Receiving
         );
-        let same_worker = self.cookie.is_some() && cookie_of(header) == self.cookie;
-        acknowledged && self.may_have_run() && !same_worker && !self.request.call.idempotent
+        acknowledged
+            && self.may_have_run()
+            && !self.is_of_our_worker(header)
+            && !self.request.call.idempotent
+    }
+
+    /// Whether `header` is of the worker that our cookie names.
+    fn is_of_our_worker(&self, header: &RpcHeader) -> bool {
+        self.cookie.is_some() && cookie_of(header) == self.cookie
     }
 
     fn on_foreign_error(

@@ -282,6 +282,22 @@ fn a_retryable_error_that_cannot_be_waited_out_is_the_result() {
     );
 }
 
+/// The packet that was sent before may have run, and its reply be lost.
+#[test]
+fn a_refusal_of_what_was_sent_before_does_not_say_that_it_has_not_run() {
+    for (idempotent, expected) in [(false, Status::OutcomeUnknown), (true, Status::Overloaded)] {
+        let call = Call::by_id(FUNCTION).budget(50 * MS).idempotent(idempotent);
+        let mut bench = Bench::of(call, None);
+        bench.only_packet();
+        bench.timer();
+        bench.only_packet();
+        bench
+            .receive(error(Status::Overloaded, 100), b"full")
+            .unwrap();
+        assert_eq!(bench.end().0, expected);
+    }
+}
+
 #[test]
 fn an_error_that_is_final_ends_the_call() {
     for status in [
