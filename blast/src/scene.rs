@@ -8,7 +8,7 @@ use ebpf_common::{
     traffic::{HEAD_LEN, HEAD_WORDS, Sum, Template, carries, undo, vary},
     wire::RpcHeader,
 };
-use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 
 /// Source address of flow 0.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 0);
@@ -16,6 +16,8 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 0);
 pub const CLIENT_PORT: u16 = 20_000;
 /// Bytes behind the RPC header, at least: enough that all that is rewritten lies within the frame.
 pub const PAYLOAD_MIN: usize = 24;
+/// What packets without an RPC header carry: enough that all that is rewritten lies within the frame.
+const PAYLOAD: [u8; HEAD_LEN] = [0x5a; HEAD_LEN];
 /// From where ids are computed: not 0, which no function has for an id.
 const SEED: u64 = 1;
 
@@ -107,15 +109,55 @@ pub fn rpc(
 /// If `flows` is no power of two.
 #[must_use]
 pub fn tcp(ip: Ip, destination: Destination, flows: u32) -> Scene {
-    let builder = network(ip, destination)
-        .tcp(CLIENT_PORT, destination.port, 1, 64_240)
-        .ack(1);
-    let payload = [0x5a; HEAD_LEN];
+    let segment = network(ip, destination).tcp(CLIENT_PORT, destination.port, 1, 64_240);
+    let frame = segment_of(segment.ack(1));
+    scene(ip, carries::PORTS, frame, 0, flows)
+}
+
+/// The first packets of TCP connections to `destination`, no two of the same one.
+#[must_use]
+pub fn tcp_new(ip: Ip, destination: Destination) -> Scene {
+    let segment = network(ip, destination).tcp(CLIENT_PORT, destination.port, 1, 64_240);
+    let frame = segment_of(segment.syn());
+    scene(ip, carries::PORTS, frame, vary::NEW_SOURCE, 1)
+}
+
+/// Datagrams to `destination`, no two of the same source.
+#[must_use]
+pub fn udp_new(ip: Ip, destination: Destination) -> Scene {
+    let frame = datagram(ip, destination, &PAYLOAD);
+    scene(ip, carries::PORTS, frame, vary::NEW_SOURCE, 1)
+}
+
+/// QUIC packets with a short header to `destination`, whose connection ids name workers (see
+/// [`Fields::connection_id`](ebpf_common::traffic::Fields::connection_id)).
+///
+/// # Panics
+/// If `flows` is no power of two.
+#[must_use]
+pub fn quic(ip: Ip, destination: Destination, flows: u32) -> Scene {
+    let mut payload = PAYLOAD;
+    // The form bit clear, the fixed bit set (RFC 9000, section 17.3).
+    payload[0] = 0x40;
+    let frame = datagram(ip, destination, &payload);
+    scene(ip, carries::PORTS, frame, vary::CONNECTION, flows)
+}
+
+fn segment_of(builder: PacketBuilderStep<TcpHeader>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(builder.size(PAYLOAD.len()));
+    builder
+        .write(&mut bytes, &PAYLOAD)
+        .expect("writing to a vector cannot fail");
+    bytes
+}
+
+fn datagram(ip: Ip, destination: Destination, payload: &[u8]) -> Vec<u8> {
+    let builder = network(ip, destination).udp(CLIENT_PORT, destination.port);
     let mut bytes = Vec::with_capacity(builder.size(payload.len()));
     builder
-        .write(&mut bytes, &payload)
+        .write(&mut bytes, payload)
         .expect("writing to a vector cannot fail");
-    scene(ip, carries::PORTS, bytes, 0, flows)
+    bytes
 }
 
 fn network(ip: Ip, destination: Destination) -> PacketBuilderStep<IpHeaders> {

@@ -39,6 +39,8 @@ pub mod vary {
     pub const NEW_SOURCE: u32 = 1 << 6;
     /// The checksums of IPv4 and UDP, so that they are right. The harness leaves them: no program under test looks.
     pub const CHECKSUMS: u32 = 1 << 7;
+    /// The connection id of a QUIC packet with a short header, and the worker that it names.
+    pub const CONNECTION: u32 = 1 << 8;
 }
 
 /// What the harness must undo before it writes the next frame.
@@ -58,6 +60,15 @@ pub mod carries {
     /// Anything that begins with two ports.
     pub const PORTS: u32 = 1;
 }
+
+/// Workers that the connection ids of QUIC packets name: those with an id below this power of two.
+pub const CONNECTION_WORKERS: u32 = 16;
+/// The configuration id in the connection ids of QUIC packets.
+pub const CONNECTION_CONFIG: u8 = 2;
+/// Bytes of a QUIC packet with a short header before its connection id, and of the id.
+pub const CONNECTION_OFFSET: usize = 1;
+/// See [`CONNECTION_OFFSET`].
+pub const CONNECTION_LEN: usize = 8;
 
 map_type! {
     /// A frame, and what makes flows of it.
@@ -151,6 +162,18 @@ pub struct Fields {
     pub function: u64,
     /// The slot.
     pub slot: u16,
+}
+
+impl Fields {
+    /// The connection id of the flow, as a number whose bytes are sent from the highest on: configuration and length, the
+    /// worker, five bytes of nonce (draft-ietf-quic-load-balancers, plaintext; see the rule `quic`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn connection_id(&self) -> u64 {
+        let head = (CONNECTION_CONFIG << 5) as u64 | (CONNECTION_LEN - 1) as u64;
+        let worker = (self.flow & (CONNECTION_WORKERS - 1)) as u64;
+        head << 56 | worker << 40 | self.session & 0xff_ffff_ffff
+    }
 }
 
 impl Template {
@@ -326,6 +349,19 @@ mod tests {
                 .collect::<HashSet<_>>()
                 .len(),
         );
+    }
+
+    #[test]
+    fn each_flow_has_a_connection_id_of_its_own_that_names_a_worker() {
+        let template = template(1 << 17, vary::CONNECTION);
+        let ids: HashSet<_> = (0..1u64 << 17)
+            .map(|n| template.fields(n).connection_id())
+            .collect();
+        assert_eq!(ids.len(), 1 << 17);
+        let workers: HashSet<_> = ids.iter().map(|id| id >> 40 & 0xffff).collect();
+        assert_eq!(workers, (0..16).collect());
+        // Configuration 2, and seven bytes behind the first.
+        assert!(ids.iter().all(|id| id >> 56 == 0x47));
     }
 
     #[test]

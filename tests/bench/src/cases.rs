@@ -1,7 +1,7 @@
 //! The cases of `bench xdp`: rule × IP version × forwarding mode × number of flows.
 
 use blast::{
-    Ip, Scene,
+    Destination, Ip, Scene,
     scene::{self, function_of},
 };
 use ebpf_common::{
@@ -13,7 +13,7 @@ use ebpf_common::{
 
 use crate::{
     harness::{DROP, PASS, TX},
-    world::{self, Police, SESSION_FUNCTION, SHARD_FUNCTION, UNKNOWN_FUNCTION},
+    world::{self, Police, SESSION_FUNCTION, SHARD_FUNCTION, UNKNOWN_FUNCTION, Warmth},
 };
 
 /// Bytes behind the RPC header.
@@ -84,6 +84,8 @@ pub(crate) struct Case {
     pub(crate) verdict: u32,
     /// What the police stage does meanwhile.
     pub(crate) police: Police,
+    /// Where the functions of flows are warm.
+    pub(crate) warmth: Warmth,
 }
 
 impl Case {
@@ -119,9 +121,16 @@ pub(crate) fn all() -> Vec<Case> {
                 cases.push(flow(ip, way, flows));
             }
         }
+        cases.extend(FLOWS.map(|flows| quic(ip, flows)));
         cases.push(new_session(ip));
+        cases.push(new_flow(ip, "flow_new", scene::tcp_new));
+        cases.push(new_flow(ip, "flow_new_udp", scene::udp_new));
         cases.push(error(ip));
         cases.push(retry(ip));
+    }
+    // Together, because a million rows are written anew before the first and after the last of them.
+    for ip in [Ip::V4, Ip::V6] {
+        cases.extend(FLOWS.map(|flows| home(ip, flows)));
     }
     cases
 }
@@ -178,6 +187,42 @@ fn flow(ip: Ip, way: Way, flows: u32) -> Case {
     case("flow", "flow", ip, way, flows, scene, Counter::RouteFlow)
 }
 
+/// Functions that are warm nowhere.
+fn home(ip: Ip, flows: u32) -> Case {
+    let [_shard, _cookie, warm, _session] = kinds();
+    let kind = Kind {
+        rule: "home",
+        name: "home",
+        counter: Counter::RouteHome,
+        ..warm
+    };
+    Case {
+        warmth: Warmth::Cold,
+        ..rpc(&kind, ip, Way::L2, flows)
+    }
+}
+
+/// Connections whose ids name their workers.
+fn quic(ip: Ip, flows: u32) -> Case {
+    let scene = scene::quic(ip, world::QUIC_VIP, flows);
+    case(
+        "quic",
+        "quic",
+        ip,
+        Way::L2,
+        flows,
+        scene,
+        Counter::RouteQuic,
+    )
+}
+
+/// The first packet of a flow that was never seen, as `scene` makes it; the table is full by then.
+fn new_flow(ip: Ip, name: &str, scene: fn(Ip, Destination) -> Scene) -> Case {
+    let scene = scene(ip, world::l4_vip(ForwardMode::L2));
+    let counter = Counter::RouteMaglev;
+    case("flow_new", name, ip, Way::L2, FLOWS[3], scene, counter)
+}
+
 /// The first packet of a session that was never seen; the table is full by then.
 fn new_session(ip: Ip) -> Case {
     let [.., session] = kinds();
@@ -220,7 +265,7 @@ fn error(ip: Ip) -> Case {
     let scene = scene::rpc(ip, vip, header, PAYLOAD_LEN, 0, 1).undoing(undo::TAIL);
     // It goes as far as the rule for functions, and is answered there.
     case(
-        "warm",
+        "answer",
         "error_unknown_function",
         ip,
         Way::L2,
@@ -238,7 +283,7 @@ fn retry(ip: Ip) -> Case {
     let counter = Counter::AnswerRetry;
     Case {
         police: Police::Strict,
-        ..case("warm", "retry", ip, Way::L2, 1, scene, counter)
+        ..case("answer", "retry", ip, Way::L2, 1, scene, counter)
     }
 }
 
@@ -277,5 +322,57 @@ fn case(
         counter,
         verdict: TX,
         police: Police::On,
+        warmth: Warmth::Warm,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_case_has_a_name_of_its_own() {
+        let all = all();
+        let names: HashSet<_> = all.iter().map(|case| &case.name).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn a_rule_s_rows_are_of_packets_that_it_places() {
+        for case in all() {
+            let expected = match case.counter {
+                Counter::PassNotVip => "pass",
+                Counter::RouteShard => "shard",
+                Counter::RouteCookie => "cookie",
+                Counter::RouteWarm => "warm",
+                Counter::RouteHome => "home",
+                Counter::RouteSession => "session",
+                Counter::SessionCreated => "session_new",
+                Counter::RouteFlow => "flow",
+                Counter::RouteMaglev => "flow_new",
+                Counter::RouteQuic => "quic",
+                Counter::ErrorUnknownFunction | Counter::AnswerRetry => "answer",
+                other => panic!("{}: no rule for {other:?}", case.name),
+            };
+            assert_eq!(case.rule, expected, "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn every_rule_is_measured_over_both_versions_of_ip() {
+        let all = all();
+        for rule in [
+            "pass", "shard", "cookie", "warm", "home", "session", "flow", "quic",
+        ] {
+            for ip in [Ip::V4, Ip::V6] {
+                let of_rule = all
+                    .iter()
+                    .filter(|case| (case.rule, case.ip, case.way) == (rule, ip, Way::L2));
+                let flows: Vec<_> = of_rule.map(|case| case.flows).collect();
+                assert_eq!(flows, FLOWS, "{rule} {}", ip.name());
+            }
+        }
     }
 }

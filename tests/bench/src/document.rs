@@ -136,9 +136,13 @@ fn xdp(rows: &[Row]) -> String {
             "shard",
             "cookie",
             "warm",
+            "home",
             "session",
             "session_new",
             "flow",
+            "flow_new",
+            "flow_new_udp",
+            "quic",
         ] {
             out += &by_flows(rows, ip, rule);
         }
@@ -164,7 +168,7 @@ fn xdp(rows: &[Row]) -> String {
     }
     out += "\nThe number behind the encapsulation is the IP version of the outer header.\n\n\
             | floor or answer | median ns | net ns | min–max | rounds × packets |\n|---|---|---|---|---|\n";
-    let is_other = |row: &&Row| row.rule == "floor" || !row.case.starts_with(&row.rule);
+    let is_other = |row: &&Row| ["floor", "answer"].contains(&row.rule.as_str());
     for row in rows.iter().filter(is_other) {
         let _infallible = writeln!(
             out,
@@ -208,14 +212,10 @@ fn by_flows(rows: &[Row], ip: &str, rule: &str) -> String {
     )
 }
 
+/// The row of the case that is called after `rule`.
 fn found<'a>(rows: &'a [Row], ip: &str, rule: &str, way: &str, flows: u32) -> Option<&'a Row> {
-    rows.iter().find(|row| {
-        row.ip == ip
-            && row.rule == rule
-            && row.forward == way
-            && row.flows == flows
-            && row.case.starts_with(rule)
-    })
+    let name = format!("{rule}/{ip}/{way}/{flows}");
+    rows.iter().find(|row| row.case == name)
 }
 
 #[cfg(test)]

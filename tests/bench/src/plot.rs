@@ -13,13 +13,15 @@ const BOTTOM: f64 = 380.0;
 const PANEL_WIDTH: f64 = 330.0;
 const PANEL_LEFT: [f64; 2] = [60.0, 540.0];
 /// Rules in the order of the legend, and colours that people who see colours differently can tell apart (Okabe, Ito).
-const RULES: [(&str, &str); 6] = [
+const RULES: [(&str, &str); 8] = [
     ("pass", "#777777"),
     ("shard", "#009e73"),
     ("cookie", "#0072b2"),
     ("warm", "#d55e00"),
+    ("home", "#56b4e9"),
     ("session", "#cc79a7"),
     ("flow", "#e69f00"),
+    ("quic", "#000000"),
 ];
 /// What Katran took on the reference machine for a flow in its LRU table, by the same method (FACTS §3).
 const KATRAN: [(u32, f64); 4] = [
@@ -75,12 +77,7 @@ pub(crate) fn html(rows: &[Row], table: &str) -> String {
 fn lines(rows: &[Row], ip: &str) -> Vec<Line<'static>> {
     let points = |rule: &str| {
         rows.iter()
-            .filter(|row| {
-                row.ip == ip
-                    && row.rule == rule
-                    && row.forward == "l2"
-                    && row.case.starts_with(rule)
-            })
+            .filter(|row| row.ip == ip && row.rule == rule && row.forward == "l2")
             .map(|row| {
                 let net = |ns: f64| (ns - row.floor_ns).max(0.0);
                 (

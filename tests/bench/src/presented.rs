@@ -1,5 +1,7 @@
 //! Tests that the harness presents what it claims: the kernel's frame against one that is put together here.
 
+use std::collections::HashSet;
+
 use blast::Scene;
 use ebpf_common::{
     ids::{FunctionId, SlotId},
@@ -19,6 +21,21 @@ struct Seen {
     source: u32,
     port: u16,
     rpc: Option<RpcHeader>,
+    /// The worker and the nonce in the connection id of a QUIC packet with a short header.
+    connection: Option<(u16, u64)>,
+}
+
+/// By the draft's figure: three bits of configuration, five of length, the server id, the nonce.
+fn connection(datagram: &[u8]) -> Option<(u16, u64)> {
+    let [first, head, high, low, nonce @ ..] = datagram else {
+        return None;
+    };
+    if *first != 0x40 || *head != 2 << 5 | 7 {
+        return None;
+    }
+    let [a, b, c, d, e] = *nonce.first_chunk()?;
+    let nonce = u64::from_be_bytes([0, 0, 0, a, b, c, d, e]);
+    Some((u16::from_be_bytes([*high, *low]), nonce))
 }
 
 fn seen(frame: &[u8]) -> Seen {
@@ -28,18 +45,20 @@ fn seen(frame: &[u8]) -> Seen {
         NetSlice::Ipv6(ip) => *ip.header().source().last_chunk().unwrap(),
         NetSlice::Arp(_) => panic!("not IP"),
     };
-    let (port, rpc) = match packet.transport.unwrap() {
+    let (port, rpc, connection) = match packet.transport.unwrap() {
         TransportSlice::Udp(udp) => {
-            let parsed = RpcHeader::parse(udp.payload()).unwrap().unwrap();
-            (udp.source_port(), Some(parsed.0))
+            let rpc = RpcHeader::parse(udp.payload()).and_then(Result::ok);
+            let rpc = rpc.map(|(header, _payload)| header);
+            (udp.source_port(), rpc, connection(udp.payload()))
         }
-        TransportSlice::Tcp(tcp) => (tcp.source_port(), None),
+        TransportSlice::Tcp(tcp) => (tcp.source_port(), None, None),
         other => panic!("{other:?}"),
     };
     Seen {
         source: u32::from_be_bytes(source),
         port,
         rpc,
+        connection,
     }
 }
 
@@ -49,6 +68,11 @@ fn expected(scene: &Scene, number: u64, cookies: &[u64]) -> Seen {
     let mut seen = seen(&scene.frame);
     seen.source = fields.source;
     seen.port = fields.port;
+    if template.varies(vary::CONNECTION) {
+        let nonce = fields.session & 0xff_ffff_ffff;
+        seen.connection = Some((fields.flow as u16 % 16, nonce));
+    }
+    assert_eq!(seen.rpc.is_some(), template.carries == carries::RPC);
     if let Some(rpc) = &mut seen.rpc {
         rpc.request_id = fields.request_id;
         if template.varies(vary::FUNCTION) {
@@ -74,6 +98,9 @@ fn rest(scene: &Scene, frame: &[u8]) -> Vec<u8> {
     let mut clear = |from: usize, len: usize| bytes[from..from + len].fill(0);
     clear(template.source_offset(), 4);
     clear(template.ports_offset(), 2);
+    if template.varies(vary::CONNECTION) {
+        clear(template.rpc_offset() + 1, 8);
+    }
     if template.carries == carries::RPC {
         clear(template.rpc_offset() + 8, 26);
         clear(template.rpc_offset() + 48, 8);
@@ -95,6 +122,30 @@ fn each_case_presents_the_flows_that_it_claims() {
                 "{name} {number}"
             );
             assert_eq!(rest(&scene, &frame), rest(&scene, &scene.frame), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_first_packet_of_a_connection_is_one_and_none_comes_again() {
+    let mut harness = Harness::load().unwrap();
+    for Case { name, scene, .. } in cases::all()
+        .into_iter()
+        .filter(|it| it.rule == "flow_new" || it.rule == "flow")
+    {
+        let mut sources = HashSet::new();
+        for number in (0..1_u64 << 21).step_by(1 << 13) {
+            let frame = harness.presented(&scene, number).unwrap();
+            let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+            if let Some(TransportSlice::Tcp(tcp)) = packet.transport {
+                let is_new = name.starts_with("flow_new/");
+                assert_eq!((tcp.syn(), tcp.ack()), (is_new, !is_new), "{name}");
+            }
+            let Seen { source, port, .. } = seen(&frame);
+            sources.insert((source, port));
+        }
+        if scene.template.varies(vary::NEW_SOURCE) {
+            assert_eq!(sources.len(), 1 << 8, "{name}");
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Row {
     /// Name of the case.
     pub(crate) case: String,
-    /// pass, shard, cookie, warm, session, session_new, flow or floor.
+    /// pass, shard, cookie, warm, home, session, session_new, flow, flow_new, quic, answer or floor.
     pub(crate) rule: String,
     /// v4 or v6.
     pub(crate) ip: String,
@@ -47,8 +47,7 @@ impl Row {
                 (self.flows <= many).then_some(loose)
             }
         };
-        // Targets are for the rules, not for answers, which share a rule's name.
-        if !self.case.starts_with(&self.rule) || self.forward != "l2" {
+        if self.forward != "l2" {
             return None;
         }
         match self.rule.as_str() {
@@ -130,6 +129,9 @@ mod tests {
         assert_eq!(target("warm", 1 << 20), Some(250.0));
         assert_eq!(target("flow", 1), Some(90.0));
         assert_eq!(target("flow", 1 << 20), None);
+        for rule in ["home", "quic", "flow_new", "answer", "floor"] {
+            assert_eq!(target(rule, 1), None, "{rule}");
+        }
     }
 
     #[test]

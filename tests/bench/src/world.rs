@@ -31,7 +31,7 @@ use ebpf_common::{
         WorkerInfo, WorkerLoad, WorkerState, features, function_hash, name, vip_filter_bit,
         vip_hash, vip6_filter_bit, vip6_hash, worker_flags,
     },
-    traffic::MAX_FLOWS,
+    traffic::{CONNECTION_CONFIG, CONNECTION_WORKERS, MAX_FLOWS},
     verify,
 };
 use nix::time::{ClockId, clock_getres};
@@ -39,10 +39,15 @@ use xdp_balancer::testing::frame::{BALANCER_MAC, CLIENT_MAC};
 
 /// Workers, all of them up.
 const WORKERS: u16 = 16;
+const _: () = assert!(
+    CONNECTION_WORKERS == WORKERS as u32,
+    "connection ids name each worker"
+);
 const VIP4: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
 const RPC_PORT: u16 = 9_000;
 const L4_PORT: u16 = 9_100;
+const QUIC_PORT: u16 = 9_200;
 /// IP protocol numbers.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -79,6 +84,15 @@ pub(crate) enum Police {
     Strict,
 }
 
+/// Where the functions of [`function_of`] are warm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Warmth {
+    /// On every worker.
+    Warm,
+    /// Nowhere, so that requests go to their homes.
+    Cold,
+}
+
 /// A function of which sessions stay with their worker.
 pub(crate) const SESSION_FUNCTION: FunctionId = FunctionId(0x5e55_1011_0000_0001);
 /// A function whose requests go to the owner of their slot.
@@ -98,6 +112,9 @@ pub(crate) struct World {
     ebpf: Ebpf,
     program: &'static str,
     config: Config,
+    /// The functions of flows, each with its row.
+    functions: Vec<(u32, FunctionId)>,
+    warmth: Warmth,
 }
 
 impl World {
@@ -111,6 +128,8 @@ impl World {
             ebpf,
             program,
             config: Config::ZERO,
+            functions: Vec::new(),
+            warmth: Warmth::Warm,
         };
         verify::load(world.program()?)
             .with_context(|| format!("loading the program `{program}`"))?;
@@ -181,6 +200,28 @@ impl World {
         Ok(())
     }
 
+    /// Makes the functions of flows warm or cold.
+    pub(crate) fn warm(&mut self, warmth: Warmth) -> Result<()> {
+        if self.warmth == warmth {
+            return Ok(());
+        }
+        let workers = match warmth {
+            Warmth::Warm => workers(),
+            Warmth::Cold => Vec::new(),
+        };
+        let entry = FunctionEntry::new(Affinity::None, &workers);
+        let map = self
+            .ebpf
+            .map_mut(name::FUNCTIONS)
+            .context(name::FUNCTIONS)?;
+        let mut rows = Array::<_, FunctionRow>::try_from(map)?;
+        for (row, function) in &self.functions {
+            rows.set(*row, FunctionRow::new(*function, entry), 0)?;
+        }
+        self.warmth = warmth;
+        Ok(())
+    }
+
     /// Route cookies, by flow, that the program accepts for the sessions of [`session_of`].
     pub(crate) fn cookies(&self) -> Vec<u64> {
         let keys = self.config.cookie_keys();
@@ -214,6 +255,8 @@ impl World {
             source_rate: AMPLE,
             answer_rate: AMPLE,
             shed_percent: 100,
+            // Asked for, and never exceeded.
+            home_bound: u32::MAX,
             table_secret: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
             cookie_keys: [[1, 2], [3, 4]],
             token_keys: [[7, 8], [9, 10]],
@@ -247,6 +290,11 @@ impl World {
                 vips.push((port + forward as u16, protocol, vip));
             }
         }
+        let quic = VipInfo {
+            quic_config: CONNECTION_CONFIG,
+            ..VipInfo::new(1 + vips.len() as u32, VipKind::Quic)
+        };
+        vips.push((QUIC_PORT, UDP, quic));
         let rows: Vec<_> = vips
             .iter()
             .map(|(port, protocol, vip)| (VipKey::new(VIP4.octets(), *port, *protocol), *vip))
@@ -256,7 +304,8 @@ impl World {
             .iter()
             .map(|(port, protocol, vip)| (Vip6Key::new(VIP6.octets(), *port, *protocol), *vip))
             .collect();
-        self.place(name::VIPS6, vip6_hash, &rows, Vip6Row::new)
+        self.place(name::VIPS6, vip6_hash, &rows, Vip6Row::new)?;
+        Ok(())
     }
 
     fn add_workers(&mut self) -> Result<()> {
@@ -277,7 +326,7 @@ impl World {
     }
 
     fn add_functions(&mut self) -> Result<()> {
-        let workers: Vec<_> = (0..WORKERS).map(WorkerId).collect();
+        let workers = workers();
         let entry = FunctionEntry::new(Affinity::None, &workers);
         let mut rows: Vec<_> = (0..u64::from(MAX_FLOWS))
             .map(|flow| (function_of(flow), entry))
@@ -289,29 +338,38 @@ impl World {
             rows.push((function, FunctionEntry::new(affinity, &workers)));
         }
         let hash = |id: &FunctionId| function_hash(*id);
-        self.place(name::FUNCTIONS, hash, &rows, FunctionRow::new)
+        let placed = self.place(name::FUNCTIONS, hash, &rows, FunctionRow::new)?;
+        let is_of_flow =
+            |function: FunctionId| ![SESSION_FUNCTION, SHARD_FUNCTION].contains(&function);
+        let placed = placed.into_iter().map(|(function, row)| (row, function));
+        self.functions = placed.filter(|(_row, it)| is_of_flow(*it)).collect();
+        // In the order of the table, which is the fastest to write.
+        self.functions.sort_unstable();
+        Ok(())
     }
 
-    /// Writes `entries` into a table of cuckoo rows.
+    /// Writes `entries` into a table of cuckoo rows; in which row each key stands.
     fn place<Key: Copy + Eq + Hash, Entry: Copy, Row: Pod>(
         &mut self,
         map: &'static str,
         hash: fn(&Key) -> u64,
         entries: &[(Key, Entry)],
         row: impl Fn(Key, Entry) -> Row,
-    ) -> Result<()> {
+    ) -> Result<HashMap<Key, u32>> {
         let by_key: HashMap<Key, Entry> = entries.iter().copied().collect();
         let mut array = self.array::<Row>(map)?;
         let mut places = Cuckoo::new(array.len(), hash);
+        let mut placed = HashMap::new();
         for (key, _entry) in entries {
             for step in places.insert(*key)? {
                 let entry = by_key
                     .get(&step.key)
                     .context("a key that was never placed")?;
                 array.set(step.row, row(step.key, *entry), 0)?;
+                placed.insert(step.key, step.row);
             }
         }
-        Ok(())
+        Ok(placed)
     }
 
     fn array<V: Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>> {
@@ -346,6 +404,9 @@ pub(crate) const fn l4_vip(forward: ForwardMode) -> Destination {
     vip(L4_PORT + forward as u16)
 }
 
+/// The VIP of QUIC connections.
+pub(crate) const QUIC_VIP: Destination = vip(QUIC_PORT);
+
 const fn vip(port: u16) -> Destination {
     Destination {
         v4: VIP4,
@@ -353,6 +414,10 @@ const fn vip(port: u16) -> Destination {
         port,
         macs: MACS,
     }
+}
+
+fn workers() -> Vec<WorkerId> {
+    (0..WORKERS).map(WorkerId).collect()
 }
 
 fn worker(id: u16, outer: Ip) -> WorkerInfo {

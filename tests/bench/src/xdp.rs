@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "no case has `{}` in its name",
         args.case
     );
-    // New sessions flood the table, so they come when the others are done.
+    // New sessions and flows flood the tables, so they come when the others are done.
     let (mut last, mut measured): (Vec<_>, Vec<_>) =
         measured.into_iter().partition(|it| it.case.floods());
     for round in 1..=rounds {
@@ -194,6 +194,7 @@ impl Bench {
         self.harness.aim(&self.floor)?;
         it.floors.push(self.harness.run(scene, self.packets, TX)?);
         self.world.tunnel_over(it.case.way.outer)?;
+        self.world.warm(it.case.warmth)?;
         self.world.police(if self.without_police {
             Police::Off
         } else {

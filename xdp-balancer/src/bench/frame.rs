@@ -8,7 +8,9 @@ use aya_ebpf::{
     helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use ebpf_common::traffic::{Fields, HEAD_LEN, HEAD_WORDS, Sum, Template, carries, undo, vary};
+use ebpf_common::traffic::{
+    CONNECTION_OFFSET, Fields, HEAD_LEN, HEAD_WORDS, Sum, Template, carries, undo, vary,
+};
 
 use crate::maps;
 
@@ -78,6 +80,10 @@ fn write<const SOURCE: usize, const PORTS: usize>(
         ip_sum.add(u64::from(source));
         udp_sum.add(u64::from(source));
         udp_sum.add(u64::from(port));
+    }
+    if template.varies(vary::CONNECTION) {
+        let id = fields.connection_id().to_be_bytes();
+        put(head, PORTS + 8 + CONNECTION_OFFSET, id)?;
     }
     if template.carries != carries::RPC {
         return Some(());
