@@ -5,6 +5,7 @@
 use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf, process};
 
 use balancer_userspace::bench::{Report, Size, measure};
+use occasion::Occasion;
 
 /// Where `cargo xtask bench document` looks for what it puts into docs/performance.md.
 const FRAGMENT: &str = "target/bench/control.md";
@@ -25,6 +26,7 @@ struct Options {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = options()?;
+    let occasion = Occasion::begin();
     let (sizes, rounds): (&[(u32, u16)], usize) = if options.is_quick {
         (&[(1_000, 16), (100_000, 256)], 20)
     } else {
@@ -53,9 +55,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(parent) = PathBuf::from(FRAGMENT).parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::write(FRAGMENT, &table)?;
+    let occasion = occasion.end();
+    fs::write(FRAGMENT, format!("{}\n\n{table}", occasion.line()))?;
     if let Some(path) = options.report {
-        fs::write(path, serde_json::to_vec_pretty(&reports)?)?;
+        occasion.write(&path, &serde_json::to_string_pretty(&reports)?)?;
     }
     if let Some(path) = options.plot {
         fs::write(path, plot(&reports))?;

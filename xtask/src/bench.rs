@@ -20,6 +20,9 @@ const CONTROL: &str = "bench-control";
 /// The worker's benchmark, a package of its own: it needs none of the data plane's, and they not it.
 const WORKER: &str = "bench-worker";
 
+/// Live traffic between namespaces: the policies compared, and changes under load.
+const TRAFFIC: &str = "traffic";
+
 /// Which benchmark.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
@@ -38,9 +41,9 @@ pub(crate) enum Bench {
     /// What sandboxes and instances cost: first replies beside crun and runc, a burst, turnover, memory, warm requests.
     #[command(disable_help_flag = true)]
     Worker(PassedOn),
-    /// All figures of data plane, control plane and worker, and docs/performance.md written anew with them.
+    /// All of these one after the other, and docs/performance.md written anew with their figures.
     All {
-        /// A third of the rounds and a quarter of the packets: shows that everything works, measures little.
+        /// A third of the rounds and a quarter of the packets, or less: shows that everything works, measures little.
         #[arg(long)]
         quick: bool,
     },
@@ -84,8 +87,8 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<ExitCode> {
         Bench::Xdp(passed_on) => ("bench", "xdp", passed_on),
         Bench::Live(passed_on) => ("bench", "live", passed_on),
         Bench::Ops(passed_on) => ("bench", "ops", passed_on),
-        Bench::Load(passed_on) => ("traffic", "load", passed_on),
-        Bench::Loss(passed_on) => ("traffic", "loss", passed_on),
+        Bench::Load(passed_on) => (TRAFFIC, "load", passed_on),
+        Bench::Loss(passed_on) => (TRAFFIC, "loss", passed_on),
     };
     shell::cargo(root, &["build", "--release", "--package", package])?;
     let mut command = Command::new(demo::binary(root, package));
@@ -121,6 +124,7 @@ fn become_worker(root: &Path, binary: &str, passed_on: &PassedOn) -> Result<Exit
 /// Runs what docs/performance.md shows, one after the other, and writes it.
 fn all(root: &Path, quick: bool) -> Result<ExitCode> {
     build(root)?;
+    shell::cargo(root, &["build", "--release", "--package", TRAFFIC])?;
     build_control(root)?;
     build_worker(root)?;
     let reports = root.join(REPORTS);
@@ -138,6 +142,7 @@ fn steps(root: &Path, quick: bool) -> Vec<(PathBuf, Vec<OsString>)> {
         let (program, mut args) = match name {
             "control" => (control_binary(root), Vec::new()),
             "worker" => (demo::binary(root, WORKER), Vec::new()),
+            verb @ ("load" | "loss") => (demo::binary(root, TRAFFIC), vec![verb.into()]),
             verb => (demo::binary(root, "bench"), vec![verb.into()]),
         };
         args.push("--report".into());
@@ -146,17 +151,23 @@ fn steps(root: &Path, quick: bool) -> Vec<(PathBuf, Vec<OsString>)> {
             args.push("--plot".into());
             args.push(root.join(FIGURES).join(format!("{name}.svg")).into());
         }
-        match (name, quick) {
-            (_, false) => {}
-            ("ops", true) => args.extend(["--rounds".into(), "3".into()]),
-            (_, true) => args.push("--quick".into()),
-        }
+        let less: &[&str] = match (name, quick) {
+            (_, false) => &[],
+            ("ops", true) => &["--rounds", "3"],
+            // The load at which the policies differ most, so that few requests show it.
+            ("load", true) => &["--loads", "70", "--rounds", "2", "--seconds", "2"],
+            ("loss", true) => &["--changes", "100", "--replacements", "10"],
+            (_, true) => &["--quick"],
+        };
+        args.extend(less.iter().map(OsString::from));
         (program, args)
     };
     vec![
         step("xdp", true),
         step("live", false),
         step("ops", false),
+        step("load", false),
+        step("loss", false),
         step("control", true),
         step("worker", true),
     ]
@@ -219,6 +230,8 @@ mod tests {
                 "bench xdp --report /w/target/bench/xdp.json --plot /w/docs/figures/xdp.svg",
                 "bench live --report /w/target/bench/live.json",
                 "bench ops --report /w/target/bench/ops.json",
+                "traffic load --report /w/target/bench/load.json",
+                "traffic loss --report /w/target/bench/loss.json",
                 "bench-control --report /w/target/bench/control.json --plot /w/docs/figures/control.svg",
                 "bench-worker --report /w/target/bench/worker.json --plot /w/docs/figures/worker.svg",
             ]
@@ -229,8 +242,20 @@ mod tests {
     fn the_quick_way_is_asked_for_as_each_benchmark_wants_it() {
         let ends: Vec<_> = lines(true)
             .iter()
-            .map(|line| line.rsplit(' ').next().unwrap().to_owned())
+            .zip(lines(false))
+            .map(|(quick, full)| quick.strip_prefix(&full).unwrap().to_owned())
             .collect();
-        assert_eq!(ends, ["--quick", "--quick", "3", "--quick", "--quick"]);
+        assert_eq!(
+            ends,
+            [
+                " --quick",
+                " --quick",
+                " --rounds 3",
+                " --loads 70 --rounds 2 --seconds 2",
+                " --changes 100 --replacements 10",
+                " --quick",
+                " --quick",
+            ]
+        );
     }
 }

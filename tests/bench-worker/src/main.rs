@@ -23,11 +23,17 @@ mod row;
 mod turnover;
 mod warm;
 
-use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
+use occasion::Occasion;
 use row::Row;
 use worker::{cpu_latency::Hold, pool::PoolConfig};
 
@@ -114,6 +120,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     testbed::run::need_root()?;
+    let occasion = Occasion::begin();
     hybrid::own_mounts()?;
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -131,14 +138,18 @@ fn run(args: &Args) -> Result<()> {
     // In a task, not in `block_on`: there each answer would have to be handed from a worker thread to this one.
     let (rows, failures) = runtime.block_on(runtime.spawn(measure(scope)))?;
     write!(std::io::stdout(), "{}", row::table(&rows)).context("printing the table")?;
+    let occasion = occasion.end();
     if let Some(path) = &args.report {
-        write_file(path, &serde_json::to_string_pretty(&rows)?)?;
+        make_folder_of(path)?;
+        let json = serde_json::to_string_pretty(&rows)?;
+        occasion.clone().write(path, &json)?;
     }
     if let Some(path) = &args.plot {
         write_file(path, &plot::svg(&rows))?;
     }
     if args.case.is_empty() && failures.is_empty() {
-        write_file(&PathBuf::from(FRAGMENT), &row::markdown(&rows))?;
+        let text = format!("{}\n\n{}", occasion.line(), row::markdown(&rows));
+        write_file(Path::new(FRAGMENT), &text)?;
     }
     for failure in &failures {
         say(&format!("error: {failure:#}"));
@@ -171,11 +182,16 @@ async fn measure(scope: Scope) -> (Vec<Row>, Vec<anyhow::Error>) {
     (rows, failures)
 }
 
-fn write_file(path: &PathBuf, text: &str) -> Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    make_folder_of(path)?;
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+fn make_folder_of(path: &Path) -> Result<()> {
+    let Some(dir) = path.parent() else {
+        return Ok(());
+    };
+    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))
 }
 
 /// A line about where we are, for whoever waits.

@@ -3,16 +3,18 @@
 //!
 //! A section `NAME` stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. Its content comes from `NAME.json` in the
 //! folder of reports, where this file knows how to render it, or else from `NAME.md` as it is: a benchmark of another
-//! package adds itself by writing that file and a pair of markers.
+//! package adds itself by writing that file and a pair of markers. Each begins with a line that says when and where it
+//! was measured, by [`Occasion`].
 
 use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use occasion::{Occasion, UNKNOWN};
 
 use crate::{live, ops, report::Row};
 
@@ -50,9 +52,6 @@ fn sections(text: &str) -> Vec<String> {
 }
 
 fn content(reports: &Path, name: &str) -> Result<Option<String>> {
-    if name == "machine" {
-        return Ok(Some(machine()));
-    }
     let json = reports.join(format!("{name}.json"));
     let known = matches!(name, "xdp" | "live" | "ops");
     let path = if known {
@@ -68,9 +67,12 @@ fn content(reports: &Path, name: &str) -> Result<Option<String>> {
         "xdp" => xdp(&serde_json::from_str::<Vec<Row>>(&text)?),
         "live" => live::markdown(&serde_json::from_str::<Vec<live::Row>>(&text)?),
         "ops" => ops::markdown(&serde_json::from_str::<Vec<ops::Row>>(&text)?),
-        _ => text,
+        // Its benchmark has written that into it.
+        _ => return Ok(Some(text)),
     };
-    Ok(Some(rendered))
+    let occasion = Occasion::of(&path)?;
+    let line = occasion.map_or_else(|| UNKNOWN.to_owned(), |it| it.line());
+    Ok(Some(format!("{line}\n\n{rendered}")))
 }
 
 fn replaced(text: &str, name: &str, content: &str) -> Result<String> {
@@ -90,40 +92,6 @@ fn replaced(text: &str, name: &str, content: &str) -> Result<String> {
         "{before}{begin}\n{}\n\n{end}{after}",
         content.trim()
     ))
-}
-
-/// The machine that the figures are of.
-fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let value = |text: &str, key: &str| {
-        text.lines()
-            .find(|line| line.starts_with(key))
-            .and_then(|line| line.split_once(':'))
-            .map_or_else(String::new, |(_key, value)| value.trim().to_owned())
-    };
-    let cpus = read("/proc/cpuinfo");
-    let count = cpus
-        .lines()
-        .filter(|line| line.starts_with("processor"))
-        .count();
-    let commit = Command::new("git")
-        .args(["rev-parse", "--short", "HEAD"])
-        .output();
-    let commit = commit.map_or_else(
-        |_error| String::new(),
-        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-    );
-    format!(
-        "{count} × {}, {} of memory, Linux {}; load (1, 5, 15 minutes) when this was written: {}; commit {commit}.",
-        value(&cpus, "model name"),
-        value(&read("/proc/meminfo"), "MemTotal"),
-        read("/proc/sys/kernel/osrelease").trim(),
-        read("/proc/loadavg")
-            .split(' ')
-            .take(3)
-            .collect::<Vec<_>>()
-            .join(", "),
-    )
 }
 
 /// Three tables: rules by flows, encapsulation, floors and answers.
@@ -230,6 +198,30 @@ mod tests {
         assert_eq!(once, "a\n<!-- begin x -->\n\nnew\n\n<!-- end x -->\nb\n");
         let twice = replaced(&once, "x", "new\n").expect("the markers are still there");
         assert_eq!(twice, once);
+    }
+
+    #[test]
+    fn each_section_says_when_and_where_its_own_report_was_made() {
+        let dir = std::env::temp_dir().join(format!("wp-document-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a folder");
+        let section = |name: &str| content(&dir, name).expect("it is read");
+        assert_eq!(section("live"), None);
+        fs::write(dir.join("live.json"), "[]").expect("written");
+        let unknown = section("live").expect("a section");
+        assert!(unknown.starts_with(UNKNOWN), "{unknown}");
+        let occasion = Occasion::begin();
+        let begins = occasion.line().split(" to ").next().map(str::to_owned);
+        let report = dir.join("live.json");
+        occasion.write(&report, "[]").expect("written");
+        let known = section("live").expect("a section");
+        assert!(known.starts_with(&begins.expect("a line")), "{known}");
+        assert!(known.contains("| case | Mpps |"), "{known}");
+        // Another package's is taken as it is.
+        fs::write(dir.join("other.md"), "text").expect("written");
+        assert_eq!(section("other").as_deref(), Some("text"));
+        fs::write(&report, "no list").expect("written");
+        content(&dir, "live").expect_err("what is no report");
+        fs::remove_dir_all(&dir).expect("removed");
     }
 
     #[test]

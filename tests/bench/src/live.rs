@@ -8,11 +8,12 @@
 //! XDP; what it sends back is counted by receiver and dropped at the near end. Generator, veth, program and sink share
 //! one CPU, so a rate is the time of all four together; the floors say what of it is not the program's.
 
-use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{Xdp, XdpMode};
 use blast::{Generator, Mode, Sink};
+use occasion::Occasion;
 use serde::{Deserialize, Serialize};
 use testbed::{netns::Netns, run::Run};
 
@@ -101,6 +102,7 @@ struct Measured {
 
 /// Runs the benchmark.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let occasion = Occasion::begin();
     let (rounds, packets) = if args.quick {
         (3, 1 << 20)
     } else {
@@ -119,7 +121,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let rows = rows(&measured, rounds);
     let json = serde_json::to_string_pretty(&rows)?;
     if let Some(path) = &args.report {
-        fs::write(path, &json).with_context(|| format!("writing {}", path.display()))?;
+        occasion.write(path, &json)?;
     }
     let text = if args.json { json } else { table(&rows) };
     writeln!(std::io::stdout(), "{text}").context("printing")?;

@@ -14,7 +14,7 @@ mod statistics;
 mod world;
 mod xdp;
 
-use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -22,6 +22,7 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
+use occasion::Occasion;
 
 /// Measures the data plane.
 #[derive(Debug, Parser)]
@@ -77,14 +78,14 @@ fn run(args: Args) -> Result<ExitCode> {
             rounds,
             packets,
         } => {
+            let occasion = Occasion::begin();
             let mut out = std::io::stdout().lock();
             let rows = ops::run(&case, rounds, packets)?;
             for row in &rows {
                 writeln!(out, "{row}").context("printing")?;
             }
             if let Some(path) = report {
-                fs::write(&path, serde_json::to_string_pretty(&rows)?)
-                    .with_context(|| format!("writing {}", path.display()))?;
+                occasion.write(&path, &serde_json::to_string_pretty(&rows)?)?;
             }
         }
     }

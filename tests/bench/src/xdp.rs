@@ -6,6 +6,7 @@ use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::ProgramFd;
 use blast::Ip;
+use occasion::Occasion;
 
 use crate::{
     cases::{self, Case},
@@ -67,6 +68,7 @@ struct Measured {
 
 /// Runs the benchmark.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let occasion = Occasion::begin();
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 9 });
     let packets = args
         .packets
@@ -105,13 +107,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .chain(measured)
         .filter_map(|it| it.row(rounds))
         .collect();
-    finish(args, &rows, &failures)
+    finish(args, occasion, &rows, &failures)
 }
 
-fn finish(args: &Args, rows: &[Row], failures: &[String]) -> Result<ExitCode> {
+fn finish(args: &Args, occasion: Occasion, rows: &[Row], failures: &[String]) -> Result<ExitCode> {
     let json = serde_json::to_string_pretty(rows)?;
     if let Some(path) = &args.report {
-        fs::write(path, &json).with_context(|| format!("writing {}", path.display()))?;
+        occasion.write(path, &json)?;
     }
     if let Some(path) = &args.plot {
         let is_html = path

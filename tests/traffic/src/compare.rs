@@ -7,10 +7,11 @@ use std::{collections::BTreeMap, io::Write as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ebpf_common::maps::Counter;
+use occasion::Occasion;
 
 use crate::{
     client::{self, Policy, Traffic},
-    report::{Measured, Report},
+    report::{self, Measured, Report},
     scene::Scene,
     worker::{PARALLEL, Worker},
 };
@@ -36,13 +37,14 @@ pub(crate) struct Args {
     /// Where requests and times are drawn from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Writes the figures as JSON.
-    #[arg(long)]
+    /// Write the figures as JSON to this file, and as Markdown beside it.
+    #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
 
 /// Measures, prints a table, and checks what the packets say of themselves.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let occasion = Occasion::begin();
     let scene = Scene::build(SLOWER.len() as u8)?;
     let mean = Duration::from_micros(args.mean_us);
     let mut workers = Vec::new();
@@ -69,11 +71,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", report.table())?;
+    report.check()?;
     if let Some(path) = &args.report {
-        std::fs::write(path, report.json()?)
-            .with_context(|| format!("writing {}", path.display()))?;
+        report::write(path, occasion, &report.json()?, &report.table())?;
     }
-    report.check()
+    Ok(())
 }
 
 struct Bench<'a> {

@@ -1,8 +1,9 @@
 //! What was measured, as a table and as JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use occasion::Occasion;
 use serde_json::json;
 
 use crate::client::Policy;
@@ -149,6 +150,15 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// Writes a report as `json`, and beside it as a section of docs/performance.md, with when and where it was made.
+pub(crate) fn write(path: &Path, occasion: Occasion, json: &str, table: &str) -> Result<()> {
+    let occasion = occasion.end();
+    let page = path.with_extension("md");
+    fs::write(&page, format!("{}\n\n{table}", occasion.line()))
+        .with_context(|| format!("writing {}", page.display()))?;
+    occasion.write(path, json)
 }
 
 fn row(turns: &[Measured]) -> Result<Row> {

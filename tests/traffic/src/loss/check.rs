@@ -7,6 +7,7 @@ use ebpf_common::ids::{SlotId, WorkerId};
 
 use super::{
     kinds::{COLD, Kind, SESSIONS},
+    report::Packets,
     sink::Arrival,
 };
 
@@ -131,6 +132,18 @@ impl Right {
 }
 
 impl Verdict {
+    /// The figures of it.
+    pub(super) fn packets(&self) -> Packets {
+        Packets {
+            packets: self.packets,
+            by_kind: Kind::NAMES.into_iter().zip(self.by_kind).collect(),
+            met_a_change: self.met_a_change,
+            lost: self.lost.len(),
+            twice: self.twice.len(),
+            at_a_wrong_worker: self.wrong.len(),
+        }
+    }
+
     /// # Errors
     /// When a packet was lost, came twice, or came to a wrong worker.
     pub(super) fn verdict(&self) -> Result<()> {

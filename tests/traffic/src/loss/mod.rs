@@ -4,27 +4,36 @@
 //! - `kinds`: what is sent, so that each rule has its share
 //! - `plane`: the data plane, and the changes
 //! - `sender`, `sink`: the packets' two ends
+//! - `report`: what it came to
 //! - `check`: where each of them came to, against where it might have
 
 mod check;
 mod kinds;
 mod plane;
+mod report;
 mod sender;
 mod sink;
 
 use std::{
-    collections::BTreeMap,
     io::Write as _,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use occasion::Occasion;
 use testbed::{
     topology::{Layout, Topology},
     wait,
 };
 
-use self::{check::Log, plane::Plane, sender::Sender, sink::Sink};
+use self::{
+    check::Log,
+    plane::Plane,
+    report::{Row, counts},
+    sender::Sender,
+    sink::Sink,
+};
 
 const WORKERS: u8 = 4;
 /// For what takes milliseconds, on a machine that is busy with other things.
@@ -48,10 +57,14 @@ pub(crate) struct Args {
     /// Where changes and packets are drawn from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Write what it came to as JSON to this file, and as Markdown beside it.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// Runs it, prints what happened, and fails unless every packet came to a right worker.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let occasion = Occasion::begin();
     let topology = Topology::build(Layout::OneArm, WORKERS)?;
     let mut plane = Plane::load(&topology, args.seed)?;
     let sinks = topology.workers.iter().map(Sink::start);
@@ -111,7 +124,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .filter(|(counter, _)| counter.starts_with("route "));
     let routed: u64 = routed.map(|(_, value)| value).sum();
     ensure!(routed == sent.len() as u64, "{routed} packets were routed");
-    Ok(())
+    let Some(path) = &args.report else {
+        return Ok(());
+    };
+    let row = Row {
+        changes: plane.changed().clone(),
+        map_writes: plane.writes(),
+        replacements: plane.replaced(),
+        seconds: took.as_secs_f64(),
+        packets: result.packets(),
+        counters,
+        frames_dropped: topology.frames_dropped()?,
+    };
+    let json = serde_json::to_string_pretty(&[&row])?;
+    crate::report::write(path, occasion, &json, &row.markdown())
 }
 
 /// Makes the changes.
@@ -154,11 +180,6 @@ fn wait_arrived(sinks: &[Sink], sender: &Sender, wanted: u64) -> Result<()> {
     })
 }
 
-fn counts(counts: &BTreeMap<String, u64>) -> String {
-    let counts = counts.iter().map(|(name, count)| format!("{name} {count}"));
-    counts.collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(all(test, feature = "privileged"))]
 mod tests {
     use super::*;
@@ -172,6 +193,7 @@ mod tests {
             rate: 5_000,
             pause_ms: 10,
             seed: 2,
+            report: None,
         };
         run(&args).unwrap();
     }
