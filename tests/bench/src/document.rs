@@ -117,7 +117,7 @@ fn xdp(rows: &[Row]) -> String {
     }
     out += "\nNet ns a packet: median, less the floor measured right before it with the same template; **bold** misses its target. \
             Every packet was counted under its rule, but for sessions and flows that lost their place in a full row \
-            (below 0.1 %; the report has the counts).\n\n";
+            (below 0.2 %; the report has the counts).\n\n";
     out += "| rule, 1 flow | ";
     let ways = ["l2", "ipip4", "ipip6", "gue4", "gue6"];
     out += &ways.join(" | ");
