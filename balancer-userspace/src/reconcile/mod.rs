@@ -4,7 +4,8 @@
 //! is not dead) and has one afterwards has one. Hence the order of [`plan`]. The list may be abandoned
 //! at any point: the next plan starts from what was written.
 //!
-//! Not covered: a function whose affinity changes in the same step as the table it then uses.
+//! Not covered: a function whose affinity changes in the same step as the table it then uses, and workers behind interfaces
+//! that go where so many come that `PORTS` has no room for both.
 
 mod rules;
 pub mod tables;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 
 use ebpf_common::{
     ids::WorkerId,
-    limits::{MAGLEV_TABLE_LEN, MAX_POOLS, SLOTS},
+    limits::{MAGLEV_TABLE_LEN, MAX_POOLS, MAX_PORTS, SLOTS},
     maps::{WorkerInfo, WorkerState},
 };
 use tables::{ActualTables, DesiredTables, HOME_LEN, MapWrite};
@@ -23,13 +24,10 @@ use tables::{ActualTables, DesiredTables, HOME_LEN, MapWrite};
 pub fn plan(desired: &DesiredTables, actual: &ActualTables) -> Vec<MapWrite> {
     let mut writes = Vec::new();
     // Ports first: a row may name them.
-    writes.extend(
-        desired
-            .ports
-            .difference(&actual.ports)
-            .copied()
-            .map(MapWrite::AddPort),
-    );
+    let (leaving, staying) = leaving_ports(desired, actual);
+    writes.extend(leaving.into_iter().map(MapWrite::RemovePort));
+    let new = desired.ports.difference(&actual.ports);
+    writes.extend(new.copied().map(MapWrite::AddPort));
     // A dead worker answers nobody: the sooner its row says so the better, and the rules pass it over.
     worker_writes(&desired.workers, actual, When::Dead, &mut writes);
     worker_writes(&desired.workers, actual, When::Takes, &mut writes);
@@ -47,7 +45,22 @@ pub fn plan(desired: &DesiredTables, actual: &ActualTables) -> Vec<MapWrite> {
         rules::removals(rules, actual, &mut writes);
     }
     removals(desired, actual, &mut writes);
+    writes.extend(staying.into_iter().map(MapWrite::RemovePort));
     writes
+}
+
+/// The ports that are not to be there: those that must go first, because `PORTS` has no room beside them for the new ones,
+/// and those that may stay until nothing names them any more.
+fn leaving_ports(desired: &DesiredTables, actual: &ActualTables) -> (Vec<u32>, Vec<u32>) {
+    let mut gone: Vec<u32> = actual.ports.difference(&desired.ports).copied().collect();
+    let together = actual.ports.union(&desired.ports).count();
+    let surplus = together.saturating_sub(MAX_PORTS as usize).min(gone.len());
+    if surplus > 0 {
+        // Those that no worker is behind.
+        gone.sort_by_key(|port| actual.workers.iter().any(|row| row.ifindex == *port));
+    }
+    let staying = gone.split_off(surplus);
+    (gone, staying)
 }
 
 /// The part of the plan that must not wait for new tables to be made: the workers that went down. A
@@ -169,13 +182,6 @@ fn removals(desired: &DesiredTables, actual: &ActualTables, writes: &mut Vec<Map
             .filter(|id| !functions.contains_key(id));
         writes.extend(gone.copied().map(MapWrite::RemoveFunction));
     }
-    writes.extend(
-        actual
-            .ports
-            .difference(&desired.ports)
-            .copied()
-            .map(MapWrite::RemovePort),
-    );
 }
 
 #[cfg(test)]

@@ -363,3 +363,73 @@ fn a_dead_worker_is_the_first_thing_written() {
     let writes = plan(&tables(&without), &actual);
     assert!(matches!(writes[0], MapWrite::Worker(WorkerId(0), _)));
 }
+
+/// The ports of a plan in which those of `after` take the place of those of `before`; worker 0 is behind `named`.
+fn port_writes(before: &BTreeSet<u32>, after: &BTreeSet<u32>, named: u32) -> Vec<MapWrite> {
+    let mut actual = ActualTables::fresh();
+    actual.ports.clone_from(before);
+    actual.workers[0] = WorkerInfo {
+        ifindex: named,
+        state: WorkerState::Up as u8,
+        ..WorkerInfo::ABSENT
+    };
+    let desired = DesiredTables {
+        ports: after.clone(),
+        ..tables(&Scene {
+            states: vec![WorkerState::Up; usize::from(WORKERS)],
+            functions: Vec::new(),
+            owners: vec![WORKERS; 6],
+            in_flight: Vec::new(),
+            ports: after.clone(),
+            has_vip: false,
+        })
+    };
+    let is_port = |write: &MapWrite| {
+        matches!(
+            write,
+            MapWrite::AddPort(_) | MapWrite::RemovePort(_) | MapWrite::Worker(WorkerId(0), _)
+        )
+    };
+    let mut writes = plan(&desired, &actual);
+    writes.retain(is_port);
+    writes
+}
+
+#[test]
+fn ports_that_leave_make_room_for_those_that_come_if_there_is_none_beside_them() {
+    let ports = |range: std::ops::Range<u32>| range.collect::<BTreeSet<u32>>();
+    let most = MAX_PORTS;
+    // There is room: the old one goes when no row names it any more.
+    let writes = port_writes(&ports(1..most), &ports(2..most + 1), 1);
+    assert!(matches!(
+        writes[..],
+        [
+            MapWrite::AddPort(_),
+            MapWrite::Worker(..),
+            MapWrite::RemovePort(1)
+        ]
+    ));
+    // There is room for none of two: the one that a worker is behind goes last.
+    let writes = port_writes(&ports(1..most), &ports(3..most + 2), 1);
+    assert!(matches!(
+        writes[..],
+        [
+            MapWrite::RemovePort(2),
+            MapWrite::AddPort(_),
+            MapWrite::AddPort(_),
+            MapWrite::Worker(..),
+            MapWrite::RemovePort(1)
+        ]
+    ));
+    // All of a full map are exchanged, and it never holds more than it can.
+    let mut held = ports(1..most + 1);
+    for write in port_writes(&held.clone(), &ports(most + 1..2 * most + 1), 1) {
+        match write {
+            MapWrite::AddPort(port) => assert!(held.insert(port)),
+            MapWrite::RemovePort(port) => assert!(held.remove(&port)),
+            _ => {}
+        }
+        assert!(held.len() <= most as usize);
+    }
+    assert_eq!(held, ports(most + 1..2 * most + 1));
+}
