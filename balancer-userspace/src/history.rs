@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::{
     api::types::Revision,
-    config::{PolicyFile, TunnelConfig},
+    config::{Config, PolicyFile},
 };
 
 /// What the first revision began from.
@@ -81,14 +81,14 @@ impl History {
     ///
     /// # Errors
     /// [`HistoryError`].
-    pub fn last(&self, tunnel: &TunnelConfig) -> Result<Option<(u64, PolicyFile)>, HistoryError> {
+    pub fn last(&self, config: &Config) -> Result<Option<(u64, PolicyFile)>, HistoryError> {
         // Revision 0 is kept, not applied: as long as it is alone, `balancer.toml` may still say something else.
         let Some(revision) = self.revisions()?.pop().filter(|last| *last != BASE) else {
             return Ok(None);
         };
         let policy = self.read(revision)?;
         policy
-            .check(tunnel)
+            .check(config)
             .map_err(|(key, problem)| HistoryError::Value {
                 path: self.file(revision),
                 key,
@@ -205,6 +205,11 @@ mod tests {
     use super::*;
     use crate::config::{PoolConfig, WorkerPolicy};
 
+    fn config() -> Config {
+        let text = "pin_path = \"/sys/fs/bpf/none\"\nadmin_socket = \"/none.sock\"\ninterface = [{ name = \"eth0\" }]";
+        Config::parse(text, Path::new("balancer.toml")).unwrap()
+    }
+
     fn policy(pool: &str) -> PolicyFile {
         PolicyFile {
             pools: vec![PoolConfig {
@@ -224,12 +229,12 @@ mod tests {
     fn the_last_revision_is_in_force_and_every_one_can_be_had_again() {
         let dir = tempfile::tempdir().unwrap();
         let history = History::new(dir.path().join("policies"));
-        let tunnel = TunnelConfig::default();
-        assert_eq!(history.last(&tunnel).unwrap(), None);
+        let config = config();
+        assert_eq!(history.last(&config).unwrap(), None);
         let base = PolicyFile::default();
         assert_eq!(history.add(&policy("a"), &base).unwrap(), 1);
         assert_eq!(history.add(&policy("b"), &policy("a")).unwrap(), 2);
-        assert_eq!(history.last(&tunnel).unwrap(), Some((2, policy("b"))));
+        assert_eq!(history.last(&config).unwrap(), Some((2, policy("b"))));
         assert_eq!(history.read(1).unwrap(), policy("a"));
         assert_eq!(history.read(0).unwrap(), base);
         assert!(matches!(history.read(3), Err(HistoryError::Unknown { .. })));
@@ -245,7 +250,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let history = History::new(dir.path().to_owned());
         history.write(BASE, &policy("old")).unwrap();
-        assert_eq!(history.last(&TunnelConfig::default()).unwrap(), None);
+        assert_eq!(history.last(&config()).unwrap(), None);
         // A crash came between the two; the configuration was edited since.
         assert_eq!(history.add(&policy("a"), &policy("new")).unwrap(), 1);
         assert_eq!(history.read(BASE).unwrap(), policy("new"));
@@ -260,7 +265,7 @@ mod tests {
             "[[worker]]\nname = \"a\"\nweight = 0",
         )
         .unwrap();
-        let error = history.last(&TunnelConfig::default()).unwrap_err();
+        let error = history.last(&config()).unwrap_err();
         assert!(error.to_string().contains("worker \"a\""), "{error}");
     }
 }

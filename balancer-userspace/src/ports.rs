@@ -119,6 +119,12 @@ impl Ports {
         self
     }
 
+    /// The first IPv4 address of the first interface.
+    #[must_use]
+    pub fn own_address(&self) -> Option<Ipv4Addr> {
+        self.0.first().and_then(Port::address)
+    }
+
     /// The interface of this name.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Port> {

@@ -1,10 +1,16 @@
 //! Whether a configuration makes sense: each check names the key and what would be right.
 
-use std::{collections::BTreeSet, ops::RangeInclusive};
+use std::{
+    collections::{BTreeSet, HashSet},
+    ops::RangeInclusive,
+};
 
-use ebpf_common::limits::{MAX_FUNCTIONS, MAX_WORKERS};
+use ebpf_common::{
+    ids::{DEFERRED_FUNCTION, FunctionId},
+    limits::{MAX_FUNCTIONS, MAX_PORTS, MAX_SCHEMAS, MAX_WORKERS},
+};
 
-use super::{Config, MembershipConfig, VipConfig, VipPort};
+use super::{Config, MembershipConfig, policy::IPV4_MIN_MTU};
 use crate::membership::protocol::MAX_NAME;
 
 /// The kernel's limit (IFNAMSIZ), without its final NUL.
@@ -38,9 +44,8 @@ impl Config {
         self.check_interfaces()?;
         self.check_workers()?;
         self.check_addresses()?;
-        self.policy().check(&self.tunnel)?;
+        self.policy().check(self)?;
         self.check_times()?;
-        self.check_functions()?;
         if let Some(membership) = &self.membership {
             membership.check()?;
         }
@@ -55,7 +60,7 @@ impl Config {
                 return value(key, &format!("must be 1 to {MAX_PLACES_EVER}"));
             }
         }
-        Ok(())
+        self.check_functions()
     }
 
     fn check_interfaces(&self) -> Result<(), (String, String)> {
@@ -63,13 +68,20 @@ impl Config {
         for interface in &self.interfaces {
             let name = interface.name.as_str();
             let problem = if name.is_empty() || name.len() > MAX_INTERFACE_NAME {
-                "must be the name of an interface"
+                "must be the name of an interface".to_owned()
             } else if !names.insert(name) {
-                "is there twice"
+                "is there twice".to_owned()
+            } else if interface.mtu.is_some_and(|mtu| mtu < IPV4_MIN_MTU) {
+                format!(
+                    "must have an mtu of at least {IPV4_MIN_MTU}, or none: then it is the interface's own"
+                )
             } else {
                 continue;
             };
-            return Err((format!("interface \"{name}\""), problem.to_owned()));
+            return Err((format!("interface \"{name}\""), problem));
+        }
+        if names.len() > MAX_PORTS as usize {
+            return Err(("interface".to_owned(), format!("at most {MAX_PORTS}")));
         }
         Ok(())
     }
@@ -90,15 +102,13 @@ impl Config {
                 "must end in four bytes of zeros, which are varied by flow",
             );
         }
-        let load = self.load;
-        if load.port == 0 {
+        if self.load.port == 0 {
             return value("load.port", "must be a UDP port");
         }
-        let is_load = |vip: &&VipConfig| {
-            Some(vip.address) == load.address
-                && (vip.port == VipPort::Any || vip.port.number() == load.port)
-        };
-        if let Some(vip) = self.vips.iter().find(is_load) {
+        // Where it is our own address, that is not known here: the role looks when it starts.
+        if let Some(load) = self.load_address(None)
+            && let Some(vip) = self.policy().udp_vip_at(load)
+        {
             let problem = format!("is the address of vip {} too", vip.label());
             return value("load", &problem);
         }
@@ -145,18 +155,38 @@ impl Config {
     }
 
     fn check_functions(&self) -> Result<(), (String, String)> {
+        let mut seen = BTreeSet::from([FunctionId::of(DEFERRED_FUNCTION)]);
+        let mut schemas = HashSet::new();
         for function in &self.functions {
+            let wrong = |problem: String| Err((format!("function \"{}\"", function.name), problem));
             if function.name.is_empty() {
                 return Err(("function".to_owned(), "must have a name".to_owned()));
             }
-            if let Some(Err(error)) = function
-                .schema
-                .as_ref()
-                .map(|schema| schema.compile(function.affinity))
-            {
-                let key = format!("function \"{}\"", function.name);
-                return Err((key, error.to_string()));
+            let id = FunctionId::of(&function.name);
+            if id == FunctionId::of(DEFERRED_FUNCTION) {
+                return wrong("is the platform's own: give it another name".to_owned());
             }
+            if !seen.insert(id) {
+                return wrong("is there twice".to_owned());
+            }
+            let schema = function.schema.as_ref();
+            match schema.map(|schema| schema.compile(function.affinity)) {
+                Some(Ok(entry)) => drop(schemas.insert(entry)),
+                Some(Err(error)) => return wrong(error.to_string()),
+                None => {}
+            }
+        }
+        if schemas.len() > MAX_SCHEMAS as usize {
+            let problem = format!("at most {MAX_SCHEMAS} different schemas");
+            return Err(("function".to_owned(), problem));
+        }
+        // With the platform's own, which is there whatever is configured.
+        let needed = seen.len();
+        if !self.functions.is_empty() && needed > self.limits.functions as usize {
+            let problem = format!(
+                "must be at least {needed}: for each [[function]], and one of the platform's own"
+            );
+            return Err(("limits.functions".to_owned(), problem));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ebpf_common::limits::{MAX_PKTGEN, MAX_POOLS, MAX_VIPS, PKTGEN_FUNCTIONS};
 
 use super::{
-    Forward, Kind, PolicyFile, Protocol, TunnelConfig, VipConfig, VipPort, check::is_name,
+    Config, Forward, Kind, PolicyFile, Protocol, TunnelConfig, VipConfig, VipPort, check::is_name,
 };
 
 /// Highest configuration id of a QUIC connection id (draft-ietf-quic-load-balancers, section 3.1; 7 says "unroutable").
@@ -14,14 +14,15 @@ const MAX_QUIC_CONFIG: u8 = 6;
 type Problem = (String, String);
 
 impl PolicyFile {
-    /// Checks it, for a balancer with this `tunnel`.
+    /// Checks it, for a balancer with this `config`, whose own policy does not matter.
     ///
     /// # Errors
     /// The key, and what is wrong with its value.
-    pub fn check(&self, tunnel: &TunnelConfig) -> Result<(), Problem> {
+    pub fn check(&self, config: &Config) -> Result<(), Problem> {
         self.check_pools()?;
         self.check_workers()?;
-        self.check_vips(tunnel)?;
+        self.check_vips(&config.tunnel)?;
+        self.check_mtus(config)?;
         self.police.check()
     }
 
@@ -105,6 +106,28 @@ impl PolicyFile {
             }
             None => Ok(()),
         }
+    }
+
+    /// What an interface's configured MTU must hold. Its own is the machine's affair: `warmpath doctor` looks at it.
+    fn check_mtus(&self, config: &Config) -> Result<(), Problem> {
+        let narrow = |least: u16| {
+            let mut interfaces = config.interfaces.iter();
+            interfaces.find_map(|interface| {
+                let mtu = interface.mtu.filter(|mtu| *mtu < least)?;
+                Some((interface.name.as_str(), mtu))
+            })
+        };
+        for vip in &self.vips {
+            let (least, overhead) = vip.min_mtu(&config.tunnel);
+            if let Some((name, mtu)) = narrow(least) {
+                let problem = format!(
+                    "needs an mtu of {least} ({overhead} of it for outer headers), and [[interface]] \"{name}\" has mtu = {mtu}: \
+                     raise it, or leave it out"
+                );
+                return Err((format!("vip {}", vip.label()), problem));
+            }
+        }
+        Ok(())
     }
 
     fn check_vip(&self, vip: &VipConfig, tunnel: &TunnelConfig) -> Result<(), String> {

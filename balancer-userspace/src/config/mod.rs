@@ -144,7 +144,8 @@ pub struct InterfaceConfig {
     /// How the program is attached.
     #[serde(default)]
     pub mode: AttachMode,
-    /// Bytes of the largest IP packet on the way to workers; the interface's MTU if not given.
+    /// Bytes of the largest IP packet on the way to workers; the interface's MTU if not given. At least what every VIP's
+    /// shortest packets need, outer headers included.
     pub mtu: Option<u16>,
 }
 
@@ -378,6 +379,14 @@ impl Config {
                 .collect(),
             police: self.police.clone(),
         }
+    }
+
+    /// Where workers are to send LOAD packets, if they do, by a balancer whose `own` first address is this.
+    #[must_use]
+    pub fn load_address(&self, own: Option<Ipv4Addr>) -> Option<SocketAddr> {
+        self.membership.as_ref()?;
+        let address = self.load.address.or_else(|| own.map(IpAddr::V4))?;
+        Some(SocketAddr::new(address, self.load.port))
     }
 
     /// Where applied policies are kept.

@@ -1,12 +1,23 @@
 //! What may change while the balancer runs: VIPs, pools, weights, caps, police. `balancer.toml` has it to begin with;
 //! `warmpath map apply` puts a `policy.toml` in its place.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
-use ebpf_common::maps::{ForwardMode, NORMAL_WEIGHT, VipKind};
+use ebpf_common::{
+    maps::{ForwardMode, NORMAL_WEIGHT, VipKind},
+    tunnel,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::police::PoliceConfig;
+use super::{TunnelConfig, police::PoliceConfig};
+
+/// Bytes of an IPv4 packet that every link carries whole (RFC 791, section 3.2).
+pub(super) const IPV4_MIN_MTU: u16 = 68;
+/// Likewise of IPv6 (RFC 8200, section 5); a host that is told less goes on sending as much (RFC 8201, section 4).
+const IPV6_MIN_MTU: u16 = 1_280;
 
 /// IP protocol numbers.
 const TCP: u8 = 6;
@@ -39,6 +50,16 @@ impl PolicyFile {
             name: name.to_owned(),
             weight: NORMAL_WEIGHT,
             cap: None,
+        })
+    }
+
+    /// The VIP that UDP packets to `address` belong to, were there no LOAD address.
+    #[must_use]
+    pub fn udp_vip_at(&self, address: SocketAddr) -> Option<&VipConfig> {
+        self.vips.iter().find(|vip| {
+            vip.protocol == Protocol::Udp
+                && vip.address == address.ip()
+                && (vip.port == VipPort::Any || vip.port.number() == address.port())
         })
     }
 }
@@ -80,6 +101,17 @@ impl VipConfig {
             IpAddr::V4(address) => format!("{address}:{}/{protocol}", self.port),
             IpAddr::V6(address) => format!("[{address}]:{}/{protocol}", self.port),
         }
+    }
+
+    /// The least that the way to a worker must carry whole, so that its packets get there however short their senders make
+    /// them, and how much of it is outer headers.
+    pub(super) fn min_mtu(&self, tunnel: &TunnelConfig) -> (u16, u16) {
+        let of_ip = |is_v6| if is_v6 { IPV6_MIN_MTU } else { IPV4_MIN_MTU };
+        let is_outer_v6 = tunnel.v4.is_none();
+        let overhead = tunnel::overhead(self.forward.into(), is_outer_v6) as u16;
+        let inner = of_ip(self.address.is_ipv6()) + overhead;
+        let outer = if overhead == 0 { 0 } else { of_ip(is_outer_v6) };
+        (inner.max(outer), overhead)
     }
 }
 

@@ -204,3 +204,151 @@ fn an_unknown_key_is_refused() {
     let error = parse(&FULL.replace("store_url", "store_uri")).unwrap_err();
     assert!(matches!(error, ConfigError::Parse { .. }));
 }
+
+const BASE: &str = r#"
+        pin_path = "/sys/fs/bpf/warmpath"
+        admin_socket = "/run/warmpath/balancer.sock"
+    "#;
+
+/// The key that `BASE` and `text` is refused by, and why.
+fn refusal(text: &str) -> Option<(String, String)> {
+    match parse(&format!("{BASE}{text}")) {
+        Ok(_) => None,
+        Err(ConfigError::Value { key, problem, .. }) => Some((key, problem)),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn no_more_interfaces_than_the_map_of_ports_holds() {
+    let interfaces = |count: u32| -> String {
+        let one = |number| format!("[[interface]]\nname = \"eth{number}\"\n");
+        (0..count).map(one).collect()
+    };
+    assert_eq!(refusal(&interfaces(64)), None);
+    let (key, problem) = refusal(&interfaces(65)).unwrap();
+    assert_eq!(
+        (key.as_str(), problem.as_str()),
+        ("interface", "at most 64")
+    );
+}
+
+#[test]
+fn no_more_functions_or_schemas_than_their_maps_hold_and_none_twice() {
+    let with = |rest: &str| refusal(&format!("interface = [{{ name = \"eth0\" }}]\n{rest}"));
+    let functions = |names: &[&str]| -> String {
+        let one = |name: &&str| format!("[[function]]\nname = \"{name}\"\n");
+        names.iter().map(one).collect()
+    };
+    assert_eq!(with(&functions(&["hello", "hello@3"])), None);
+    for (names, key) in [
+        (["hello", "hello"], "function \"hello\""),
+        (["hello", "hello@latest"], "function \"hello@latest\""),
+        (["hello", "warmpath.async"], "function \"warmpath.async\""),
+    ] {
+        assert_eq!(with(&functions(&names)).unwrap().0, key);
+    }
+
+    // One row more is the platform's own.
+    let limited = |functions_limit: u32| {
+        let names = functions(&["f", "g", "h"]);
+        with(&format!("[limits]\nfunctions = {functions_limit}\n{names}"))
+    };
+    assert_eq!(limited(4), None);
+    assert_eq!(limited(3).unwrap().0, "limits.functions");
+    assert_eq!(with("[limits]\nfunctions = 1\n"), None);
+
+    let schemas = |count: u32, more: &str| {
+        let one = |number: u32| {
+            format!(
+                "[[function]]\nname = \"f{number}\"\naffinity = \"session\"\nschema = {{ json = \"key{}\" }}\n",
+                number % count
+            )
+        };
+        with(&((0..count + 2).map(one).collect::<String>() + more))
+    };
+    assert_eq!(schemas(4_096, ""), None);
+    let (key, problem) = schemas(4_097, "").unwrap();
+    assert_eq!(key, "function");
+    assert_eq!(problem, "at most 4096 different schemas");
+}
+
+#[test]
+fn an_mtu_holds_the_shortest_packets_of_every_vip() {
+    let with = |mtu: u16, vip: &str| {
+        refusal(&format!(
+            "interface = [{{ name = \"eth0\", mtu = {mtu} }}]\n{vip}"
+        ))
+    };
+    let (key, problem) = with(1, "").unwrap();
+    assert_eq!(key, "interface \"eth0\"");
+    assert!(problem.contains("at least 68"), "{problem}");
+    let vip = |address: &str, forward: &str, tunnel: &str| {
+        format!(
+            "[[vip]]\naddress = \"{address}\"\nport = 9000\nforward = \"{forward}\"\n[tunnel]\n{tunnel}\n"
+        )
+    };
+    const V4: &str = "v4 = \"172.16.0.0\"";
+    const V6: &str = "v6 = \"2001:db8:f::\"";
+    for (address, forward, tunnel, least) in [
+        ("10.99.0.1", "l2", "", 68),
+        ("10.99.0.1", "ipip", V4, 88),
+        ("10.99.0.1", "gue", V4, 96),
+        // What carries it is IPv6.
+        ("10.99.0.1", "gue", V6, 1_280),
+        ("2001:db8::1", "l2", "", 1_280),
+        ("2001:db8::1", "ipip", V4, 1_300),
+        ("2001:db8::1", "gue", V6, 1_328),
+    ] {
+        let vip = vip(address, forward, tunnel);
+        assert_eq!(with(least, &vip), None, "{address} {forward} {tunnel}");
+        let (key, problem) = with(least - 1, &vip).unwrap();
+        if least > 68 {
+            assert!(key.starts_with(&format!(
+                "vip {}",
+                if address.contains(':') { "[" } else { address }
+            )));
+            assert!(
+                problem.contains(&format!("an mtu of {least} (")),
+                "{problem}"
+            );
+            assert!(problem.contains("raise it"), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn a_policy_is_held_against_the_mtus_of_the_configuration() {
+    let narrow = parse(&format!(
+        "{BASE}interface = [{{ name = \"eth0\", mtu = 1300 }}]\ntunnel = {{ v4 = \"172.16.0.0\" }}"
+    ));
+    let narrow = narrow.unwrap();
+    let policy = |forward: &str| -> PolicyFile {
+        let text =
+            format!("[[vip]]\naddress = \"2001:db8::1\"\nport = 9000\nforward = \"{forward}\"");
+        toml::from_str(&text).unwrap()
+    };
+    policy("ipip").check(&narrow).unwrap();
+    let (key, _) = policy("gue").check(&narrow).unwrap_err();
+    assert_eq!(key, "vip [2001:db8::1]:9000/udp");
+}
+
+#[test]
+fn a_vip_at_the_load_address_is_refused_if_workers_send_there_and_it_is_for_udp() {
+    let with = |vip: &str, more: &str| {
+        refusal(&format!(
+            "interface = [{{ name = \"eth0\" }}]\nload = {{ address = \"10.80.0.2\" }}\n[[vip]]\naddress = \"10.80.0.2\"\n{vip}\n{more}"
+        ))
+    };
+    const MEMBERS: &str = "[membership]\nlisten = \"10.80.0.2:7000\"\ntoken_file = \"/none\"";
+    assert_eq!(with("port = 7001", MEMBERS).unwrap().0, "load");
+    assert_eq!(with("port = \"any\"", MEMBERS).unwrap().0, "load");
+    let tcp = "port = 7001\nkind = \"l4\"\nprotocol = \"tcp\"";
+    assert_eq!(with(tcp, MEMBERS), None);
+    assert_eq!(with("port = 9000", MEMBERS), None);
+    assert_eq!(
+        with("port = 7001", ""),
+        None,
+        "without workers that report, there is none"
+    );
+}

@@ -347,6 +347,7 @@ impl<S: MapStore> Controller<S> {
                 self.dirty.all_workers = true;
                 self.dirty.rest = true;
                 // The LOAD address may be that of an interface.
+                self.look_at_load_address();
                 self.refresh_rules();
                 // A worker that is reached now, or not any more, is in warm sets or not.
                 let warm: Vec<FunctionId> = self.loads.functions().collect();

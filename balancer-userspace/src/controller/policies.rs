@@ -1,12 +1,9 @@
 //! Which policy is in force, and how another one takes its place.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use ebpf_common::{ids::WorkerId, limits::MAX_WORKERS};
-use tracing::info;
+use tracing::{error, info};
 
 use super::{CommandError, Controller, inputs};
 use crate::{
@@ -25,16 +22,28 @@ use crate::{
 const SHOWN_MAX: usize = 10_000;
 
 impl<S: MapStore> Controller<S> {
-    /// Where workers are to send LOAD packets.
+    /// Where workers are to send LOAD packets. Nowhere while a VIP is there, as when our own address has become a VIP's: what
+    /// clients send comes first, and heartbeats tell of loads, too.
     pub(super) fn load_address(&self) -> Option<SocketAddr> {
-        self.config.membership.as_ref()?;
-        let load = self.config.load;
-        let own = || {
-            let first = self.ports.0.first()?;
-            first.address().map(IpAddr::V4)
-        };
-        let address = load.address.or_else(own)?;
-        Some(SocketAddr::new(address, load.port))
+        self.load_address_beside(&self.policy)
+    }
+
+    fn load_address_beside(&self, file: &PolicyFile) -> Option<SocketAddr> {
+        let load = self.config.load_address(self.ports.own_address())?;
+        file.udp_vip_at(load).is_none().then_some(load)
+    }
+
+    /// Says that our interfaces now have an address that a VIP has.
+    pub(super) fn look_at_load_address(&self) {
+        if let Some(load) = self.config.load_address(self.ports.own_address())
+            && let Some(vip) = self.policy.udp_vip_at(load)
+        {
+            error!(
+                vip = vip.label(),
+                %load,
+                "the LOAD address is a VIP's now: workers send no LOAD packets until [load] names another"
+            );
+        }
     }
 
     /// Puts `file`, which was checked, in force.
@@ -59,7 +68,8 @@ impl<S: MapStore> Controller<S> {
 
     fn rules_of(&self, file: &PolicyFile, pools: &policy::PoolNumbers) -> Rules {
         let vips = &self.applier.actual().vips;
-        Rules::of(&self.config, file, self.load_address(), vips, pools)
+        let load = self.load_address_beside(file);
+        Rules::of(&self.config, file, load, vips, pools)
     }
 
     pub(super) fn policy_status(&self) -> PolicyStatus {
@@ -76,12 +86,9 @@ impl<S: MapStore> Controller<S> {
         is_dry_run: bool,
     ) -> Result<PolicyChange, CommandError> {
         let wrong = |(key, problem)| CommandError::Policy { key, problem };
-        file.check(&self.config.tunnel).map_err(wrong)?;
-        if let Some(load) = self.load_address()
-            && let Some(vip) = file.vips.iter().find(|vip| {
-                let port = vip.port.number();
-                vip.address == load.ip() && (port == 0 || port == load.port())
-            })
+        file.check(&self.config).map_err(wrong)?;
+        if let Some(load) = self.config.load_address(self.ports.own_address())
+            && let Some(vip) = file.udp_vip_at(load)
         {
             return Err(wrong((
                 format!("vip {}", vip.label()),

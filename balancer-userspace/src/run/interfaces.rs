@@ -1,6 +1,6 @@
 //! Attaching the program to the interfaces, at the start and whenever one is made anew.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -11,10 +11,10 @@ use tracing::{error, info, warn};
 use super::RunError;
 use crate::{
     api::types::InterfaceStatus,
-    config::InterfaceConfig,
+    config::{Config, InterfaceConfig, PolicyFile},
     controller::PortsEvent,
     maps::{Attachment, DataPlane},
-    ports::Ports,
+    ports::{Ports, PortsError},
     rate_limit::RateLimit,
 };
 
@@ -22,16 +22,37 @@ use crate::{
 const LOOK_AT_PORTS: Duration = Duration::from_millis(200);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// Our interfaces as they are now.
+pub(super) fn ports(interfaces: &[InterfaceConfig]) -> Result<Ports, PortsError> {
+    let names: Vec<String> = interfaces
+        .iter()
+        .map(|interface| interface.name.clone())
+        .collect();
+    Ok(Ports::read(&names)?.with_mtus(interfaces))
+}
+
+/// Whether `policy` leaves the LOAD address alone, which is a port of our `own` address unless configured.
+pub(super) fn check_load_address(
+    config: &Config,
+    policy: &PolicyFile,
+    own: Option<Ipv4Addr>,
+) -> Result<(), RunError> {
+    let load = config.load_address(own);
+    match load.and_then(|load| Some((load, policy.udp_vip_at(load)?))) {
+        Some((load, vip)) => Err(RunError::LoadAddress {
+            vip: vip.label(),
+            load,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Attaches the program to every interface, or says why not.
 pub(super) fn attach_all(
     data_plane: &mut DataPlane,
     interfaces: &[InterfaceConfig],
 ) -> Result<PortsEvent, RunError> {
-    let names: Vec<String> = interfaces
-        .iter()
-        .map(|interface| interface.name.clone())
-        .collect();
-    let ports = Ports::read(&names)?.with_mtus(interfaces);
+    let ports = ports(interfaces)?;
     let attached = data_plane.attach(interfaces, &ports)?;
     let attached: Vec<Attachment> = attached.into_iter().collect::<Result<_, _>>()?;
     let interfaces = interfaces
@@ -63,10 +84,6 @@ pub(super) async fn watch_ports(
     mut last: PortsEvent,
     changes: mpsc::Sender<PortsEvent>,
 ) {
-    let names: Vec<String> = interfaces
-        .iter()
-        .map(|interface| interface.name.clone())
-        .collect();
     let mut ticks = interval(LOOK_AT_PORTS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut log = RateLimit::new(LOG_EVERY);
@@ -82,7 +99,7 @@ pub(super) async fn watch_ports(
             .interfaces
             .iter()
             .all(|interface| interface.mode.is_some());
-        let ports = match Ports::read(&names).map(|ports| ports.with_mtus(&interfaces)) {
+        let ports = match ports(&interfaces) {
             Ok(ports) if ports == last.ports && is_attached => continue,
             Ok(ports) => ports,
             Err(error) => {
@@ -140,4 +157,58 @@ fn attach_where_possible(
         }
     }
     attached
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(vip: &str, more: &str) -> Config {
+        let text = format!(
+            r#"
+            pin_path = "/sys/fs/bpf/none"
+            admin_socket = "/none.sock"
+            interface = [{{ name = "eth0" }}]
+            {more}
+            [[vip]]
+            address = "10.80.0.2"
+            {vip}
+            "#
+        );
+        Config::parse(&text, Path::new("balancer.toml")).unwrap()
+    }
+
+    #[test]
+    fn a_vip_where_workers_would_send_load_packets_is_refused_before_anything_is_touched() {
+        const MEMBERS: &str = "[membership]\nlisten = \"10.80.0.2:7000\"\ntoken_file = \"/none\"";
+        let check = |vip: &str, more: &str, own: Option<[u8; 4]>| {
+            let config = config(vip, more);
+            check_load_address(&config, &config.policy(), own.map(Ipv4Addr::from))
+        };
+        let own = Some([10, 80, 0, 2]);
+        for vip in ["port = 7001", "port = \"any\"\nkind = \"l4\""] {
+            let error = check(vip, MEMBERS, own).unwrap_err().to_string();
+            assert!(error.contains("10.80.0.2:7001: set [load]"), "{error}");
+        }
+        for (vip, more, own) in [
+            ("port = 9000", MEMBERS, own),
+            (
+                "port = 7001\nkind = \"l4\"\nprotocol = \"tcp\"",
+                MEMBERS,
+                own,
+            ),
+            ("port = 7001", "", own),
+            ("port = 7001", MEMBERS, Some([10, 80, 0, 3])),
+            ("port = 7001", MEMBERS, None),
+            (
+                "port = 7001",
+                &format!("{MEMBERS}\n[load]\nport = 7002"),
+                own,
+            ),
+        ] {
+            check(vip, more, own).unwrap();
+        }
+    }
 }

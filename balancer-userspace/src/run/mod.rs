@@ -93,6 +93,16 @@ pub enum RunError {
     /// The static workers do not fit.
     #[error("cannot take in the workers of the configuration")]
     StaticWorkers(#[from] JoinError),
+    /// Workers would send LOAD packets to a VIP.
+    #[error(
+        "vip {vip} is where workers would send LOAD packets, {load}: set [load] address or port to another that no VIP has"
+    )]
+    LoadAddress {
+        /// The VIP.
+        vip: String,
+        /// The LOAD address.
+        load: SocketAddr,
+    },
     /// An address cannot be listened at.
     #[error("cannot listen at {addr} for {what}{}", bind_mend(.source))]
     Bind {
@@ -148,8 +158,10 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
     let persisted = Persisted::read(&config.state_file())?;
 
     let (revision, policy) = History::new(config.policy_dir())
-        .last(&config.tunnel)?
+        .last(&config)?
         .unwrap_or_else(|| (0, config.policy()));
+    let ports = interfaces::ports(&config.interfaces)?;
+    interfaces::check_load_address(&config, &policy, ports.own_address())?;
 
     let kernel = Kernel::open(&config)?;
     metrics.set_adopted(kernel.program.adopted);
