@@ -269,7 +269,8 @@ fn a_tracer_that_is_killed_leaves_the_plain_program_behind() {
         Ok((bed.counter("packets", "packets") > packets + 200).then_some(()))
     })
     .unwrap();
-    assert!(Tracer::spawn(&bed, "--off").events().is_empty());
+    let given_back = Tracer::spawn(&bed, "--off").events();
+    assert_eq!(given_back, [serde_json::json!({ "links_given_back": 1 })]);
     assert!(is_plain(&bed));
     let tally = load.stop();
     assert_eq!(

@@ -8,6 +8,7 @@ use std::{
 use aya::programs::Xdp;
 use aya_obj::programs::XdpAttachType;
 use ebpf_common::{LAYOUT_VERSION, maps::name};
+use serde::Serialize;
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -192,7 +193,7 @@ pub enum DetachError {
 }
 
 /// What [`detach`] removed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Detached {
     /// Interfaces that the program was taken off.
     pub links: usize,

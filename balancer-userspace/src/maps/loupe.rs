@@ -200,7 +200,7 @@ impl Loupe {
         self.filter.beat += 1;
         self.write_filter()?;
         let traced = xdp(&mut self.ebpf, TRACED)?;
-        match bring_links_to(traced, &self.pin_path)? {
+        match bring_links_to(traced, &self.pin_path)?.all {
             0 => Err(LoupeError::NoLinks),
             _ => Ok(()),
         }
@@ -249,28 +249,45 @@ impl Drop for Loupe {
     }
 }
 
-/// Gives links back that a tracer had when it was killed. Returns whether a tracer lives and keeps them.
+/// What became of the links that a tracer may have left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orphans {
+    /// A tracer lives and keeps them.
+    Kept,
+    /// So many have the balancer's program again; the others had it.
+    GivenBack(usize),
+}
+
+/// Gives links back that a tracer had when it was killed.
 ///
 /// # Errors
 /// [`LoupeError`].
-pub fn give_back_orphans(pin_path: &Path) -> Result<bool, LoupeError> {
+pub fn give_back_orphans(pin_path: &Path) -> Result<Orphans, LoupeError> {
     match lock(pin_path) {
-        Ok(_lock) => give_back(pin_path).map(|()| false),
-        Err(LoupeError::Busy { .. }) => Ok(true),
+        Ok(_lock) => give_back(pin_path).map(Orphans::GivenBack),
+        Err(LoupeError::Busy { .. }) => Ok(Orphans::Kept),
         Err(error) => Err(error),
     }
 }
 
-fn give_back(pin_path: &Path) -> Result<(), LoupeError> {
+/// Returns how many links had another program.
+fn give_back(pin_path: &Path) -> Result<usize, LoupeError> {
     let pinned = Xdp::from_pin(program_pin(pin_path), XdpAttachType::Interface);
     let mut balancer = pinned.map_err(program_error(PROGRAM))?;
-    bring_links_to(&mut balancer, pin_path).map(drop)
+    Ok(bring_links_to(&mut balancer, pin_path)?.moved)
 }
 
-/// Puts `program` into every link that has another one. Returns how many links there are.
-fn bring_links_to(program: &mut Xdp, pin_path: &Path) -> Result<usize, LoupeError> {
+/// How many links there are, and how many of them had another program.
+struct Links {
+    all: usize,
+    moved: usize,
+}
+
+/// Puts `program` into every link that has another one.
+fn bring_links_to(program: &mut Xdp, pin_path: &Path) -> Result<Links, LoupeError> {
     let id = program.info().map_err(program_error(TRACED))?.id();
     let pins = attach::pinned(pin_path)?;
+    let mut moved = 0;
     for pin in &pins {
         let link_error = |source| LoupeError::Link {
             path: pin.path.clone(),
@@ -286,8 +303,12 @@ fn bring_links_to(program: &mut Xdp, pin_path: &Path) -> Result<usize, LoupeErro
             .map_err(program_error(TRACED))?;
         // The pin keeps the link when this handle is dropped.
         drop(program.take_link(id).map_err(program_error(TRACED))?);
+        moved += 1;
     }
-    Ok(pins.len())
+    Ok(Links {
+        all: pins.len(),
+        moved,
+    })
 }
 
 /// The control plane holds the lock for a moment each time it looks for orphans.

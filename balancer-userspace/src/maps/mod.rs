@@ -34,7 +34,7 @@ pub(crate) use decap::{host_addresses, row_addresses, row_sources};
 pub use explain::{ExplainError, PacketError, explain};
 pub use footprint::{MapSize, map_size};
 pub use load::LoadError;
-pub use loupe::{Loupe, LoupeError, give_back_orphans};
+pub use loupe::{Loupe, LoupeError, Orphans, give_back_orphans};
 pub use open::OpenError;
 pub use police::blocks;
 pub use privilege::{PrivilegeError, check_privilege};

@@ -50,6 +50,8 @@ pub(crate) enum FnVerb {
         version: u32,
         #[command(flatten)]
         store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Remove a function with all its versions
     Rm {
@@ -57,6 +59,8 @@ pub(crate) enum FnVerb {
         name: String,
         #[command(flatten)]
         store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Call a function through its VIP and print its reply
     Invoke(InvokeArgs),

@@ -157,6 +157,8 @@ pub(crate) enum BalancerVerb {
     Detach {
         #[command(flatten)]
         pins: PinArgs,
+        #[command(flatten)]
+        output: OutputArgs,
     },
 }
 
@@ -209,6 +211,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    /// Every verb below `command` that prints something, under its path.
+    fn verbs(command: &clap::Command, path: &str) -> Vec<(String, bool)> {
+        let has = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
+        // A role prints nothing but logs.
+        let is_role = has("config") && !has("json");
+        let is_verb = command.get_subcommands().next().is_none() && !is_role;
+        let own = is_verb.then(|| (path.to_owned(), has("json")));
+        let below = command
+            .get_subcommands()
+            .flat_map(|verb| verbs(verb, &format!("{path} {}", verb.get_name())));
+        own.into_iter().chain(below).collect()
+    }
+
+    #[test]
+    fn every_verb_prints_json_if_asked() {
+        let verbs = verbs(&Args::command(), "warmpath");
+        assert!(verbs.len() > 40, "{verbs:?}");
+        let without = verbs.iter().filter(|(_, has_json)| !has_json);
+        assert_eq!(without.collect::<Vec<_>>(), Vec::<&(String, bool)>::new());
     }
 
     #[test]

@@ -4,14 +4,19 @@ use anyhow::Result;
 use balancer_userspace::maps;
 
 use crate::{
-    args::PinArgs,
+    args::{OutputArgs, PinArgs},
     output::{self, Exit},
 };
 
-pub(super) fn detach(pins: &PinArgs) -> Result<Exit> {
-    maps::detach(&pins.pin_path)?;
+pub(super) fn detach(pins: &PinArgs, output: &OutputArgs) -> Result<Exit> {
+    let detached = maps::detach(&pins.pin_path)?;
+    if output.json {
+        output::json(&detached)?;
+        return Ok(Exit::Ok);
+    }
     output::line(format_args!(
-        "detached; {} is gone",
+        "detached from {} interfaces; {} is gone",
+        detached.links,
         pins.pin_path.display()
     ))?;
     Ok(Exit::Ok)

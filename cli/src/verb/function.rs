@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use packages::Requires;
+use serde_json::json;
 use store::{Digest, FunctionDetail, StoreClient};
 
 use crate::{
@@ -34,11 +35,20 @@ pub(super) async fn run(verb: &FnVerb) -> Result<Exit> {
             alias,
             version,
             store,
+            output,
         } => {
             client(store)?.set_alias(name, alias, *version).await?;
-            output::line(format_args!("{name}@{alias} is version {version}"))?;
+            if output.json {
+                output::json(&json!({ "name": name, "alias": alias, "version": version }))?;
+            } else {
+                output::line(format_args!("{name}@{alias} is version {version}"))?;
+            }
         }
-        FnVerb::Rm { name, store } => rm(name, store).await?,
+        FnVerb::Rm {
+            name,
+            store,
+            output,
+        } => rm(name, store, output).await?,
         FnVerb::Prewarm(args) => return super::prewarm::run(args).await,
         FnVerb::Triggers(args) => return super::triggers::run(args).await,
         FnVerb::Dead(args) => return super::dead::run(args).await,
@@ -165,8 +175,11 @@ fn aliases_of(detail: &FunctionDetail, version: u32) -> String {
     }
 }
 
-async fn rm(name: &str, store: &StoreArgs) -> Result<()> {
+async fn rm(name: &str, store: &StoreArgs, output: &OutputArgs) -> Result<()> {
     let deleted = client(store)?.delete(name).await?;
+    if output.json {
+        return output::json(&deleted);
+    }
     output::line(format_args!(
         "{name} removed: {} versions, {} bundles",
         deleted.versions, deleted.bundles

@@ -46,9 +46,9 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
 async fn dispatch(verb: Verb) -> Result<Exit> {
     match verb {
         Verb::Balancer {
-            verb: Some(BalancerVerb::Detach { pins }),
+            verb: Some(BalancerVerb::Detach { pins, output }),
             ..
-        } => balancer::detach(&pins),
+        } => balancer::detach(&pins, &output),
         Verb::Balancer { role, verb: None } => role::balancer(&role).await,
         Verb::Worker {
             verb: Some(WorkerVerb::Drain(args)),

@@ -58,6 +58,8 @@ pub(crate) enum RootfsVerb {
         /// Where built ones are kept
         #[arg(long, default_value = worker::rootfs::DIR)]
         dir: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Write a list of the packages that Debian has today
     Renew {
@@ -82,13 +84,7 @@ pub(super) async fn run(verb: &RootfsVerb) -> Result<Exit> {
         } => build(dir, list.as_deref(), mirror.as_deref(), output).await,
         RootfsVerb::List { dir, output } => show(dir, output),
         RootfsVerb::Verify { dir, name, output } => verify(dir, name, output),
-        RootfsVerb::Remove { dir, name } => {
-            let kept = Kept::new(dir);
-            let digest = kept.find(name)?;
-            kept.remove(&digest)?;
-            output::line(format_args!("{digest} removed"))?;
-            Ok(Exit::Ok)
-        }
+        RootfsVerb::Remove { dir, name, output } => remove(dir, name, output),
         RootfsVerb::Renew {
             list,
             architecture,
@@ -203,6 +199,18 @@ fn show(dir: &Path, output: &OutputArgs) -> Result<Exit> {
         ]);
     }
     table.print()?;
+    Ok(Exit::Ok)
+}
+
+fn remove(dir: &Path, name: &str, output: &OutputArgs) -> Result<Exit> {
+    let kept = Kept::new(dir);
+    let digest = kept.find(name)?;
+    kept.remove(&digest)?;
+    if output.json {
+        output::json(&json!({ "digest": digest, "removed": true }))?;
+    } else {
+        output::line(format_args!("{digest} removed"))?;
+    }
     Ok(Exit::Ok)
 }
 

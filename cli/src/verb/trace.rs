@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, fs::File, io::BufWriter, time::Duration};
 use anyhow::{Context, Result, anyhow, bail};
 use balancer_userspace::{
     client::AdminClient,
-    maps,
+    maps::{self, Orphans},
     trace::{Asked, Capture, Names, Seen, Until, trace as watch},
 };
 use ebpf_common::ids::{FunctionId, WorkerId};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::role::stop_signal;
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 
 pub(super) async fn trace(args: &TraceArgs) -> Result<Exit> {
     if args.off {
-        return off(&args.pins);
+        return off(args);
     }
     let names = names(args).await;
     let asked = asked(args, &names)?;
@@ -66,9 +66,13 @@ pub(super) async fn trace(args: &TraceArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn off(pins: &PinArgs) -> Result<Exit> {
-    if maps::give_back_orphans(&pins.pin_path)? {
-        bail!("a `warmpath trace` is running: end that one");
+fn off(args: &TraceArgs) -> Result<Exit> {
+    match maps::give_back_orphans(&args.pins.pin_path)? {
+        Orphans::Kept => bail!("a `warmpath trace` is running: end that one"),
+        Orphans::GivenBack(links) if args.json => {
+            output::line(json!({ "links_given_back": links }))?;
+        }
+        Orphans::GivenBack(links) => output::line(format_args!("{links} links given back"))?,
     }
     Ok(Exit::Ok)
 }
