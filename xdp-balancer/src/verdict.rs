@@ -71,7 +71,7 @@ impl Outcome {
         }
     }
 
-    /// The one counter of class pass, route, drop or error that it is counted under.
+    /// The one counter of an outcome's class that it is counted under.
     #[inline(always)]
     #[must_use]
     pub const fn counter(self) -> Counter {
