@@ -32,6 +32,7 @@ pub(crate) struct Metrics {
     pub(crate) joins: IntCounter,
     pub(crate) losses: IntCounter,
     pub(crate) load_silences: IntCounter,
+    pub(crate) presumed: IntGauge,
     pub(crate) write_errors: IntCounter,
     pub(crate) plan_seconds: Histogram,
     pub(crate) orders: IntGauge,
@@ -97,6 +98,11 @@ impl Metrics {
             )?,
             joins: counter(r, "balancer_worker_joins_total", "Workers that connected.")?,
             losses: counter(r, "balancer_worker_losses_total", "Workers that went down.")?,
+            presumed: gauge(
+                r,
+                "balancer_workers_presumed",
+                "Workers without a connection that count as alive by their LOAD packets.",
+            )?,
             load_silences: counter(
                 r,
                 "balancer_load_silences_total",

@@ -69,6 +69,9 @@ pub struct WorkerStatus {
     pub state: String,
     /// Whether an operator asked for the drain (`warmpath` verb), in contrast to the worker itself.
     pub drained_by_operator: bool,
+    /// Whether its connection is lost and it counts as alive by its LOAD packets alone.
+    #[serde(default)]
+    pub presumed: bool,
     /// `heartbeat` or `static`.
     pub source: String,
     /// The balancer's interface that it is reached by.

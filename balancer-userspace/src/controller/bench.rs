@@ -70,7 +70,10 @@ impl<S: MapStore> Bench<S> {
     }
 
     pub(crate) fn close(&mut self, connection: ConnectionId) {
-        let closed = ConnectionEvent::Closed { connection };
+        let closed = ConnectionEvent::Closed {
+            connection,
+            is_silent: false,
+        };
         self.0.handle(Event::Connection(closed));
     }
 

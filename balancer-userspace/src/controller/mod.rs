@@ -16,6 +16,7 @@ mod orders;
 mod outputs;
 mod plan;
 mod policies;
+mod presumed;
 mod reports;
 mod schemas;
 mod state_file;
@@ -23,6 +24,7 @@ mod views;
 mod workers;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -162,6 +164,8 @@ pub(crate) struct Controller<S> {
     loads_at: Instant,
     /// Whose LOAD packets come.
     reports: Reports,
+    /// Workers without a connection that count as alive by their LOAD packets.
+    presumed: BTreeSet<WorkerId>,
     /// When the standby copies are made the same as the live ones.
     standby_at: Option<Instant>,
 }
@@ -269,6 +273,7 @@ impl<S: MapStore> Controller<S> {
             keys_made_s,
             loads_at: Instant::now(),
             reports: Reports::default(),
+            presumed: BTreeSet::new(),
             standby_at: None,
         };
         controller.complete_config(start.table_rows, is_orphaned);
@@ -337,7 +342,10 @@ impl<S: MapStore> Controller<S> {
                 // The connection was closed in the meantime; its Closed event follows.
                 drop(reply.send(answer));
             }
-            Event::Connection(ConnectionEvent::Closed { connection }) => self.closed(connection),
+            Event::Connection(ConnectionEvent::Closed {
+                connection,
+                is_silent,
+            }) => self.closed(connection, is_silent),
             Event::Catalog(catalog) => self.follow_catalog(catalog),
             Event::Ports(event) => {
                 // The kernel has taken the entries of interfaces that went away out of PORTS itself.

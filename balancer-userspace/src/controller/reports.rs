@@ -16,7 +16,10 @@ use super::Controller;
 use crate::{loads::Report, maps::MapStore, policy, reconcile::tables::MapWrite};
 
 /// A worker sends a LOAD packet every 10 ms at least, so this is a hundred in a row that did not come.
-const SILENCE: Duration = Duration::from_secs(1);
+pub(super) const SILENCE: Duration = Duration::from_secs(1);
+/// Requests that are sent to a worker within [`SILENCE`] without one being received before it counts as deaf. It does not
+/// count those that it refuses, or that it has answered already.
+const UNHEARD: u64 = 8;
 /// The bound on homes is written when it moves by more than one part in as many.
 const BOUND_STEP: u64 = 8;
 /// Requests per worker of normal weight below which there is no bound: where next to nothing is in flight, one request
@@ -32,20 +35,51 @@ pub(super) struct Reports(BTreeMap<WorkerId, Seen>);
 struct Seen {
     sequence: u64,
     since: Instant,
+    /// What was sent to it when `received` moved last, or when nothing was on its way.
+    sent: u64,
+    received: u64,
+    /// When that was.
+    heard: Instant,
+    /// What was sent to it since.
+    unheard: u64,
 }
 
 impl Reports {
     /// Takes in what the row of `id` holds at `now`. Returns whether its worker has fallen silent.
-    fn see(&mut self, id: WorkerId, load: &WorkerLoad, now: Instant) -> bool {
+    pub(super) fn see(&mut self, id: WorkerId, load: &WorkerLoad, now: Instant) -> bool {
         let new = Seen {
             sequence: load.sequence,
             since: now,
+            sent: load.sent,
+            received: load.received,
+            heard: now,
+            unheard: 0,
         };
         let seen = self.0.entry(id).or_insert(new);
         if seen.sequence != load.sequence {
-            *seen = new;
+            seen.sequence = load.sequence;
+            seen.since = now;
         }
+        // One that is full refuses requests, and does not count them.
+        let is_full = load.in_flight >= load.capacity;
+        if seen.sent == load.sent || seen.received != load.received || is_full {
+            *seen = Seen {
+                since: seen.since,
+                ..new
+            };
+        }
+        seen.unheard = load.sent.wrapping_sub(seen.sent);
         load.sequence != 0 && now.saturating_duration_since(seen.since) >= SILENCE
+    }
+
+    /// Whether a LOAD packet of `id` came `within` that time before `now`, and requests reach it. The packets alone say
+    /// too little: a thread of their own sends them, whatever has become of the rest of the worker.
+    pub(super) fn speaks(&self, id: WorkerId, now: Instant, within: Duration) -> bool {
+        self.0.get(&id).is_some_and(|seen| {
+            let since = |at: Instant| now.saturating_duration_since(at);
+            let is_deaf = seen.unheard >= UNHEARD && since(seen.heard) >= SILENCE;
+            seen.sequence != 0 && since(seen.since) < within && !is_deaf
+        })
     }
 
     /// The worker is gone, or the row is another's.
@@ -63,11 +97,18 @@ impl<S: MapStore> Controller<S> {
         let alive: Vec<WorkerId> = alive.map(|(id, _)| id).collect();
         let mut in_flight = 0;
         let mut silent = Vec::new();
+        let mut lost = Vec::new();
         for id in alive {
             let Some(load) = self.applier.load(id) else {
                 continue;
             };
-            if self.reports.see(id, &load, now) && self.fall_back(id) {
+            let is_silent = self.reports.see(id, &load, now);
+            if self.presumed.contains(&id) {
+                if !self.is_presumable(id, now) {
+                    lost.push(id);
+                    continue;
+                }
+            } else if is_silent && self.fall_back(id) {
                 silent.push(id);
                 continue;
             }
@@ -81,6 +122,9 @@ impl<S: MapStore> Controller<S> {
                 };
                 self.observe(id, report);
             }
+        }
+        for id in lost {
+            self.suspend(id, "its connection was lost, and then its LOAD packets");
         }
         self.tell_of_silence(&silent);
         self.bound_homes(in_flight);

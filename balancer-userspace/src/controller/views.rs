@@ -67,6 +67,7 @@ impl<S: MapStore> Controller<S> {
             mac: identity.mac.to_string(),
             state: state.name().to_owned(),
             drained_by_operator: member.is_drained,
+            presumed: self.presumed.contains(&id),
             source: member.source.name().to_owned(),
             interface: port.map(|port| port.name.clone()),
             in_flight: report.in_flight,

@@ -60,6 +60,7 @@ impl<S: MapStore> Controller<S> {
         if let Some((_, waiting)) = &mut self.grace {
             waiting.retain(|waiting| *waiting != id);
         }
+        self.presume_no_more(id);
         let superseded = self.connections.insert(connection, id);
         self.worker_changed(id);
         self.metrics.joins.inc();
@@ -111,19 +112,25 @@ impl<S: MapStore> Controller<S> {
         }
     }
 
-    pub(super) fn closed(&mut self, connection: ConnectionId) {
-        if let Some(id) = self.connections.remove(connection) {
+    pub(super) fn closed(&mut self, connection: ConnectionId, is_silent: bool) {
+        let Some(id) = self.connections.remove(connection) else {
+            return;
+        };
+        if is_silent {
+            self.lose(id, "nothing was heard of it within its lease");
+        } else {
             self.suspend(id, "its connection was closed");
         }
     }
 
-    fn suspend(&mut self, id: WorkerId, why: &str) {
+    pub(super) fn suspend(&mut self, id: WorkerId, why: &str) {
         let is_news = self.membership.suspend(id);
         if is_news {
             // At once: until then packets go to where nobody answers.
             self.worker_changed(id);
             self.write_urgent();
         }
+        self.presume_no_more(id);
         self.reports.forget(id);
         let warm = self.loads.forget(id);
         self.functions.extend(warm);
@@ -145,7 +152,7 @@ impl<S: MapStore> Controller<S> {
             && let Some((_, waiting)) = self.grace.take()
         {
             for id in waiting {
-                self.suspend(
+                self.lose(
                     id,
                     "it did not connect again after the control plane's restart",
                 );

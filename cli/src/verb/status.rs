@@ -103,7 +103,7 @@ fn print_workers(workers: &[WorkerStatus]) -> Result<()> {
         table.row(vec![
             worker.id.to_string(),
             worker.name.clone(),
-            worker.state.clone(),
+            state(worker),
             worker.address.to_string(),
             worker.in_flight.to_string(),
             worker.capacity.to_string(),
@@ -112,6 +112,14 @@ fn print_workers(workers: &[WorkerStatus]) -> Result<()> {
         ]);
     }
     table.print()
+}
+
+fn state(worker: &WorkerStatus) -> String {
+    if worker.presumed {
+        format!("{} (presumed)", worker.state)
+    } else {
+        worker.state.clone()
+    }
 }
 
 /// Counters that are not zero.

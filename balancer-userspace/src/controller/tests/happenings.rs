@@ -71,7 +71,10 @@ impl Bench {
             }
             Happening::Close(worker) => {
                 if let Some(connection) = connections.remove(&worker) {
-                    let closed = ConnectionEvent::Closed { connection };
+                    let closed = ConnectionEvent::Closed {
+                        connection,
+                        is_silent: worker.is_multiple_of(2),
+                    };
                     controller.handle(Event::Connection(closed));
                 }
             }

@@ -24,6 +24,7 @@ mod keys;
 mod loads;
 mod orders;
 mod policies;
+mod presumed;
 mod schemas;
 mod shared;
 mod workers;
@@ -195,7 +196,10 @@ impl Bench {
 
     fn close(&mut self, connection: ConnectionId) {
         self.controller
-            .handle(Event::Connection(ConnectionEvent::Closed { connection }));
+            .handle(Event::Connection(ConnectionEvent::Closed {
+                connection,
+                is_silent: false,
+            }));
     }
 
     fn warm(&self) -> Vec<u16> {

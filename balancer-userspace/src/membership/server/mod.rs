@@ -84,6 +84,9 @@ pub enum ConnectionEvent {
     Closed {
         /// Which connection.
         connection: ConnectionId,
+        /// Whether it ended in silence, as it does when the network between us is gone, rather than by a word of the
+        /// worker or its kernel.
+        is_silent: bool,
     },
 }
 
@@ -140,6 +143,20 @@ enum CloseReason {
     Superseded,
     #[error("the control plane is stopping")]
     Stopping,
+}
+
+impl CloseReason {
+    fn is_silent(&self) -> bool {
+        use std::io::ErrorKind;
+        match self {
+            Self::Lease => true,
+            Self::Line(LinesCodecError::Io(error)) => matches!(
+                error.kind(),
+                ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// Terms that workers have to keep.
@@ -224,7 +241,10 @@ impl Server {
             Ok(welcome) => {
                 let reason = self.follow(id, &mut lines, welcome).await;
                 // The controller is told of exactly those connections that said hello.
-                let closed = ConnectionEvent::Closed { connection: id };
+                let closed = ConnectionEvent::Closed {
+                    connection: id,
+                    is_silent: reason.is_silent(),
+                };
                 if self.events.send(closed).await.is_err() {
                     return;
                 }

@@ -68,10 +68,15 @@ impl Bench {
         }
     }
 
-    async fn closed(&mut self) -> ConnectionId {
+    /// The next connection that is closed, and whether it ended in silence.
+    async fn closed(&mut self) -> (ConnectionId, bool) {
         loop {
-            if let ConnectionEvent::Closed { connection } = self.next().await {
-                return connection;
+            if let ConnectionEvent::Closed {
+                connection,
+                is_silent,
+            } = self.next().await
+            {
+                return (connection, is_silent);
             }
         }
     }
@@ -168,7 +173,7 @@ async fn a_client_joins_and_its_heartbeats_and_assignments_flow() {
         }
     }
     drop(beat);
-    assert_eq!(bench.closed().await, connection);
+    assert_eq!(bench.closed().await, (connection, false));
 }
 
 #[tokio::test]
@@ -179,7 +184,7 @@ async fn a_client_comes_back_after_its_connection_is_lost() {
     let (first, _, superseded) = bench.welcome().await;
     let lost = Instant::now();
     superseded.cancel();
-    assert_eq!(bench.closed().await, first);
+    assert_eq!(bench.closed().await, (first, false));
     let (second, _, _token) = bench.welcome().await;
     assert_ne!(first, second);
     assert!(
@@ -199,7 +204,7 @@ async fn silence_ends_a_connection_when_its_lease_is_over() {
         .unwrap();
     let (connection, ..) = bench.welcome().await;
     let silent_since = Instant::now();
-    assert_eq!(bench.closed().await, connection);
+    assert_eq!(bench.closed().await, (connection, true));
     assert!(silent_since.elapsed() >= LEASE / 2);
 }
 
@@ -300,6 +305,6 @@ async fn garbage_after_the_hello_closes_the_connection_too() {
             .unwrap();
         let (connection, ..) = bench.welcome().await;
         stream.write_all(garbage).await.unwrap();
-        assert_eq!(bench.closed().await, connection);
+        assert_eq!(bench.closed().await, (connection, false));
     }
 }
