@@ -63,6 +63,8 @@ pub(super) struct Interface {
     pub(super) irqs: Vec<Irq>,
     /// Interfaces on top of this one.
     pub(super) uppers: Vec<String>,
+    /// Those that a bond is made of.
+    pub(super) ports: Vec<Self>,
 }
 
 /// What `ip -details link show` says.
@@ -70,6 +72,8 @@ pub(super) struct Interface {
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) is_up: bool,
+    /// It is up, and the cable or the other end is not.
+    pub(super) lacks_carrier: bool,
     pub(super) mtu: u32,
     pub(super) max_mtu: Option<u32>,
     /// `veth`, `bond`, `vlan`, …; none for hardware.
@@ -83,6 +87,19 @@ pub(super) struct Link {
     pub(super) parent: Option<String>,
     pub(super) bus: Option<String>,
     pub(super) xdp: Option<AttachedXdp>,
+    /// How it is set, if it is a bond.
+    pub(super) bond: Option<Bond>,
+}
+
+/// The settings of a bond, as `ip -details link show` names them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Bond {
+    pub(super) mode: String,
+    pub(super) xmit_hash_policy: Option<String>,
+    /// How often the ports' carriers are looked at; 0 for never.
+    pub(super) miimon_ms: u32,
+    /// How often ARP asks whether the ports work; 0 for never.
+    pub(super) arp_interval_ms: u32,
 }
 
 /// The program that an interface has.

@@ -8,7 +8,7 @@ use crate::{
 
 /// `trial` is the object whose pass program may be attached for a moment.
 pub(super) fn interface(name: &str, trial: Option<&[u8]>) -> Interface {
-    let Some((link, uppers)) = link::link(name) else {
+    let Some((link, around)) = link::link(name) else {
         return Interface {
             name: name.to_owned(),
             ..Interface::default()
@@ -27,7 +27,13 @@ pub(super) fn interface(name: &str, trial: Option<&[u8]>) -> Interface {
         offloads: ethtool::offloads(name),
         numa_node: numa_node(&link),
         irqs: irq::irqs(name, link.parent.as_deref()),
-        uppers,
+        uppers: around.uppers,
+        // No trial there: a bond takes no program while a port has one.
+        ports: around
+            .ports
+            .iter()
+            .map(|port| interface(port, None))
+            .collect(),
         link: Some(link),
     }
 }

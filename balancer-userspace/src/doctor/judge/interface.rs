@@ -1,5 +1,6 @@
 //! Whether the interface is there, and whether its driver runs XDP programs.
 
+use super::bond;
 use crate::doctor::{
     Report,
     facts::{Interface, Link},
@@ -16,7 +17,9 @@ const XDP_ACT: [(u64, &str); 7] = [
     (1 << 5, "multi-buffer"),
     (1 << 6, "multi-buffer redirect target"),
 ];
-const XDP_BASIC: u64 = 1;
+pub(super) const XDP_BASIC: u64 = 1;
+/// The check that a driver's word decides.
+pub(super) const NATIVE: &str = "native XDP";
 /// Interfaces that stand on others and run no program in a driver of their own.
 const UPPER_KINDS: [&str; 7] = [
     "vlan", "bridge", "macvlan", "ipvlan", "vxlan", "team", "dummy",
@@ -26,11 +29,7 @@ pub(super) fn judge(interface: &Interface, report: &mut Report) {
     let name = &interface.name;
     let mut notes = Notes::of(name, report);
     let Some(link) = &interface.link else {
-        notes.failure(
-            "interface",
-            "there is none of this name, or `ip` (iproute2) is not installed",
-            "ip -brief link show",
-        );
+        note_missing(&mut notes);
         return;
     };
     if link.is_up {
@@ -39,11 +38,23 @@ pub(super) fn judge(interface: &Interface, report: &mut Report) {
         notes.failure("interface", "down", format!("ip link set dev {name} up"));
     }
     judge_driver(interface, link, &mut notes);
-    judge_native(interface, link, &mut notes);
+    if bond::is_bond(link) {
+        bond::judge_native(interface, link, &mut notes);
+    } else {
+        judge_native(interface, link, &mut notes);
+    }
     judge_stack(interface, link, &mut notes);
 }
 
-fn judge_driver(interface: &Interface, link: &Link, notes: &mut Notes<'_>) {
+pub(super) fn note_missing(notes: &mut Notes<'_>) {
+    notes.failure(
+        "interface",
+        "there is none of this name, or `ip` (iproute2) is not installed",
+        "ip -brief link show",
+    );
+}
+
+pub(super) fn judge_driver(interface: &Interface, link: &Link, notes: &mut Notes<'_>) {
     match (&interface.driver, &link.kind) {
         (Some(driver), _) => notes.ok("driver", driver.clone()),
         (None, Some(kind)) => notes.ok("driver", format!("{kind} (by its kind)")),
@@ -55,15 +66,17 @@ fn judge_driver(interface: &Interface, link: &Link, notes: &mut Notes<'_>) {
     }
 }
 
-fn judge_native(interface: &Interface, link: &Link, notes: &mut Notes<'_>) {
-    const CHECK: &str = "native XDP";
+pub(super) fn judge_native(interface: &Interface, link: &Link, notes: &mut Notes<'_>) {
     let name = &interface.name;
     if let Some(xdp) = &link.xdp {
         if xdp.is_native {
-            notes.ok(CHECK, format!("program {} runs in the driver", xdp.program));
+            notes.ok(
+                NATIVE,
+                format!("program {} runs in the driver", xdp.program),
+            );
         } else {
             notes.warning(
-                CHECK,
+                NATIVE,
                 format!("program {} runs in the slow generic path", xdp.program),
                 format!("ip link set dev {name} xdpgeneric off; then attach natively (mode = \"native\")"),
             );
@@ -74,27 +87,27 @@ fn judge_native(interface: &Interface, link: &Link, notes: &mut Notes<'_>) {
         "use an interface whose driver has XDP; or, slow: mode = \"generic\" for {name} in balancer.toml"
     );
     match (&interface.trial, interface.xdp_features) {
-        (Some(Ok(())), _) => notes.ok(CHECK, "a program was attached and taken off again"),
+        (Some(Ok(())), _) => notes.ok(NATIVE, "a program was attached and taken off again"),
         (Some(Err(problem)), _) => notes.failure(
-            CHECK,
+            NATIVE,
             problem.clone(),
             format!(
                 "ip link set dev {name} mtu 1500 (and, of a veth, at its peer); else {generic}"
             ),
         ),
         (None, Some(features)) if features & XDP_BASIC != 0 => {
-            notes.ok(CHECK, format!("the driver offers {}", named(features)));
+            notes.ok(NATIVE, format!("the driver offers {}", named(features)));
         }
-        (None, Some(_)) => notes.failure(CHECK, "the driver offers none", generic),
+        (None, Some(_)) => notes.failure(NATIVE, "the driver offers none", generic),
         (None, None) => notes.warning(
-            CHECK,
+            NATIVE,
             "this kernel (before 6.3) cannot tell",
             format!("warmpath doctor {name} --try"),
         ),
     }
 }
 
-fn named(features: u64) -> String {
+pub(super) fn named(features: u64) -> String {
     let names: Vec<_> = XDP_ACT
         .iter()
         .filter(|(bit, _)| features & bit != 0)
@@ -135,6 +148,9 @@ fn judge_stack(interface: &Interface, link: &Link, notes: &mut Notes<'_>) {
                 format!("a {kind}: it stands on another interface, where packets come in first"),
                 format!("warmpath doctor {lower}, and attach there"),
             );
+        }
+        _ if bond::is_bond(link) && interface.uppers.is_empty() => {
+            notes.ok(CHECK, "on its ports, to which it hands the program on");
         }
         _ if interface.uppers.is_empty() => notes.ok(CHECK, "alone: no master, nothing on top"),
         _ => notes.ok(

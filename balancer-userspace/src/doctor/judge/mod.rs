@@ -1,5 +1,6 @@
 //! From facts to verdicts. Pure: everything here can be tested on machines that we have not.
 
+mod bond;
 mod bpf;
 mod decap;
 mod idle;
@@ -13,7 +14,7 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 
-use super::{Facts, Options, Report};
+use super::{Facts, Options, Report, facts::Interface};
 
 /// Every check that the role needs, in the order in which one would mend things.
 pub(super) fn judge(facts: &Facts, options: &Options) -> Report {
@@ -24,12 +25,7 @@ pub(super) fn judge(facts: &Facts, options: &Options) -> Report {
         bpf::judge(facts, &mut report);
     }
     for interface in &facts.interfaces {
-        interface::judge(interface, &mut report);
-        if interface.link.is_some() {
-            offload::judge(interface, options.vip_mtu, &mut report);
-            queues::judge(interface, facts.cpus, &mut report);
-            sysctl::judge_interface(interface, facts, role, &mut report);
-        }
+        judge_interface(interface, facts, options, &mut report);
     }
     sysctl::judge(facts, &mut report);
     if role.has_balancer() {
@@ -41,4 +37,27 @@ pub(super) fn judge(facts: &Facts, options: &Options) -> Report {
         sandbox::judge(&facts.sandbox, &mut report);
     }
     report
+}
+
+/// A bond stands before its ports: the program and the addresses are its own, the hardware is theirs.
+fn judge_interface(interface: &Interface, facts: &Facts, options: &Options, report: &mut Report) {
+    interface::judge(interface, report);
+    let Some(link) = &interface.link else {
+        return;
+    };
+    offload::judge_mtu(interface, options.vip_mtu, report);
+    if bond::is_bond(link) {
+        bond::judge(interface, link, report);
+    } else {
+        offload::judge(interface, report);
+        queues::judge(interface, facts.cpus, report);
+    }
+    sysctl::judge_interface(interface, facts, options.role, report);
+    for port in &interface.ports {
+        bond::port::judge(port, interface, report);
+        if port.link.is_some() {
+            offload::judge(port, report);
+            queues::judge(port, facts.cpus, report);
+        }
+    }
 }

@@ -1,10 +1,6 @@
 //! MTU, and what the hardware does to packets before the program sees them or after.
 
-use crate::doctor::{
-    Report,
-    facts::{Interface, Link},
-    report::Notes,
-};
+use crate::doctor::{Report, facts::Interface, report::Notes};
 
 /// Bytes that each way of encapsulation puts before a packet: an outer header, and UDP with GUE's own.
 const ENCAPSULATIONS: [(&str, u32); 4] = [
@@ -14,11 +10,9 @@ const ENCAPSULATIONS: [(&str, u32); 4] = [
     ("gue over IPv6", 48),
 ];
 
-pub(super) fn judge(interface: &Interface, vip_mtu: u32, report: &mut Report) {
+/// What the hardware does.
+pub(super) fn judge(interface: &Interface, report: &mut Report) {
     let mut notes = Notes::of(&interface.name, report);
-    if let Some(link) = &interface.link {
-        judge_mtu(&interface.name, link, vip_mtu, &mut notes);
-    }
     if interface.offloads.is_empty() {
         notes.warning("offloads", "cannot be asked", "apt-get install ethtool");
         return;
@@ -29,8 +23,13 @@ pub(super) fn judge(interface: &Interface, vip_mtu: u32, report: &mut Report) {
 }
 
 /// Room for encapsulation on top of the largest packet that comes for a VIP.
-fn judge_mtu(name: &str, link: &Link, vip_mtu: u32, notes: &mut Notes<'_>) {
+pub(super) fn judge_mtu(interface: &Interface, vip_mtu: u32, report: &mut Report) {
     const CHECK: &str = "MTU head room";
+    let name = &interface.name;
+    let Some(link) = &interface.link else {
+        return;
+    };
+    let mut notes = Notes::of(name, report);
     let fits = |extra: u32| vip_mtu.saturating_add(extra) <= link.mtu;
     let (yes, no): (Vec<_>, Vec<_>) = ENCAPSULATIONS
         .into_iter()
