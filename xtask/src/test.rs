@@ -13,7 +13,28 @@ use crate::{build_ebpf, demo, rootfs, setup, shell, wheels};
 /// The test binaries that need root. A run that leaves one out has failed, whatever the others say.
 const PRIVILEGED_FLOORS: &[&str] = &["prog", "netns", "sandbox", "storage", "platform", "kills"];
 
-/// The features that turn those binaries on.
+/// Tests that need root in binaries that hold others too, which run without: by binary and name. If their feature is lost, the
+/// binary is as green as ever; so each of them must have run.
+const PRIVILEGED_TESTS: &[(&str, &str)] = &[
+    (
+        "traffic",
+        "loss::tests::a_hundred_changes_and_ten_replacements_lose_no_packet",
+    ),
+    (
+        "bench",
+        "presented::each_case_presents_the_flows_that_it_claims",
+    ),
+    (
+        "bench",
+        "presented::checksums_are_right_where_they_are_asked_for",
+    ),
+    (
+        "bench",
+        "presented::what_the_program_under_test_does_to_the_length_is_undone",
+    ),
+];
+
+/// The features that turn those binaries and tests on.
 pub(crate) const PRIVILEGED_FEATURES: &str = "tests/privileged,prog-tests/privileged,bench/privileged,traffic/privileged,\
      bench-worker/privileged";
 
@@ -93,6 +114,8 @@ struct Tally {
     current: String,
     /// Binaries that ran at least one test.
     ran: Vec<String>,
+    /// Those of [`PRIVILEGED_TESTS`] that came to an end.
+    privileged: Vec<&'static (&'static str, &'static str)>,
     complaints: Vec<String>,
 }
 
@@ -100,6 +123,10 @@ impl Tally {
     fn read(&mut self, line: &str) {
         if let Some(name) = running(line) {
             name.clone_into(&mut self.current);
+        } else if let Some(test) = ended(line) {
+            let is_it = |(binary, name): &&(&str, &str)| *binary == self.current && *name == test;
+            self.privileged
+                .extend(PRIVILEGED_TESTS.iter().filter(is_it));
         } else if let Some(rest) = line.strip_prefix("test result: ") {
             let passed = number_before(rest, " passed");
             let failed = number_before(rest, " failed");
@@ -126,8 +153,22 @@ impl Tally {
                         .push(format!("the floor `{floor}` ran no test"));
                 }
             }
+            for test in PRIVILEGED_TESTS {
+                if !self.privileged.contains(&test) {
+                    let (binary, name) = test;
+                    self.failed += 1;
+                    self.complaints
+                        .push(format!("`{name}` of `{binary}` did not run"));
+                }
+            }
         }
     }
+}
+
+/// The test in libtest's `test <name> ... ok`, passed or failed; one that is ignored did not run.
+fn ended(line: &str) -> Option<&str> {
+    let (name, fate) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    (fate == "ok" || fate == "FAILED").then_some(name)
 }
 
 /// The name of the test binary in cargo's `Running … (target/release/deps/<name>-<hash>)`.
@@ -176,8 +217,64 @@ test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     fn a_privileged_floor_that_did_not_run_is_a_failure() {
         let mut tally = tally(OUTPUT);
         tally.finish(false, Floors::All);
-        let missing = PRIVILEGED_FLOORS.len() as u64 - 1;
-        assert_eq!(tally.failed, 2 + missing);
+        let missing = PRIVILEGED_FLOORS.len() + PRIVILEGED_TESTS.len() - 1;
+        assert_eq!(tally.failed, 2 + missing as u64);
+    }
+
+    /// What cargo prints if all floors and all tests that need root ran; `fate` of the named one.
+    fn whole(test: &str, fate: &str) -> String {
+        let mut output = String::new();
+        let mut run = |binary: &str, lines: &str| {
+            output.push_str(&format!(
+                "     Running unittests src/main.rs (target/release/deps/{binary}-0123)\n{lines}\
+                 test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n"
+            ));
+        };
+        for floor in PRIVILEGED_FLOORS {
+            run(floor, "");
+        }
+        for (binary, name) in PRIVILEGED_TESTS {
+            let fate = if *name == test { fate } else { "ok" };
+            run(binary, &format!("test {name} ... {fate}\n"));
+        }
+        output
+    }
+
+    #[test]
+    fn a_privileged_test_must_have_run_in_its_own_binary() {
+        let mut all = tally(&whole("", "ok"));
+        all.finish(true, Floors::All);
+        assert_eq!(all.failed, 0, "{:?}", all.complaints);
+        for (binary, name) in PRIVILEGED_TESTS {
+            // Compiled out, and its binary's other tests are there; ignored; and one of that name elsewhere.
+            let out = whole(name, "ok").replace(&format!("test {name} ... ok\n"), "");
+            let ignored = whole(name, "ignored, needs root");
+            let elsewhere = whole(name, "ok").replace(&format!("deps/{binary}-"), "deps/other-");
+            for output in [out, ignored, elsewhere] {
+                let mut tally = tally(&output);
+                tally.finish(true, Floors::All);
+                let complaint = format!("`{name}` of `{binary}` did not run");
+                assert!(tally.failed > 0 && tally.complaints.contains(&complaint));
+            }
+            let mut unprivileged = tally("");
+            unprivileged.finish(true, Floors::Unprivileged);
+            assert_eq!(unprivileged.failed, 0);
+        }
+    }
+
+    /// A test of another name is one that never runs.
+    #[test]
+    fn privileged_tests_are_those_of_the_sources() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
+        for (binary, name) in PRIVILEGED_TESTS {
+            let mut path: Vec<_> = name.split("::").collect();
+            let function = path.pop().unwrap_or_default();
+            let module = path.first().copied().unwrap_or_default();
+            let source = tests.join(binary).join("src").join(module);
+            let source = [source.with_extension("rs"), source.join("mod.rs")];
+            let text: String = source.iter().flat_map(std::fs::read_to_string).collect();
+            assert!(text.contains(&format!("fn {function}()")), "{name}");
+        }
     }
 
     #[test]
