@@ -1,13 +1,16 @@
-//! Golden bytes: the layout of the RPC header and of every map type. A change here breaks peers and
-//! pinned maps; it needs a new `wire::VERSION` or `LAYOUT_VERSION`.
+//! Golden bytes: the layout of the RPC header, of a LOAD packet, and of every map type that both sides of the kernel boundary or
+//! two programs write and read. A change here breaks peers and pinned maps; it needs a new `wire::VERSION` or `LAYOUT_VERSION`.
+//!
+//! Elsewhere: what a tracer is told and asks (`events.rs`); what the program keeps for itself, and what the benchmarks'
+//! generator and sink hold (`scratch.rs`).
 
 use ebpf_common::{
     LAYOUT_VERSION,
     cookie::CookieScope,
     cuckoo::candidates,
-    event::{TraceEvent, TraceFilter, TraceHead},
-    hash::{TableSecret, table_hash},
+    hash::{SipKey, TableSecret, table_hash},
     ids::{FunctionId, SlotId, WorkerId},
+    load::LoadReport,
     maps::{
         Affinity, BlockEntry, Config, CpuBucket, DecapRow, ForwardMode, FunctionEntry,
         FunctionLimit, FunctionRow, PktgenInfo, Place, PlaceRow, Prefix4, Prefix6, Rate,
@@ -61,6 +64,34 @@ fn rpc_header() {
     assert_eq!(hex(&http.emit()[..8]), "5750010102230040");
 }
 
+/// The token was computed by another implementation of SipHash-2-4, in Python, which gives its authors' own vectors.
+#[test]
+fn load_packet() {
+    let report = LoadReport {
+        worker: WorkerId(0x0102),
+        sequence: 0x1112_1314_1516_1718,
+        received: 0x3132_3334_3536_3738,
+        completed: 0x2122_2324_2526_2728,
+        capacity: 0x4142_4344,
+    };
+    // The bytes 00 to 0f.
+    let key = SipKey {
+        k0: 0x0706_0504_0302_0100,
+        k1: 0x0f0e_0d0c_0b0a_0908,
+    };
+    let golden = concat!(
+        "5750010500600040",
+        "1112131415161718",
+        "0000000000000102",
+        "2122232425262728",
+        "0000000000010000",
+        "4142434400000000",
+        "3132333435363738",
+        "073d3d2a499bd69d",
+    );
+    assert_eq!(hex(&report.seal(7, key).emit()), golden);
+}
+
 #[test]
 fn map_types() {
     assert_eq!(LAYOUT_VERSION, 2);
@@ -112,6 +143,12 @@ fn map_types() {
             ),
         ),
         (
+            hex(SchemaEntry::fixed(SchemaTarget::Session, 0xf0, 0x10)
+                .unwrap()
+                .as_bytes()),
+            &format!("01010000f0001000{}", "00".repeat(24 + 32)),
+        ),
+        (
             hex(SchemaEntry::json(SchemaTarget::Slot, "user")
                 .unwrap()
                 .as_bytes()),
@@ -125,8 +162,7 @@ fn map_types() {
             hex(SchemaEntry::protobuf(SchemaTarget::Session, &[5, 6])
                 .unwrap()
                 .as_bytes()),
-            &format!("01020100000000000500000006000000{}", "00".repeat(48))
-                .replacen("010201", "020102", 1),
+            &format!("02010200000000000500000006000000{}", "00".repeat(16 + 32)),
         ),
         (
             hex(PlaceRow {
@@ -402,90 +438,6 @@ fn tokens_and_places_of_sources() {
     assert_eq!(source_bucket(secret, v6), 131_700);
     assert_eq!(block_filter_bit(v4), 49_152);
     assert_eq!(block_filter_bit(v6), 74_430);
-}
-
-#[test]
-fn events_of_a_tracer() {
-    let head = TraceHead {
-        time_ns: 0x0102_0304_0506_0708,
-        duration_ns: 0x1112,
-        function: 0x2122,
-        session: 0x3132,
-        request_id: 0x4142,
-        counted: [0x51, 0x52],
-        source: [0x61; 16],
-        destination: [0x62; 16],
-        vip_id: 0x71,
-        ifindex: 0x72,
-        out_ifindex: 0x73,
-        frame_len: 0x74,
-        sent_len: 0x75,
-        source_port: 0x8182,
-        destination_port: 0x8384,
-        worker: 0x8586,
-        cpu: 0x8788,
-        captured: 0x89,
-        captured_sent: 0x8a,
-        family: 6,
-        protocol: 17,
-        action: 3,
-        known: 0x3f,
-        reserved: [0; 4],
-    };
-    let golden = concat!(
-        "0807060504030201",
-        "1211000000000000",
-        "2221000000000000",
-        "3231000000000000",
-        "4241000000000000",
-        "51000000000000005200000000000000",
-        "61616161616161616161616161616161",
-        "62626262626262626262626262626262",
-        "7100000072000000",
-        "7300000074000000",
-        "75000000",
-        "8281848386858887",
-        "89008a00",
-        "0611033f",
-        "00000000",
-    );
-    assert_eq!(hex(head.as_bytes()), golden);
-    let event = TraceEvent {
-        head,
-        frame: [0xaa; 192],
-        sent: [0xbb; 192],
-    };
-    let golden = [golden, &"aa".repeat(192), &"bb".repeat(192)].concat();
-    assert_eq!(hex(event.as_bytes()), golden);
-
-    let filter = TraceFilter {
-        beat: 1,
-        lease_ns: 2,
-        function: 3,
-        counters: [4, 5],
-        source: [6; 16],
-        source_mask: [7; 16],
-        every: 8,
-        vip_id: 9,
-        worker: 10,
-        destination_port: 11,
-        family: 4,
-        fields: 12,
-        reserved: [0; 10],
-    };
-    let golden = concat!(
-        "0100000000000000",
-        "0200000000000000",
-        "0300000000000000",
-        "04000000000000000500000000000000",
-        "06060606060606060606060606060606",
-        "07070707070707070707070707070707",
-        "0800000009000000",
-        "0a000b00",
-        "040c",
-        "00000000000000000000",
-    );
-    assert_eq!(hex(filter.as_bytes()), golden);
 }
 
 #[test]
