@@ -1,5 +1,7 @@
 //! What is sent: each packet's kind follows from its number, so that both ends know it.
 
+use std::net::Ipv4Addr;
+
 use ebpf_common::{
     cookie::{CookieKeys, CookieScope},
     hash::mix64,
@@ -22,6 +24,14 @@ pub(super) const SESSION: FunctionId = FunctionId(0xb);
 /// With shard affinity.
 pub(super) const SHARD: FunctionId = FunctionId(0xc);
 
+/// The port of the VIP that takes what is no RPC, by flow.
+pub(super) const FLOW_PORT: u16 = 9001;
+/// Flows that are under way at a time, and packets of each.
+pub(super) const FLOWS: u64 = 64;
+pub(super) const FLOW_PACKETS: u64 = 16;
+/// The first flow's port; each has its own, so that none meets an entry of another.
+const FIRST_SOURCE_PORT: u64 = 20_000;
+
 /// A function that is warm nowhere.
 pub(super) const fn cold(number: u64) -> FunctionId {
     FunctionId(0x1000 + number)
@@ -35,10 +45,14 @@ pub(super) enum Kind {
     Shard(SlotId),
     Cold(u64),
     Cookie(WorkerId),
+    /// The number of the flow.
+    Flow(u64),
 }
 
 impl Kind {
-    pub(super) const NAMES: [&'static str; 5] = ["warm", "session", "shard", "home", "cookie"];
+    pub(super) const COUNT: usize = 6;
+    pub(super) const NAMES: [&'static str; Self::COUNT] =
+        ["warm", "session", "shard", "home", "cookie", "flow"];
 
     /// The kind of packet `number`; the first ones open the sessions.
     pub(super) fn of(number: u64) -> Self {
@@ -46,12 +60,13 @@ impl Kind {
             return Self::Session(number);
         }
         let draw = mix64(number);
-        match number % 5 {
+        match number % Self::COUNT as u64 {
             0 => Self::Warm,
             1 => Self::Session(draw % SESSIONS),
             2 => Self::Shard(SlotId((draw % u64::from(SLOTS)) as u16)),
             3 => Self::Cold(draw % COLD),
-            _ => Self::Cookie(WorkerId((draw % u64::from(WORKERS)) as u16)),
+            4 => Self::Cookie(WorkerId((draw % u64::from(WORKERS)) as u16)),
+            _ => Self::Flow(flow(number / Self::COUNT as u64)),
         }
     }
 
@@ -63,8 +78,26 @@ impl Kind {
             Self::Shard(_) => 2,
             Self::Cold(_) => 3,
             Self::Cookie(_) => 4,
+            Self::Flow(_) => 5,
         }
     }
+}
+
+/// The flow of packet `number` among those of flows: [`FLOWS`] in turn, and new ones when each has had its packets.
+const fn flow(number: u64) -> u64 {
+    number / (FLOWS * FLOW_PACKETS) * FLOWS + number % FLOWS
+}
+
+/// Where a flow comes from; `None` after more of them than there are ports.
+pub(super) fn source_port(flow: u64) -> Option<u16> {
+    u16::try_from(FIRST_SOURCE_PORT + flow).ok()
+}
+
+/// The hash by which the program places a flow of `client`'s in the Maglev table (docs/data-path.md), as written there.
+pub(super) fn flow_spread(client: Ipv4Addr, source_port: u16) -> u64 {
+    let source = u32::from_ne_bytes(client.octets());
+    let ports = u64::from(source_port) << 16 | u64::from(FLOW_PORT);
+    mix64(mix64(source.into()) ^ ports)
 }
 
 /// Packet `number`; a cookie is made with `keys`.
@@ -79,7 +112,8 @@ pub(super) fn packet(number: u64, keys: CookieKeys) -> RpcHeader {
         ..header
     };
     match Kind::of(number) {
-        Kind::Warm => request(WARM),
+        // To a flow's VIP it is a payload like any other.
+        Kind::Warm | Kind::Flow(_) => request(WARM),
         Kind::Session(session_id) => RpcHeader {
             session_id,
             ..with(request(SESSION), flags::HAS_SESSION)

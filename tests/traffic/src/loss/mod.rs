@@ -3,11 +3,12 @@
 //!
 //! - `kinds`: what is sent, so that each rule has its share
 //! - `plane`: the data plane, and the changes
-//! - `sender`, `sink`: the packets' two ends
+//! - `sender` with its `flows`, `sink`: the packets' two ends
 //! - `report`: what it came to
 //! - `check`: where each of them came to, against where it might have
 
 mod check;
+mod flows;
 mod kinds;
 mod plane;
 mod report;

@@ -25,17 +25,14 @@ use ebpf_common::{
     cookie::CookieKeys,
     ids::WorkerId,
     limits::{MAX_POOLS, SLOTS},
-    maps::{
-        Affinity, FunctionEntry, NORMAL_WEIGHT, VipInfo, VipKind, WorkerInfo, WorkerState,
-        home_hash, home_index,
-    },
+    maps::{Affinity, FunctionEntry, NORMAL_WEIGHT, VipInfo, VipKind, WorkerInfo, WorkerState},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use testbed::topology::{Host, Topology, VIP, VIP_PORT};
 
 use super::{
     check::{Changed, Right},
-    kinds::{COLD, SESSION, SHARD, WARM, cold},
+    kinds::{COLD, FLOW_PORT, SESSION, SHARD, WARM, cold},
 };
 
 const PROTOCOL_UDP: u8 = 17;
@@ -43,6 +40,10 @@ const PROTOCOL_UDP: u8 = 17;
 const STRANGERS: u64 = 400;
 /// VIPs that come and go.
 const OTHER_VIPS: u8 = 20;
+/// Numbers of VIPs; those that come and go have one together.
+const RPC_VIP: u32 = 0;
+const OTHER_VIP: u32 = 1;
+const FLOW_VIP: u32 = 2;
 
 /// What is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +68,7 @@ pub(super) struct Plane {
     warm: BTreeSet<WorkerId>,
     rng: StdRng,
     balancer: Host,
+    client: Ipv4Addr,
     pin_path: PathBuf,
     changed: BTreeMap<String, u64>,
     writes: usize,
@@ -76,7 +78,7 @@ pub(super) struct Plane {
 const LIMITS: Limits = Limits {
     functions: 1_000,
     sessions: 100_000,
-    flows: 1_000,
+    flows: 100_000,
 };
 
 impl Plane {
@@ -97,7 +99,10 @@ impl Plane {
                 ports: BTreeSet::new(),
             },
             rules: Rules {
-                vips: vip_rows(VIP, 0).into(),
+                vips: vip_rows(VIP, RPC_VIP)
+                    .into_iter()
+                    .chain([flow_row()])
+                    .collect(),
                 ..Rules::default()
             },
             store,
@@ -110,6 +115,7 @@ impl Plane {
             warm: BTreeSet::new(),
             rng: StdRng::seed_from_u64(seed),
             balancer: topology.balancer.clone(),
+            client: topology.client.address(),
             pin_path,
             changed: BTreeMap::new(),
             writes: 0,
@@ -304,7 +310,7 @@ impl Plane {
 
     fn change_vips(&mut self) {
         let address = Ipv4Addr::new(10, 99, 1, self.rng.random_range(0..OTHER_VIPS));
-        for (key, info) in vip_rows(address, 1) {
+        for (key, info) in vip_rows(address, OTHER_VIP) {
             if self.rules.vips.remove(&key).is_none() {
                 self.rules.vips.insert(key, info);
             }
@@ -381,13 +387,8 @@ impl Plane {
         Right {
             warm: self.warm.iter().copied().collect(),
             slots: Arc::clone(&self.desired.slots),
-            home: std::array::from_fn(|number| {
-                let index = home_index(0, 0, home_hash(cold(number as u64)), 0);
-                match &self.desired.homes[0] {
-                    Some(home) => home[index as usize],
-                    None => WorkerId::NONE,
-                }
-            }),
+            home: self.desired.homes[0].clone().unwrap_or_default(),
+            client: self.client,
         }
     }
 
@@ -462,4 +463,10 @@ fn vip_rows(address: Ipv4Addr, number: u32) -> [(AnyVipKey, VipInfo); 2] {
         ),
     ]
     .map(|(key, kind)| (key, VipInfo::new(number, kind)))
+}
+
+/// The row of the VIP that takes flows, at the same address.
+fn flow_row() -> (AnyVipKey, VipInfo) {
+    let key = AnyVipKey::new(VIP.into(), FLOW_PORT, PROTOCOL_UDP);
+    (key, VipInfo::new(FLOW_VIP, VipKind::L4))
 }

@@ -14,7 +14,10 @@ use anyhow::{Context as _, Result};
 use ebpf_common::cookie::CookieKeys;
 use testbed::topology::{Host, VIP, VIP_PORT};
 
-use super::kinds::{SESSIONS, packet};
+use super::{
+    flows::Flows,
+    kinds::{Kind, SESSIONS, packet},
+};
 
 /// Packets that are sent before anything changes: they open the sessions.
 pub(super) const PREFACE: u64 = SESSIONS;
@@ -46,10 +49,12 @@ impl Sender {
             stop: AtomicBool::new(false),
             keys: Mutex::new(vec![keys]),
         });
-        let thread = {
-            let shared = Arc::clone(&shared);
-            thread::spawn(move || shared.send(&socket, per_second))
-        };
+        let flows = Flows::of(host.address());
+        let of_thread = Arc::clone(&shared);
+        // Started inside, so that the sockets that it opens for flows are the client's.
+        let thread = host
+            .netns
+            .enter(|| thread::spawn(move || of_thread.send(&socket, flows, per_second)))?;
         Ok(Self { shared, thread })
     }
 
@@ -83,7 +88,7 @@ impl Sender {
 }
 
 impl Shared {
-    fn send(&self, socket: &UdpSocket, per_second: u32) -> Result<Vec<Instant>> {
+    fn send(&self, socket: &UdpSocket, mut flows: Flows, per_second: u32) -> Result<Vec<Instant>> {
         let gap = Duration::from_secs(1) / per_second;
         let mut sent = Vec::new();
         let mut due = Instant::now();
@@ -98,8 +103,12 @@ impl Shared {
             due += gap;
             // Held until the packet is sent: see `Sender::seal_with`.
             let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-            let turn = number as usize / 5 % keys.len();
+            let turn = number as usize / Kind::COUNT % keys.len();
             let header = packet(number, *keys.get(turn).context("there are keys")?);
+            let socket = match Kind::of(number) {
+                Kind::Flow(flow) => flows.socket(flow)?,
+                _ => socket,
+            };
             sent.push(Instant::now());
             socket.send(&header.emit()).context("sending a packet")?;
             self.sent.fetch_add(1, Ordering::Release);

@@ -1,4 +1,4 @@
-//! The workers' end: notes which packets arrive, and when.
+//! The workers' end: notes which packets arrive, of RPCs and of flows, and when.
 
 use std::{
     io,
@@ -16,6 +16,8 @@ use ebpf_common::wire::RpcHeader;
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use testbed::topology::{Host, VIP, VIP_PORT};
 
+use super::kinds::FLOW_PORT;
+
 /// How often it looks whether it is to stop.
 const LOOK_UP: Duration = Duration::from_millis(100);
 /// Holds what arrives while the machine does something else.
@@ -24,32 +26,32 @@ const BUFFER_BYTES: usize = 16 << 20;
 /// A packet that arrived: its number, and when.
 pub(super) type Arrival = (u64, Instant);
 
-/// The socket of one worker.
+/// The sockets of one worker.
 pub(super) struct Sink {
     count: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Vec<Arrival>>>,
+    threads: Vec<JoinHandle<Result<Vec<Arrival>>>>,
 }
 
 impl Sink {
     pub(super) fn start(host: &Host) -> Result<Self> {
-        let socket = host
-            .netns
-            .enter(|| UdpSocket::bind((VIP, VIP_PORT)))?
-            .context("binding the VIP")?;
-        socket.set_read_timeout(Some(LOOK_UP))?;
-        setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)?;
-        let count = Arc::new(AtomicU64::new(0));
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = {
-            let (count, stop) = (Arc::clone(&count), Arc::clone(&stop));
-            thread::spawn(move || receive(&socket, &count, &stop))
+        let mut sink = Self {
+            count: Arc::new(AtomicU64::new(0)),
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Vec::new(),
         };
-        Ok(Self {
-            count,
-            stop,
-            thread,
-        })
+        for port in [VIP_PORT, FLOW_PORT] {
+            let socket = host
+                .netns
+                .enter(|| UdpSocket::bind((VIP, port)))?
+                .context("binding the VIP")?;
+            socket.set_read_timeout(Some(LOOK_UP))?;
+            setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)?;
+            let (count, stop) = (Arc::clone(&sink.count), Arc::clone(&sink.stop));
+            let thread = thread::spawn(move || receive(&socket, &count, &stop));
+            sink.threads.push(thread);
+        }
+        Ok(sink)
     }
 
     /// Packets that have arrived.
@@ -60,10 +62,14 @@ impl Sink {
     /// Closes it; returns what arrived.
     pub(super) fn stop(self) -> Result<Vec<Arrival>> {
         self.stop.store(true, Ordering::Relaxed);
-        match self.thread.join() {
-            Ok(arrivals) => arrivals,
-            Err(panic) => std::panic::resume_unwind(panic),
+        let mut arrivals = Vec::new();
+        for thread in self.threads {
+            match thread.join() {
+                Ok(arrived) => arrivals.extend(arrived?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
         }
+        Ok(arrivals)
     }
 }
 

@@ -1,12 +1,15 @@
 //! Where each packet came to, against where it might have.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Instant};
+use std::{collections::HashMap, fmt, net::Ipv4Addr, sync::Arc, time::Instant};
 
 use anyhow::{Result, ensure};
-use ebpf_common::ids::{SlotId, WorkerId};
+use ebpf_common::{
+    ids::{SlotId, WorkerId},
+    maps::{home_hash, home_index},
+};
 
 use super::{
-    kinds::{COLD, Kind, SESSIONS},
+    kinds::{Kind, SESSIONS, cold, flow_spread, source_port},
     report::Packets,
     sink::Arrival,
 };
@@ -16,8 +19,10 @@ use super::{
 pub(super) struct Right {
     pub(super) warm: Vec<WorkerId>,
     pub(super) slots: Arc<Vec<WorkerId>>,
-    /// By number of the cold function.
-    pub(super) home: [WorkerId; COLD as usize],
+    /// The Maglev table.
+    pub(super) home: Arc<Vec<WorkerId>>,
+    /// Whose flows they are.
+    pub(super) client: Ipv4Addr,
 }
 
 /// A change, and whom the tables mean after it.
@@ -39,7 +44,7 @@ pub(super) struct Log {
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     packets: usize,
-    by_kind: [u64; 5],
+    by_kind: [u64; Kind::COUNT],
     /// Packets that were on their way during a change.
     met_a_change: u64,
     lost: Vec<u64>,
@@ -77,6 +82,8 @@ impl Log {
         let sessions: Vec<_> = (0..SESSIONS)
             .map(|number| came.get(&number).map(|(worker, _)| *worker))
             .collect();
+        // A flow is placed by the tables that its first packet meets, and stays.
+        let mut flows: HashMap<u64, WorkerId> = HashMap::new();
         for (number, sent) in (0..).zip(sent) {
             let Some((worker, arrived)) = came.get(&number) else {
                 verdict.lost.push(number);
@@ -88,10 +95,15 @@ impl Log {
             }
             let tables = self.between(*sent, *arrived);
             verdict.met_a_change += u64::from(tables.len() > 1);
+            let by_tables = || tables.iter().any(|tables| tables.is_right(kind, *worker));
             let is_right = match kind {
                 Kind::Session(session) => sessions.get(session as usize) == Some(&Some(*worker)),
                 Kind::Cookie(named) => named == *worker,
-                _ => tables.iter().any(|tables| tables.is_right(kind, *worker)),
+                Kind::Flow(flow) => match flows.insert(flow, *worker) {
+                    Some(before) => before == *worker,
+                    None => by_tables(),
+                },
+                Kind::Warm | Kind::Shard(_) | Kind::Cold(_) => by_tables(),
             };
             if !is_right {
                 verdict
@@ -124,10 +136,17 @@ impl Right {
         match kind {
             Kind::Warm => self.warm.contains(&worker),
             Kind::Shard(SlotId(slot)) => self.slots.get(usize::from(slot)) == Some(&worker),
-            Kind::Cold(function) => self.home.get(function as usize) == Some(&worker),
+            Kind::Cold(function) => self.is_home(home_hash(cold(function)), worker),
+            Kind::Flow(flow) => source_port(flow)
+                .is_some_and(|port| self.is_home(flow_spread(self.client, port), worker)),
             // These do not depend on the tables that change.
             Kind::Session(_) | Kind::Cookie(_) => false,
         }
+    }
+
+    fn is_home(&self, hash: u64, worker: WorkerId) -> bool {
+        let index = home_index(0, 0, hash, 0);
+        self.home.get(index as usize) == Some(&worker)
     }
 }
 
@@ -188,94 +207,4 @@ impl fmt::Display for Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::loss::kinds::SESSIONS;
-
-    const FIRST: u64 = SESSIONS;
-
-    fn right(worker: u16) -> Right {
-        let worker = WorkerId(worker);
-        Right {
-            warm: vec![worker],
-            slots: Arc::new(vec![worker; 16_384]),
-            home: [worker; COLD as usize],
-        }
-    }
-
-    /// Sessions on worker 0, then five packets a millisecond apart that `workers` get, half a millisecond on their way; the
-    /// tables mean worker 0, and from 10 ms on worker 1.
-    fn check(workers: [u16; 5]) -> Verdict {
-        let begin = Instant::now();
-        let at = |us: u64| begin + Duration::from_micros(us);
-        let mut log = Log::new(right(0));
-        log.add(Changed {
-            begun: at(10_000),
-            done: at(10_100),
-            right: right(1),
-        });
-        let mut sent = vec![begin; FIRST as usize];
-        let mut arrivals: Vec<Vec<Arrival>> = vec![Vec::new(); 4];
-        arrivals[0] = (0..FIRST).map(|number| (number, at(1))).collect();
-        for (index, worker) in (0..).zip(workers) {
-            sent.push(at(8_800 + index * 1_000));
-            if let Some(sink) = arrivals.get_mut(usize::from(worker)) {
-                sink.push((FIRST + index, at(9_300 + index * 1_000)));
-            }
-        }
-        log.check(&sent, arrivals)
-    }
-
-    /// Whom the packet means if its kind does not depend on the tables.
-    fn fixed(index: u64) -> Option<u16> {
-        match Kind::of(FIRST + index) {
-            Kind::Session(_) => Some(0),
-            Kind::Cookie(worker) => Some(worker.0),
-            _ => None,
-        }
-    }
-
-    /// Good workers: old ones before the change, new ones after it, `met` for those that meet it.
-    fn good(met: u16) -> [u16; 5] {
-        std::array::from_fn(|index| {
-            let by_table = match index {
-                0 => 0,
-                1 => met,
-                _ => 1,
-            };
-            fixed(index as u64).unwrap_or(by_table)
-        })
-    }
-
-    #[test]
-    fn a_packet_that_meets_a_change_may_come_to_either_worker() {
-        for met in [0, 1] {
-            let verdict = check(good(met));
-            assert_eq!(verdict.met_a_change, 1);
-            verdict.verdict().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_lost_packet_and_one_at_a_wrong_worker_are_found() {
-        for index in 0..5 {
-            let mut workers = good(0);
-            workers[index] = 9;
-            let verdict = check(workers);
-            assert_eq!(verdict.lost, [FIRST + index as u64]);
-            verdict.verdict().unwrap_err();
-            // The worker of before the change, or of after it, or none of them.
-            workers[index] = match (fixed(index as u64), index) {
-                (Some(worker), _) => (worker + 1) % 4,
-                (None, 0) => 1,
-                (None, 1) => 2,
-                (None, _) => 0,
-            };
-            let verdict = check(workers);
-            assert_eq!(verdict.wrong.len(), 1, "{index}: {:?}", verdict.wrong);
-            verdict.verdict().unwrap_err();
-        }
-    }
-}
+mod tests;
