@@ -39,11 +39,7 @@ pub(crate) fn to_worker<P: Packet, T: Tables>(
     // Only now: a request that is not sent must not look like load on its worker.
     if matches!(sent, Ok(_) | Err(Unsent::NoNeighbour)) {
         observe::worker(tables, arrival, placement);
-        let requests = arrival.requests.get();
-        // Of a flow there is none, and the worker's row need not be fetched.
-        if requests != 0 {
-            tables.count_sent(placement.worker, requests);
-        }
+        tables.count_sent(placement.worker, arrival.requests.get());
     }
     match sent {
         Ok(redirect) => Outcome::Routed { rule, redirect },
