@@ -1,9 +1,6 @@
 //! Program `decap`: what a balancer has put around a packet comes off again, and nothing else does.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::collections::BTreeMap;
 
 use ebpf_common::{
     hash::mix64,
@@ -41,18 +38,6 @@ fn tables(mode: ForwardMode, outer_v6: bool) -> FakeTables {
     decap.sources6[4] = Prefix6::new(tables.config.unwrap().tunnel_v6, 64);
     tables.decap = Some(decap);
     tables
-}
-
-fn callers() -> Vec<Caller> {
-    let mut callers = Vec::new();
-    for tags in [vec![], vec![7], vec![0x6007, 8]] {
-        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 3);
-        for mut caller in [Caller::new(Ipv4Addr::new(10, 80, 0, 3)), Caller::new(v6)] {
-            caller.tags.clone_from(&tags);
-            callers.push(caller);
-        }
-    }
-    callers
 }
 
 /// `frame` as worker 1 gets it.
@@ -104,7 +89,7 @@ fn each(check: impl Fn(&mut Program, &FakeTables, ForwardMode, &Caller)) {
         for outer_v6 in [false, true] {
             let tables = tables(mode, outer_v6);
             let mut program = program(&tables);
-            for caller in callers() {
+            for caller in Caller::of_each_kind() {
                 check(&mut program, &tables, mode, &caller);
             }
         }
@@ -143,9 +128,7 @@ fn what_is_damaged_or_cut_is_treated_alike_by_program_and_library() {
     ] {
         let tables = tables(mode, outer_v6);
         let mut program = program(&tables);
-        for round in 0..DAMAGED {
-            let callers = callers();
-            let caller = &callers[round % callers.len()];
+        for caller in Caller::of_each_kind().iter().cycle().take(DAMAGED) {
             let mut frame = wrapped(&tables, mode, &caller.frame(request(), b"payload"));
             for _ in 0..random(4) {
                 let at = random(frame.len().min(HEADERS));
@@ -310,7 +293,11 @@ fn nothing_comes_off_before_it_is_configured() {
         let mut tables = tables(mode, false);
         tables.decap = Some(DecapRow::ZERO);
         let mut program = program(&tables);
-        let frame = wrapped(&tables, mode, &callers()[0].frame(request(), b"x"));
+        let frame = wrapped(
+            &tables,
+            mode,
+            &Caller::of_each_kind()[0].frame(request(), b"x"),
+        );
         let expected = (Action::Pass, frame.as_slice(), Counter::PassNotEncapsulated);
         check(&mut program, &tables, &frame, expected);
     }
