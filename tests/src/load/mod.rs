@@ -177,12 +177,12 @@ impl Summary {
         self.series.iter().map(|series| series.answered).sum()
     }
 
-    /// How requests failed, by status, all series together.
+    /// How requests failed, by what their errors say, all series together.
     #[must_use]
     pub fn failures(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
-        for (status, count) in self.series.iter().flat_map(|series| &series.failures) {
-            *all.entry(status.clone()).or_default() += count;
+        for (words, count) in self.series.iter().flat_map(|series| &series.failures) {
+            *all.entry(words.clone()).or_default() += count;
         }
         all
     }

@@ -14,7 +14,7 @@ pub struct Series {
     pub answered: u64,
     /// Requests answered after being sent more than once.
     pub retried: u64,
-    /// Failed requests by status.
+    /// Failed requests by what their error says, which begins with the status.
     pub failures: BTreeMap<String, u64>,
     /// Packets that left the socket.
     pub packets: u64,
@@ -39,7 +39,7 @@ impl Series {
                     *self.workers.entry(worker.0).or_default() += 1;
                 }
             }
-            Err(error) => *self.failures.entry(status_of(error)).or_default() += 1,
+            Err(error) => *self.failures.entry(error.to_string()).or_default() += 1,
         }
     }
 
@@ -53,14 +53,6 @@ impl Series {
 /// Whether a reply took more than one packet a fragment.
 pub(super) const fn is_retried(response: &Response) -> bool {
     response.attempts > 1 || response.retransmits > 0
-}
-
-fn status_of(error: &CallError) -> String {
-    match error {
-        CallError::Status { status, .. } => status.name().to_owned(),
-        CallError::Timeout { .. } => "no_reply".to_owned(),
-        other => other.to_string(),
-    }
 }
 
 /// Latencies, in steps of a microsecond below 1 ms and of a thousandth above.

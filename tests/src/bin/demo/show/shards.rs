@@ -98,7 +98,7 @@ pub(super) fn failures(summary: &::tests::load::Summary) -> String {
     }
     let list: Vec<String> = failures
         .iter()
-        .map(|(status, count)| format!("{status} {count}"))
+        .map(|(words, count)| format!("{count} by \"{words}\""))
         .collect();
     format!("; failed: {}", list.join(", "))
 }
