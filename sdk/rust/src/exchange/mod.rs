@@ -125,6 +125,8 @@ pub(crate) struct Exchange {
     /// cannot make us flood.
     expects_progress: bool,
     reply: Option<Reply>,
+    /// Since when a worker that is not ours says that it has nothing of the request.
+    doubted: Option<Instant>,
     acknowledged: bool,
     attempts: u32,
     retransmits: u32,
@@ -173,6 +175,7 @@ impl Exchange {
             ask: false,
             expects_progress: true,
             reply: None,
+            doubted: None,
             acknowledged: false,
             attempts: 1,
             retransmits: 0,

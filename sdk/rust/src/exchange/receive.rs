@@ -84,6 +84,9 @@ impl Exchange {
         match self.phase {
             Phase::Sending | Phase::Uploading | Phase::Pausing => (),
             Phase::Waiting => {
+                if self.is_of_our_worker(header) {
+                    self.doubted = None;
+                }
                 self.ask_after(header, now);
                 return Ok(());
             }
@@ -93,6 +96,7 @@ impl Exchange {
         if let Some(cookie) = cookie_of(header) {
             self.cookie = Some(cookie);
         }
+        self.doubted = None;
         if held == all {
             self.phase = Phase::Waiting;
             self.outbox = Held::NONE;
@@ -180,7 +184,7 @@ impl Exchange {
             return Err(Rejected);
         }
         if status == Status::UnknownRequest {
-            self.on_unknown_request(payload, now);
+            self.on_unknown_request(header, payload, now);
             return Ok(());
         }
         let wait = Duration::from_millis(u64::from(header.budget_ms));
@@ -252,8 +256,16 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether our worker has been in doubt for a while. A stranger that knows nothing of the request says by that that our
+    /// worker is gone; or it is one that had the request before, and its word comes late. So it is asked once more.
+    fn is_doubted(&mut self, now: Instant) -> bool {
+        let ask_at = *self.doubted.get_or_insert(now) + self.timing.first;
+        self.timer = self.timer.min(ask_at);
+        now >= ask_at
+    }
+
     /// The worker reached has nothing of this request: it is another one, or was started anew.
-    fn on_unknown_request(&mut self, payload: &[u8], now: Instant) {
+    fn on_unknown_request(&mut self, header: &RpcHeader, payload: &[u8], now: Instant) {
         let asked = matches!(
             self.phase,
             Phase::Uploading | Phase::Waiting | Phase::Receiving
@@ -261,8 +273,12 @@ impl Exchange {
         if !asked {
             return;
         }
+        let ends = !self.request.call.idempotent && self.may_have_run();
+        if ends && !self.is_of_our_worker(header) && !self.is_doubted(now) {
+            return;
+        }
         self.cookie = None;
-        if !self.request.call.idempotent && self.may_have_run() {
+        if ends {
             let message = if payload.is_empty() {
                 Bytes::from_static(
                     b"the worker that took the request has lost it; its handler may have run",

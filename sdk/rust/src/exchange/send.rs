@@ -156,6 +156,7 @@ impl Exchange {
         self.held = Held::NONE;
         self.sent_now = Held::NONE;
         self.reply = None;
+        self.doubted = None;
         self.ask = false;
         self.outbox = Held::one(0);
         self.unanswered = 0;
