@@ -99,8 +99,9 @@ fn blocked<K: aya::Pod + Into<IpAddr>>(
 fn sources(pin_path: &Path, rows: &mut Rows) -> Result<(), ReadError> {
     let config = config(pin_path)?;
     let rate = config.source_rate;
-    let buckets = array::<u64>(pin_path, name::SOURCE_BUCKETS)?;
+    // First the time: reading so many rows takes longer than many a bucket takes to fill.
     let now_ns = now_ns(&config);
+    let buckets = array::<u64>(pin_path, name::SOURCE_BUCKETS)?;
     let level = |next_ns: &u64| Some(Level::of(&rate, *next_ns, now_ns?));
     let levels = (0u32..).zip(buckets.iter().map(level));
     let used: Vec<(u32, Level)> = levels
@@ -149,6 +150,12 @@ fn cpus(pin_path: &Path, rows: &mut Rows) -> Result<(), ReadError> {
             "answer",
             features::ANSWER_RATE,
             config.answer_rate,
+        ),
+        (
+            CpuBucket::Eviction,
+            "eviction",
+            features::EVICTION_RATE,
+            config.eviction_rate,
         ),
     ] {
         let states = buckets.get(bucket as usize).into_iter().flatten();
