@@ -45,18 +45,6 @@ fn v4() -> Caller {
     Caller::new(CLIENT)
 }
 
-fn callers() -> Vec<Caller> {
-    [Caller::new(CLIENT), Caller::new(CLIENT6)]
-        .into_iter()
-        .flat_map(|caller| {
-            [vec![], vec![7], vec![5, 0x6007]].map(|tags| Caller {
-                tags,
-                ..caller.clone()
-            })
-        })
-        .collect()
-}
-
 /// What becomes of a request of `caller`.
 fn call(
     tables: &FakeTables,
@@ -182,7 +170,7 @@ fn a_source_that_is_blocked_uses_up_no_rate_and_load_packets_have_none() {
 
 #[test]
 fn unknown_sources_above_the_rate_are_told_their_token_and_known_ones_are_not() {
-    for caller in callers() {
+    for caller in Caller::of_each_kind() {
         let tables = policed(features::ADDRESS_TOKENS, |config| {
             config.unknown_rate = RATE
         });
@@ -305,7 +293,7 @@ fn a_route_cookie_proves_no_address_and_a_forged_source_uses_up_no_functions_rat
 
 #[test]
 fn a_function_above_its_rate_is_answered_with_the_time_until_the_next_is_admitted() {
-    for caller in callers() {
+    for caller in Caller::of_each_kind() {
         let mut tables = policed(features::FUNCTION_RATE, |_| ());
         tables.police.limit(FUNCTION, RATE);
         tables.police.limit(FunctionId(9), RATE);
@@ -455,7 +443,7 @@ fn nothing_is_shed_of_a_message_that_was_begun_or_where_shedding_is_off() {
 
 #[test]
 fn answers_of_every_kind_share_a_rate() {
-    for caller in callers() {
+    for caller in Caller::of_each_kind() {
         let bits = features::ANSWER_RATE | features::ADDRESS_TOKENS;
         let never = Rate {
             interval_ns: 1 << 50,
@@ -510,7 +498,7 @@ fn what_cannot_be_answered_uses_up_no_answers() {
 
 #[test]
 fn an_answer_is_as_long_as_the_shortest_request_and_keeps_the_tags() {
-    for caller in callers() {
+    for caller in Caller::of_each_kind() {
         let tables = policed(0, |_| ());
         let nobody = RpcHeader::request(FunctionId(0xbad), 0x55);
         for payload in [&b""[..], &[7; 900]] {

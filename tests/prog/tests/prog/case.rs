@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ebpf_common::{
     ids::{FunctionId, WorkerId},
-    maps::{Affinity, Counter, FunctionEntry, WorkerState, name},
+    maps::{Affinity, Counter, FunctionEntry, WorkerState, home_index, name},
     wire::RpcHeader,
 };
 use prog_tests::program::{Action, Program, place_row};
@@ -157,6 +157,14 @@ pub(crate) fn tables(affinity: Affinity) -> FakeTables {
     warm_on(&mut tables, affinity, &[1]);
     tables.set_home(FUNCTION, &[WorkerId(2)]);
     tables
+}
+
+/// Every entry of the Maglev table of `pool` is `worker`.
+pub(crate) fn all_at_home(tables: &mut FakeTables, pool: u8, worker: u16) {
+    for entry in 0..65_537 {
+        let index = home_index(tables.generation(), pool, entry, 0);
+        tables.home.insert(index, WorkerId(worker));
+    }
 }
 
 /// Deploys the function as warm on `workers`.

@@ -3,7 +3,7 @@
 use ebpf_common::{
     cookie::CookieScope,
     ids::WorkerId,
-    maps::{Affinity, Counter, ForwardMode, VipInfo, VipKind, WorkerState, home_index},
+    maps::{Affinity, Counter, ForwardMode, VipInfo, VipKind, WorkerState},
     wire::{Kind, RpcHeader, flags},
 };
 use prog_tests::program::Action;
@@ -17,7 +17,9 @@ use xdp_balancer::{
     },
 };
 
-use crate::case::{Case, Expect, FUNCTION, check_all, loaded, request, tables as tables_of};
+use crate::case::{
+    Case, Expect, FUNCTION, all_at_home, check_all, loaded, request, tables as tables_of,
+};
 
 const CLIENT6: [u16; 8] = [0x2001, 0xdb8, 1, 2, 3, 4, 5, 6];
 const SESSION: u64 = 77;
@@ -294,7 +296,7 @@ fn of_a_packet_in_fragments_the_first_one_has_the_ports() {
 fn of_a_flow_its_entry_names_the_worker_or_the_maglev_table() {
     for kind in [VipKind::L4, VipKind::Quic] {
         let mut tables = tables(kind, ForwardMode::L2);
-        all_at_home(&mut tables, 1);
+        all_at_home(&mut tables, 0, 1);
         for caller in callers() {
             let mut program = loaded(&tables);
             let error = caller.too_big(&caller.packet_from_vip(VIP_PORT, b"anything"));
@@ -303,18 +305,11 @@ fn of_a_flow_its_entry_names_the_worker_or_the_maglev_table() {
             // The client's own packet makes the entry, which outlives a change of the table.
             let mut own = HostPacket::new(caller.frame(request(), b""));
             assert_eq!(balance(&mut own, &tables), Verdict::Tx);
-            all_at_home(&mut tables, 2);
+            all_at_home(&mut tables, 0, 2);
             program.apply(&tables).unwrap();
             sent("its entry", &tables, ForwardMode::L2, error, 1).check_in(&mut program);
-            all_at_home(&mut tables, 1);
+            all_at_home(&mut tables, 0, 1);
         }
-    }
-}
-
-fn all_at_home(tables: &mut FakeTables, worker: u16) {
-    for entry in 0..65_537 {
-        let index = home_index(tables.generation(), 0, entry, 0);
-        tables.home.insert(index, WorkerId(worker));
     }
 }
 

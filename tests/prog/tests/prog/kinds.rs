@@ -15,7 +15,7 @@ use xdp_balancer::testing::{
     frame::{Frame, VIP, VIP_PORT, forwarded},
 };
 
-use crate::case::{Case, Expect, FUNCTION, loaded, request, tables, warm_on};
+use crate::case::{Case, Expect, FUNCTION, all_at_home, loaded, request, tables, warm_on};
 
 /// Tables whose only VIP is of `kind`, with every Maglev entry on worker 2.
 fn tables_of(kind: VipKind) -> FakeTables {
@@ -24,13 +24,6 @@ fn tables_of(kind: VipKind) -> FakeTables {
     tables.add_vip_of(VIP, VIP_PORT, 17, VipInfo::new(3, kind));
     all_at_home(&mut tables, 0, 2);
     tables
-}
-
-fn all_at_home(tables: &mut FakeTables, pool: u8, worker: u16) {
-    for entry in 0..65_537 {
-        let index = home_index(tables.generation(), pool, entry, 0);
-        tables.home.insert(index, WorkerId(worker));
-    }
 }
 
 /// `frame` goes to `worker` of `tables`.

@@ -11,7 +11,8 @@ use std::{
 use ebpf_common::{
     cookie::CookieScope,
     ids::{FunctionId, WorkerId},
-    maps::{Affinity, Config, Counter, CpuBucket, Rate, VipInfo, VipKind, features},
+    limits::PLACES_PER_ROW,
+    maps::{Affinity, Config, Counter, CpuBucket, PktgenInfo, Rate, VipInfo, VipKind, features},
     token::SourceAddress,
     wire::{RpcHeader, Status, flags},
 };
@@ -25,11 +26,11 @@ use xdp_balancer::{
     testing::{
         FakeTables, HostPacket,
         caller::{Caller, VIP6},
-        frame::{CLIENT, VIP_PORT},
+        frame::{CLIENT, Frame, VIP, VIP_PORT},
     },
 };
 
-use crate::case::{FUNCTION, action_of, request, tables};
+use crate::case::{FUNCTION, action_of, all_at_home, request, tables};
 
 /// No test lives as long as its interval: what is admitted is the burst and nothing more, at whatever pace it runs.
 const fn once_an_age(burst: u64) -> Rate {
@@ -100,18 +101,6 @@ fn moved(before: &BTreeMap<Counter, u64>, after: &BTreeMap<Counter, u64>) -> Vec
 fn moved_of(counters: &BTreeMap<Counter, u64>) -> Vec<Counter> {
     assert!(counters.values().all(|count| *count == 1));
     moved(&BTreeMap::new(), counters)
-}
-
-fn callers() -> Vec<Caller> {
-    [Caller::new(CLIENT), Caller::new(CLIENT6)]
-        .into_iter()
-        .flat_map(|caller| {
-            [vec![], vec![7], vec![5, 0x6007]].map(|tags| Caller {
-                tags,
-                ..caller.clone()
-            })
-        })
-        .collect()
 }
 
 fn with_token(token: u64) -> RpcHeader {
@@ -211,7 +200,7 @@ fn admits_a_sources_burst_and_drops_what_is_more() {
 
 #[test]
 fn a_retry_leads_to_a_request_that_is_routed() {
-    for caller in callers() {
+    for caller in Caller::of_each_kind() {
         let mut both = Both::new(features::ADDRESS_TOKENS, |_, config| {
             config.unknown_rate = once_an_age(1);
         });
@@ -280,7 +269,7 @@ fn no_flipped_bit_of_a_token_routes() {
 
 #[test]
 fn answers_a_function_above_its_rate() {
-    for caller in callers() {
+    for caller in Caller::of_each_kind() {
         let mut both = Both::new(features::FUNCTION_RATE, |tables, _| {
             tables.police.limit(FUNCTION, once_an_age(2));
             for function in 1..200 {
@@ -340,7 +329,7 @@ fn sheds_what_an_overloaded_worker_would_only_keep_waiting() {
 
 #[test]
 fn answers_no_more_than_the_rate_of_answers() {
-    for caller in callers() {
+    for caller in Caller::of_each_kind() {
         let mut both = Both::new(features::ANSWER_RATE, |_, config| {
             config.answer_rate = once_an_age(2);
         });
@@ -361,6 +350,64 @@ fn answers_no_more_than_the_rate_of_answers() {
     }
 }
 
+/// Nobody can be told to come again later: pktgen reads no answer.
+#[test]
+fn holds_pktgen_to_a_functions_rate_in_silence() {
+    let mut both = Both::new(features::FUNCTION_RATE, |tables, _| {
+        tables.vips.clear();
+        tables.add_vip_of(VIP, VIP_PORT, 17, VipInfo::new(3, VipKind::Pktgen));
+        let mut functions = [0; 16];
+        functions[0] = FUNCTION.0;
+        tables.pktgen = vec![PktgenInfo {
+            functions_len: 1,
+            sessions: 4,
+            functions,
+        }];
+        tables.police.limit(FUNCTION, once_an_age(2));
+    });
+    for sequence in 0..2 {
+        let (action, _, counters) = both.run(&Frame::pktgen(sequence).bytes());
+        assert_eq!((action, counters), (Action::Tx, vec![Counter::RouteWarm]));
+    }
+    let frame = Frame::pktgen(2).bytes();
+    let dropped = (Action::Drop, frame.clone(), vec![Counter::DropFunctionRate]);
+    assert_eq!(both.run(&frame), dropped);
+}
+
+#[test]
+fn holds_new_flows_to_the_rate_of_evictions() {
+    let mut both = Both::new(features::EVICTION_RATE, |tables, config| {
+        tables.vips.clear();
+        tables.add_vip_of(VIP, VIP_PORT, 17, VipInfo::new(3, VipKind::L4));
+        all_at_home(tables, 0, 1);
+        config.flow_mask = 0;
+        config.eviction_rate = once_an_age(2);
+    });
+    let flow = |source_port: u32| {
+        let source_port = source_port as u16;
+        let payload = b"anything".to_vec();
+        Frame {
+            source_port,
+            ..Frame::udp(payload)
+        }
+        .bytes()
+    };
+    // A row of its own, which the first eight fill.
+    let new = [Counter::FlowCreated; PLACES_PER_ROW as usize]
+        .into_iter()
+        .chain([Counter::FlowEvicted; 2])
+        .chain([Counter::FlowNotKept; 9]);
+    for (source_port, detail) in (1_000..).zip(new) {
+        let (action, _, counters) = both.run(&flow(source_port));
+        assert_eq!(action, Action::Tx);
+        assert_eq!(counters, [Counter::RouteMaglev, detail], "{source_port}");
+    }
+    let (_, _, kept) = both.run(&flow(1_009));
+    assert_eq!(kept, [Counter::RouteFlow], "the last that was remembered");
+    let bucket = both.program.cpu_bucket(CpuBucket::Eviction).unwrap();
+    assert_ne!(bucket, 0);
+}
+
 #[test]
 fn everything_at_once_routes_who_keeps_to_the_rules() {
     let all = features::BLOCK_LIST
@@ -368,8 +415,9 @@ fn everything_at_once_routes_who_keeps_to_the_rules() {
         | features::FUNCTION_RATE
         | features::ADDRESS_TOKENS
         | features::SHED
-        | features::ANSWER_RATE;
-    for caller in callers() {
+        | features::ANSWER_RATE
+        | features::EVICTION_RATE;
+    for caller in Caller::of_each_kind() {
         let mut both = Both::new(all, |tables, config| {
             config.source_rate = once_an_age(10);
             config.unknown_rate = once_an_age(2);
