@@ -68,6 +68,12 @@ impl Reply {
         self
     }
 
+    /// Whether it says that the handler has not run: who sends the request again may have it run then.
+    pub(crate) fn is_refusal(&self) -> bool {
+        Status::from_code(self.header.status)
+            .is_some_and(|status| !has_run(status) && status != Status::OutcomeUnknown)
+    }
+
     /// The number of packets it takes.
     pub(crate) fn count(&self) -> u16 {
         count_of(self.payload.len())

@@ -143,10 +143,10 @@ impl<I: Invoker> Server<I> {
                 cookie,
                 payload,
             } => match self.admit(&way, &header) {
-                Some(permit) => {
+                Ok(permit) => {
                     self.spawn(Job::new(way, key, header, payload, cookie), permit);
                 }
-                None => self.table.forget(key),
+                Err(refusal) => self.table.finish(key, &Arc::new(refusal), Instant::now()),
             },
             Found::Bad(error) => self.bad_fragment(&way, error),
         }
@@ -170,7 +170,7 @@ impl<I: Invoker> Server<I> {
         if !self.may_know(header.function) {
             return self.refuse(&way, header, Status::UnknownFunction, UNKNOWN_FUNCTION);
         }
-        let Some(permit) = self.admit(&way, header) else {
+        let Ok(permit) = self.admit(&way, header) else {
             return;
         };
         let cookie = self.parts.identity.cookie(header);
@@ -220,18 +220,22 @@ impl<I: Invoker> Server<I> {
         tracing::debug!(peer = %way.peer, %error, "a fragment was dropped");
     }
 
-    /// A place to run in, or the answer that there is none.
-    fn admit(&self, way: &Way, header: &RpcHeader) -> Option<Permit> {
-        let permit = self.parts.load.admit();
-        if permit.is_none() {
+    /// A place to run in, or the answer that there is none, which has been sent.
+    fn admit(&self, way: &Way, header: &RpcHeader) -> Result<Permit, Reply> {
+        self.parts.load.admit().ok_or_else(|| {
             let why = "the worker has as many requests in flight as it takes";
-            self.refuse(way, header, Status::Overloaded, why);
-        }
-        permit
+            let refusal = self.refusal(header, Status::Overloaded, why);
+            self.answer_now(way, &refusal);
+            refusal
+        })
     }
 
     /// Answers with an error before anything ran.
     pub(super) fn refuse(&self, way: &Way, header: &RpcHeader, status: Status, why: &'static str) {
+        self.answer_now(way, &self.refusal(header, status, why));
+    }
+
+    fn refusal(&self, header: &RpcHeader, status: Status, why: &'static str) -> Reply {
         self.parts.metrics.refused(status);
         let cookie = self.parts.identity.cookie(header);
         let reply = Reply::new(header, status, Bytes::from_static(why.as_bytes()), cookie);
@@ -240,7 +244,7 @@ impl<I: Invoker> Server<I> {
         } else {
             0
         };
-        self.answer_now(way, &reply.with_retry_after(wait));
+        reply.with_retry_after(wait)
     }
 
     /// Sends a one-packet answer. A full socket loses it, as the network might: the client asks again.

@@ -128,10 +128,9 @@ impl<I: Invoker> Server<I> {
             Status::Overloaded => reply.with_retry_after(self.parts.load.retry_after_ms()),
             _ => reply,
         });
-        if has_run(status) || status == Status::OutcomeUnknown {
-            entry.is_kept = true;
-            self.table.finish(job.key, &reply, Instant::now());
-        }
+        // Also a refusal: a client that has not heard it asks, and must not be told that nothing is known of the request.
+        entry.is_kept = true;
+        self.table.finish(job.key, &reply, Instant::now());
         drop(entry);
         // The place is free before the caller can know: a caller with one request at a time never
         // finds his own last one in its way.

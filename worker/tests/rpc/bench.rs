@@ -53,6 +53,14 @@ impl Runs {
         self.by_request.lock().unwrap().len()
     }
 
+    /// Counts a run of `request`; how many it is now.
+    fn turn_of(&self, request: u64) -> u32 {
+        let mut by_request = self.by_request.lock().unwrap();
+        let turn = by_request.entry(request).or_default();
+        *turn += 1;
+        *turn
+    }
+
     pub(crate) fn most_for_one_request(&self) -> u32 {
         self.by_request
             .lock()
@@ -71,12 +79,7 @@ pub(crate) struct Script(Arc<Runs>);
 impl Invoker for Script {
     async fn invoke(&self, invocation: Invocation) -> Outcome {
         let runs = &self.0;
-        *runs
-            .by_request
-            .lock()
-            .unwrap()
-            .entry(invocation.request_id)
-            .or_default() += 1;
+        let turn = runs.turn_of(invocation.request_id);
         let running = runs.running.fetch_add(1, Ordering::Relaxed) + 1;
         runs.running_most.fetch_max(running, Ordering::Relaxed);
         let deadline = invocation.deadline_from(tokio::time::Instant::now());
@@ -90,17 +93,19 @@ impl Invoker for Script {
             let mut payers = runs.payers.lock().unwrap();
             payers.push(invocation.caller.to_string());
         }
-        let outcome = tokio::time::timeout_at(deadline.at, perform(&invocation)).await;
+        let outcome = tokio::time::timeout_at(deadline.at, perform(&invocation, turn)).await;
         runs.running.fetch_sub(1, Ordering::Relaxed);
         outcome.unwrap_or(late)
     }
 }
 
-async fn perform(invocation: &Invocation) -> Outcome {
+/// Of the request's `turn`-th run.
+async fn perform(invocation: &Invocation, turn: u32) -> Outcome {
     let name = invocation.function.name.as_str();
     match name {
         "slow" => tokio::time::sleep(100 * MS).await,
         "collect" => tokio::time::sleep(5 * MS).await,
+        "refuses" => tokio::time::sleep(30 * MS).await,
         "stuck" => std::future::pending().await,
         _ => (),
     }
@@ -109,6 +114,7 @@ async fn perform(invocation: &Invocation) -> Outcome {
         "session" => format!("{:?}", invocation.session).into(),
         "waits" | "naps" => return wait(invocation),
         "streams" => return Outcome::streams(Box::new(Scripted(invocation.payload.clone()))),
+        "refuses" if turn <= 2 => return Outcome::failed(Status::SandboxUnavailable, "no room"),
         "raise" => return Outcome::failed(Status::Exception, "ValueError: no"),
         "panic" => panic!("a panic that the test wants"),
         "long" => vec![0; 70_000].into(),
@@ -173,7 +179,7 @@ impl Bench {
     ) -> Self {
         let names = [
             "echo", "slow", "stuck", "session", "raise", "panic", "long", "waits", "naps",
-            "streams", "collect", "payer",
+            "streams", "collect", "payer", "refuses",
         ];
         let catalog = Catalog {
             revision: 1,

@@ -124,6 +124,23 @@ async fn in_a_storm_64_kib_go_both_ways_and_the_handler_runs_once() {
     }
 }
 
+/// Acknowledged, then refused: whether the client hears of that or has to ask, it knows that nothing has run.
+#[tokio::test]
+async fn in_a_storm_refused_requests_are_sent_again_and_none_is_of_unknown_outcome() {
+    for seed in 1..=3 {
+        let bench = Bench::start();
+        let relay = Relay::to(bench.address, STORM, seed).await;
+        let client = client_of(relay.vip);
+        let payload = |number: usize| vec![number as u8; 1 + number % 2 * 3_000];
+        let calls = (0..100).map(|number| call("refuses").payload(payload(number)));
+        for (number, reply) in all(&client, calls.collect()).await.into_iter().enumerate() {
+            let reply = reply.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            assert!(reply.payload == payload(number), "seed {seed}");
+        }
+        assert_eq!(bench.runs.most_for_one_request(), 3, "seed {seed}");
+    }
+}
+
 #[tokio::test]
 async fn in_good_weather_64_kib_arrive_at_the_first_attempt() {
     let bench = Bench::start();

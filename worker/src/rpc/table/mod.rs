@@ -191,6 +191,7 @@ impl Table {
                 run,
                 opened,
             } => return Found::running(*count, *cookie, run, opened.as_ref()),
+            Entry::Done { reply, .. } if reply.is_refusal() => return Found::Nothing,
             Entry::Done { reply, .. } => return Found::Done(Arc::clone(reply)),
         };
         let before = receiving.parts.memory();
@@ -286,7 +287,7 @@ impl Table {
         }
     }
 
-    /// Keeps the reply of a request that ran.
+    /// Keeps the reply of a request that ran; of one that was refused, for whoever asks after it, until it is sent again.
     pub(crate) fn finish(&self, key: RequestKey, reply: &Arc<Reply>, now: Instant) {
         let mut shard = self.shard(key);
         shard.size.done += 1;
@@ -301,7 +302,7 @@ impl Table {
         shard.shrink(&self.limits);
     }
 
-    /// Forgets a request that did not run, so that it may be sent again. One that has been answered meanwhile is kept.
+    /// Forgets a request that nothing is known of any more. One that has been answered meanwhile is kept.
     pub(crate) fn forget(&self, key: RequestKey) {
         let mut shard = self.shard(key);
         if let Some(Entry::Running { .. }) = shard.entries.get(&key) {

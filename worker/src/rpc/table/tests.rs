@@ -37,6 +37,12 @@ fn reply(id: u64, bytes: usize) -> Arc<Reply> {
     Arc::new(Reply::new(&header(id, 0, 1), Status::Ok, payload, COOKIE))
 }
 
+fn refusal(id: u64) -> Arc<Reply> {
+    let why = Bytes::from_static(b"no room");
+    let status = Status::SandboxUnavailable;
+    Arc::new(Reply::new(&header(id, 0, 1), status, why, COOKIE))
+}
+
 fn is_done(table: &Table, id: u64) -> bool {
     matches!(table.look(key(id)), Found::Done(_))
 }
@@ -176,4 +182,26 @@ proptest! {
         let size = TableSize { evicted: 0, ..table.size() };
         prop_assert_eq!(size, TableSize::default());
     }
+}
+
+#[test]
+fn a_refused_request_is_known_to_who_asks_and_may_be_sent_again() {
+    let table = Table::new(limits());
+    let now = Instant::now();
+    table.start(key(1), 1, COOKIE);
+    table.finish(key(1), &refusal(1), now);
+    assert!(is_done(&table, 1));
+    assert!(matches!(
+        table.take(key(1), &header(1, 0, 1), b"again"),
+        Found::Nothing
+    ));
+    assert!(is_done(&table, 1), "until it is");
+    table.start(key(1), 1, COOKIE);
+    assert!(matches!(table.look(key(1)), Found::Progress { .. }));
+    assert_eq!((table.size().done, table.size().done_bytes), (0, 0));
+    table.finish(key(1), &reply(1, 10), now);
+    assert!(matches!(
+        table.take(key(1), &header(1, 0, 1), b"again"),
+        Found::Done(_)
+    ));
 }
