@@ -26,6 +26,8 @@ pub(super) const SHARD: FunctionId = FunctionId(0xc);
 
 /// The port of the VIP that takes what is no RPC, by flow.
 pub(super) const FLOW_PORT: u16 = 9001;
+/// The port of the VIP whose packets are encapsulated (GUE over IPv4).
+pub(super) const TUNNEL_PORT: u16 = 9002;
 /// Flows that are under way at a time, and packets of each.
 pub(super) const FLOWS: u64 = 64;
 pub(super) const FLOW_PACKETS: u64 = 16;
@@ -47,12 +49,21 @@ pub(super) enum Kind {
     Cookie(WorkerId),
     /// The number of the flow.
     Flow(u64),
+    /// As [`Self::Warm`], encapsulated.
+    Tunnelled,
 }
 
 impl Kind {
-    pub(super) const COUNT: usize = 6;
-    pub(super) const NAMES: [&'static str; Self::COUNT] =
-        ["warm", "session", "shard", "home", "cookie", "flow"];
+    pub(super) const COUNT: usize = 7;
+    pub(super) const NAMES: [&'static str; Self::COUNT] = [
+        "warm",
+        "session",
+        "shard",
+        "home",
+        "cookie",
+        "flow",
+        "tunnelled",
+    ];
 
     /// The kind of packet `number`; the first ones open the sessions.
     pub(super) fn of(number: u64) -> Self {
@@ -66,7 +77,8 @@ impl Kind {
             2 => Self::Shard(SlotId((draw % u64::from(SLOTS)) as u16)),
             3 => Self::Cold(draw % COLD),
             4 => Self::Cookie(WorkerId((draw % u64::from(WORKERS)) as u16)),
-            _ => Self::Flow(flow(number / Self::COUNT as u64)),
+            5 => Self::Flow(flow(number / Self::COUNT as u64)),
+            _ => Self::Tunnelled,
         }
     }
 
@@ -79,6 +91,7 @@ impl Kind {
             Self::Cold(_) => 3,
             Self::Cookie(_) => 4,
             Self::Flow(_) => 5,
+            Self::Tunnelled => 6,
         }
     }
 }
@@ -113,7 +126,7 @@ pub(super) fn packet(number: u64, keys: CookieKeys) -> RpcHeader {
     };
     match Kind::of(number) {
         // To a flow's VIP it is a payload like any other.
-        Kind::Warm | Kind::Flow(_) => request(WARM),
+        Kind::Warm | Kind::Flow(_) | Kind::Tunnelled => request(WARM),
         Kind::Session(session_id) => RpcHeader {
             session_id,
             ..with(request(SESSION), flags::HAS_SESSION)

@@ -12,9 +12,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use balancer_userspace::{
     config::{AttachMode, InterfaceConfig, Limits},
+    decap::DecapConfig,
     loads::Report,
-    maps::{DataPlane, KernelMaps, MapStore as _, counters},
-    policy::{Rules, maglev},
+    maps::{DataPlane, Decap, KernelMaps, MapStore as _, counters},
+    policy::{Rules, Settings, maglev},
     ports::Ports,
     reconcile::{
         plan,
@@ -25,14 +26,17 @@ use ebpf_common::{
     cookie::CookieKeys,
     ids::WorkerId,
     limits::{MAX_POOLS, SLOTS},
-    maps::{Affinity, FunctionEntry, NORMAL_WEIGHT, VipInfo, VipKind, WorkerInfo, WorkerState},
+    maps::{
+        Affinity, ForwardMode, FunctionEntry, NORMAL_WEIGHT, VipInfo, VipKind, WorkerInfo,
+        WorkerState,
+    },
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use testbed::topology::{Host, Topology, VIP, VIP_PORT};
 
 use super::{
     check::{Changed, Right},
-    kinds::{COLD, FLOW_PORT, SESSION, SHARD, WARM, cold},
+    kinds::{COLD, FLOW_PORT, SESSION, SHARD, TUNNEL_PORT, WARM, cold},
 };
 
 const PROTOCOL_UDP: u8 = 17;
@@ -44,6 +48,10 @@ const OTHER_VIPS: u8 = 20;
 const RPC_VIP: u32 = 0;
 const OTHER_VIP: u32 = 1;
 const FLOW_VIP: u32 = 2;
+const TUNNEL_VIP: u32 = 3;
+/// Where encapsulated packets come from; the last two bytes vary by flow.
+const TUNNEL_SOURCE: [u8; 4] = [172, 16, 0, 0];
+const TUNNEL_SOURCES: &str = "172.16.0.0/16";
 
 /// What is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +68,8 @@ pub(super) enum Change {
 
 pub(super) struct Plane {
     data_plane: DataPlane,
+    /// Those of the workers, which take the encapsulation off.
+    _decaps: Vec<Decap>,
     store: KernelMaps,
     actual: ActualTables,
     desired: DesiredTables,
@@ -90,6 +100,11 @@ impl Plane {
         let actual = store.read()?;
         let mut plane = Self {
             data_plane,
+            _decaps: topology
+                .workers
+                .iter()
+                .map(|host| decapsulate(topology, host))
+                .collect::<Result<_>>()?,
             desired: DesiredTables {
                 rules: None,
                 workers: workers(topology),
@@ -101,8 +116,12 @@ impl Plane {
             rules: Rules {
                 vips: vip_rows(VIP, RPC_VIP)
                     .into_iter()
-                    .chain([flow_row()])
+                    .chain([flow_row(), tunnel_row()])
                     .collect(),
+                settings: Settings {
+                    tunnel_v4: TUNNEL_SOURCE,
+                    ..Settings::default()
+                },
                 ..Rules::default()
             },
             store,
@@ -444,6 +463,7 @@ fn workers(topology: &Topology) -> BTreeMap<WorkerId, WorkerInfo> {
         weight: NORMAL_WEIGHT,
         dst_mac: host.nic().mac,
         src_mac,
+        addr4: host.address().octets(),
         ..WorkerInfo::ABSENT
     };
     (0..)
@@ -469,4 +489,27 @@ fn vip_rows(address: Ipv4Addr, number: u32) -> [(AnyVipKey, VipInfo); 2] {
 fn flow_row() -> (AnyVipKey, VipInfo) {
     let key = AnyVipKey::new(VIP.into(), FLOW_PORT, PROTOCOL_UDP);
     (key, VipInfo::new(FLOW_VIP, VipKind::L4))
+}
+
+/// The row of the VIP whose packets are encapsulated, likewise.
+fn tunnel_row() -> (AnyVipKey, VipInfo) {
+    let key = AnyVipKey::new(VIP.into(), TUNNEL_PORT, PROTOCOL_UDP);
+    let info = VipInfo {
+        forward: ForwardMode::Gue as u8,
+        ..VipInfo::new(TUNNEL_VIP, VipKind::Rpc)
+    };
+    (key, info)
+}
+
+/// Has the worker on `host` take the encapsulation off, by the product's own program.
+fn decapsulate(topology: &Topology, host: &Host) -> Result<Decap> {
+    let config = DecapConfig {
+        interface: host.nic().name.clone(),
+        sources: vec![TUNNEL_SOURCES.to_owned()],
+        addresses: Vec::new(),
+        mode: AttachMode::Native,
+        pin_path: topology.run.dir().join(format!("decap-{}", host.role)),
+    };
+    let started = host.netns.enter(|| Decap::start(&config))?;
+    started.with_context(|| format!("attaching decap of {}", host.role))
 }

@@ -16,7 +16,7 @@ use testbed::topology::{Host, VIP, VIP_PORT};
 
 use super::{
     flows::Flows,
-    kinds::{Kind, SESSIONS, packet},
+    kinds::{Kind, SESSIONS, TUNNEL_PORT, packet},
 };
 
 /// Packets that are sent before anything changes: they open the sessions.
@@ -26,6 +26,13 @@ pub(super) const PREFACE: u64 = SESSIONS;
 pub(super) struct Sender {
     shared: Arc<Shared>,
     thread: JoinHandle<Result<Vec<Instant>>>,
+}
+
+/// What is sent from: a socket for each VIP, and those of the flows.
+struct Sockets {
+    requests: UdpSocket,
+    tunnelled: UdpSocket,
+    flows: Flows,
 }
 
 struct Shared {
@@ -38,23 +45,24 @@ struct Shared {
 
 impl Sender {
     pub(super) fn start(host: &Host, per_second: u32, keys: CookieKeys) -> Result<Self> {
-        let socket = host
-            .netns
-            .enter(|| UdpSocket::bind((host.address(), 0)))?
-            .context("opening the client's socket")?;
-        socket.connect((VIP, VIP_PORT))?;
+        let [requests, tunnelled] = [VIP_PORT, TUNNEL_PORT].map(|port| socket_to(host, port));
+        let (requests, tunnelled) = (requests?, tunnelled?);
         let shared = Arc::new(Shared {
             sent: AtomicU64::new(0),
             may_go_on: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             keys: Mutex::new(vec![keys]),
         });
-        let flows = Flows::of(host.address());
+        let mut sockets = Sockets {
+            requests,
+            tunnelled,
+            flows: Flows::of(host.address()),
+        };
         let of_thread = Arc::clone(&shared);
         // Started inside, so that the sockets that it opens for flows are the client's.
         let thread = host
             .netns
-            .enter(|| thread::spawn(move || of_thread.send(&socket, flows, per_second)))?;
+            .enter(|| thread::spawn(move || of_thread.send(&mut sockets, per_second)))?;
         Ok(Self { shared, thread })
     }
 
@@ -87,8 +95,17 @@ impl Sender {
     }
 }
 
+fn socket_to(host: &Host, port: u16) -> Result<UdpSocket> {
+    let socket = host
+        .netns
+        .enter(|| UdpSocket::bind((host.address(), 0)))?
+        .context("opening the client's socket")?;
+    socket.connect((VIP, port))?;
+    Ok(socket)
+}
+
 impl Shared {
-    fn send(&self, socket: &UdpSocket, mut flows: Flows, per_second: u32) -> Result<Vec<Instant>> {
+    fn send(&self, sockets: &mut Sockets, per_second: u32) -> Result<Vec<Instant>> {
         let gap = Duration::from_secs(1) / per_second;
         let mut sent = Vec::new();
         let mut due = Instant::now();
@@ -106,8 +123,9 @@ impl Shared {
             let turn = number as usize / Kind::COUNT % keys.len();
             let header = packet(number, *keys.get(turn).context("there are keys")?);
             let socket = match Kind::of(number) {
-                Kind::Flow(flow) => flows.socket(flow)?,
-                _ => socket,
+                Kind::Flow(flow) => sockets.flows.socket(flow)?,
+                Kind::Tunnelled => &sockets.tunnelled,
+                _ => &sockets.requests,
             };
             sent.push(Instant::now());
             socket.send(&header.emit()).context("sending a packet")?;

@@ -1,4 +1,4 @@
-//! The workers' end: notes which packets arrive, of RPCs and of flows, and when.
+//! The workers' end: notes which packets arrive, of RPCs, of flows and out of tunnels, and when.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use ebpf_common::wire::RpcHeader;
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use testbed::topology::{Host, VIP, VIP_PORT};
 
-use super::kinds::FLOW_PORT;
+use super::kinds::{FLOW_PORT, TUNNEL_PORT};
 
 /// How often it looks whether it is to stop.
 const LOOK_UP: Duration = Duration::from_millis(100);
@@ -40,7 +40,7 @@ impl Sink {
             stop: Arc::new(AtomicBool::new(false)),
             threads: Vec::new(),
         };
-        for port in [VIP_PORT, FLOW_PORT] {
+        for port in [VIP_PORT, FLOW_PORT, TUNNEL_PORT] {
             let socket = host
                 .netns
                 .enter(|| UdpSocket::bind((VIP, port)))?

@@ -103,7 +103,7 @@ impl Log {
                     Some(before) => before == *worker,
                     None => by_tables(),
                 },
-                Kind::Warm | Kind::Shard(_) | Kind::Cold(_) => by_tables(),
+                Kind::Warm | Kind::Tunnelled | Kind::Shard(_) | Kind::Cold(_) => by_tables(),
             };
             if !is_right {
                 verdict
@@ -134,7 +134,7 @@ impl Log {
 impl Right {
     fn is_right(&self, kind: Kind, worker: WorkerId) -> bool {
         match kind {
-            Kind::Warm => self.warm.contains(&worker),
+            Kind::Warm | Kind::Tunnelled => self.warm.contains(&worker),
             Kind::Shard(SlotId(slot)) => self.slots.get(usize::from(slot)) == Some(&worker),
             Kind::Cold(function) => self.is_home(home_hash(cold(function)), worker),
             Kind::Flow(flow) => source_port(flow)
