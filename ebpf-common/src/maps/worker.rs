@@ -139,7 +139,7 @@ map_type! {
         sent_at_report: u64,
         /// Sequence number of the last LOAD packet; one that is not higher is old, and ignored.
         sequence: u64,
-        /// When the last LOAD packet came, in nanoseconds of the kernel's coarse monotonic clock.
+        /// When the last LOAD packet came: the kernel's timer ticks (`bpf_jiffies64`) times [`super::Config::tick_ns`].
         reported_ns: u64,
         /// Requests it said it has received, ever, from any balancer.
         received: u64,
