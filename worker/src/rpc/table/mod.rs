@@ -191,7 +191,10 @@ impl Table {
                 run,
                 opened,
             } => return Found::running(*count, *cookie, run, opened.as_ref()),
-            Entry::Done { reply, .. } if reply.is_refusal() => return Found::Nothing,
+            // Sent again it begins with its first fragment; any other is a late one of what was refused.
+            Entry::Done { reply, .. } if reply.is_refusal() && header.fragment_index == 0 => {
+                return Found::Nothing;
+            }
             Entry::Done { reply, .. } => return Found::Done(Arc::clone(reply)),
         };
         let before = receiving.parts.memory();

@@ -196,6 +196,8 @@ fn a_refused_request_is_known_to_who_asks_and_may_be_sent_again() {
         Found::Nothing
     ));
     assert!(is_done(&table, 1), "until it is");
+    let late = table.take(key(1), &header(1, 1, 2), b"late");
+    assert!(matches!(late, Found::Done(_)), "a stray of the refused one");
     table.start(key(1), 1, COOKIE);
     assert!(matches!(table.look(key(1)), Found::Progress { .. }));
     assert_eq!((table.size().done, table.size().done_bytes), (0, 0));
