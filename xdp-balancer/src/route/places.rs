@@ -37,18 +37,6 @@ pub(super) fn find(row: &Row, hash: TableHash) -> Option<WorkerId> {
 /// Remembers that `hash` lives on `worker`.
 #[inline(always)]
 pub(super) fn store(row: &Row, hash: TableHash, worker: WorkerId) -> Stored {
-    // It is stored in any case.
-    store_if(row, hash, worker, || true).unwrap_or(Stored::Evicted)
-}
-
-/// As [`store`], but takes another key's place only if `may_evict` says so; `None` if it does not.
-#[inline(always)]
-pub(super) fn store_if(
-    row: &Row,
-    hash: TableHash,
-    worker: WorkerId,
-    may_evict: impl FnOnce() -> bool,
-) -> Option<Stored> {
     // As used: a new entry must not be the next victim before its second packet could come.
     let entry = Place::new(hash, worker).with_referenced(true).0;
     let mut empty = None;
@@ -56,7 +44,7 @@ pub(super) fn store_if(
         let place = Place(cell.get());
         if place.is_of(hash) {
             cell.set(entry);
-            return Some(Stored::Changed);
+            return Stored::Changed;
         }
         if place.is_empty() && empty.is_none() {
             empty = Some(cell);
@@ -64,13 +52,10 @@ pub(super) fn store_if(
     }
     if let Some(cell) = empty {
         cell.set(entry);
-        return Some(Stored::Created);
-    }
-    if !may_evict() {
-        return None;
+        return Stored::Created;
     }
     evict(row, hash, entry);
-    Some(Stored::Evicted)
+    Stored::Evicted
 }
 
 /// Gives the place of an entry that was not used lately to `entry`. The search begins where the hash says, so that not
