@@ -33,6 +33,13 @@ impl Connections {
         superseded
     }
 
+    /// Whether `worker` has made another connection after `connection`.
+    pub(super) fn has_later(&self, connection: ConnectionId, worker: WorkerId) -> bool {
+        self.by_worker
+            .get(&worker)
+            .is_some_and(|(present, _)| *present > connection)
+    }
+
     /// The worker that `connection` speaks for.
     pub(super) fn worker(&self, connection: ConnectionId) -> Option<WorkerId> {
         self.by_connection.get(&connection).copied()

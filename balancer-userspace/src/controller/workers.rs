@@ -42,6 +42,11 @@ impl<S: MapStore> Controller<S> {
         let name = identity.name.clone();
         let before = self.membership.named(&name);
         let is_known = before.is_some();
+        // Connections that came while this process started are served at once, in any order, and whoever lost patience
+        // has connected again since: the earlier one is closed already, and its end is not the worker's.
+        if before.is_some_and(|(id, _)| self.connections.has_later(connection, id)) {
+            return Err("the worker has connected again since".to_owned());
+        }
         // Two workers may claim the same slots, so the claims of each matter to all.
         let has_slots = |identity: &Identity| !identity.slots.is_empty();
         self.dirty.slots |=

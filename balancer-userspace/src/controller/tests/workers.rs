@@ -52,6 +52,25 @@ fn a_second_connection_of_the_same_worker_supersedes_the_first() {
     assert_eq!(bench.row(0).state(), WorkerState::Down);
 }
 
+/// It waited while the control plane started, its worker gave it up for another, and its turn came after that one's.
+#[test]
+fn an_earlier_connection_does_not_supersede_a_later_one() {
+    let mut bench = Bench::new();
+    bench.connections = 1;
+    let (later, welcome) = bench.join("w0", "0-99");
+    let superseded = welcome.unwrap().superseded;
+    bench.connections = 0;
+    let (earlier, welcome) = bench.join("w0", "0-99");
+    assert!(earlier < later && welcome.is_err());
+    bench.close(earlier);
+    bench.settle();
+    assert!(!superseded.is_cancelled());
+    assert_eq!(bench.row(0).state(), WorkerState::Up);
+    bench.close(later);
+    bench.settle();
+    assert_eq!(bench.row(0).state(), WorkerState::Down);
+}
+
 #[test]
 fn a_drained_worker_keeps_its_row_and_slots_and_gets_nothing_new() {
     let mut bench = Bench::new();
