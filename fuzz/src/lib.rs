@@ -74,13 +74,7 @@ pub fn tables() -> FakeTables {
         };
         tables.functions.insert(function, entry);
     }
-    let mut functions = [0; 16];
-    functions[0] = rows::FUNCTION.0;
-    tables.pktgen = vec![PktgenInfo {
-        functions_len: 1,
-        sessions: 4,
-        functions,
-    }];
+    tables.pktgen = vec![PktgenInfo::new(&[rows::FUNCTION], 4)];
     tables.police.block4([10, 90, 0, 0], 16);
     tables.police.limit(BY_JSON, rate());
     if let Some(config) = &mut tables.config {

@@ -11,6 +11,7 @@ mod commands;
 mod connections;
 mod dirty;
 mod events;
+mod grace;
 mod keys;
 mod orders;
 mod outputs;
@@ -40,6 +41,7 @@ pub(crate) use bench::Bench;
 pub(crate) use commands::{Command, CommandError};
 use events::Event;
 pub(crate) use events::{Events, PortsEvent};
+use grace::Grace;
 use reports::Reports;
 use schemas::SchemaRows;
 use state_file::StateFile;
@@ -54,7 +56,7 @@ use crate::{
     membership::{
         persist::Persisted,
         server::{ConnectionEvent, Shared},
-        state::{Identity, JoinError, Membership},
+        state::{Identity, JoinError, Member, Membership, Source},
     },
     metrics::Metrics,
     policy::{Homes, PoolNumbers, Rules, orders::Orders},
@@ -138,8 +140,7 @@ pub(crate) struct Controller<S> {
     shared: watch::Sender<Arc<Shared>>,
     connections: Connections,
     beats: Beats,
-    /// Workers of an earlier run that have not connected again, and until when they count as alive.
-    grace: Option<(Instant, Vec<WorkerId>)>,
+    grace: Grace,
 
     policy: PolicyFile,
     revision: u64,
@@ -219,16 +220,18 @@ impl<S: MapStore> Controller<S> {
                 }
             }
         }
-        let grace = start.config.membership.as_ref().and_then(|terms| {
-            let waiting: Vec<WorkerId> = membership
+        let grace = start.config.membership.as_ref().map(|terms| {
+            let is_awaited =
+                |member: &Member| member.is_alive && member.source == Source::Heartbeat;
+            let waiting = membership
                 .iter()
-                .filter(|(_, member)| {
-                    member.is_alive && member.source == crate::membership::state::Source::Heartbeat
-                })
+                .filter(|(_, member)| is_awaited(member))
                 .map(|(id, _)| id)
                 .collect();
-            let until = Instant::now() + Duration::from_millis(terms.restart_grace_ms.into());
-            (!waiting.is_empty()).then_some((until, waiting))
+            Grace::new(
+                waiting,
+                Duration::from_millis(terms.restart_grace_ms.into()),
+            )
         });
         // Without heartbeats nobody will say that a worker of an earlier run is alive.
         if start.config.membership.is_none() {
@@ -255,7 +258,7 @@ impl<S: MapStore> Controller<S> {
             })),
             connections: Connections::default(),
             beats: Beats::default(),
-            grace,
+            grace: grace.unwrap_or_default(),
             policy: PolicyFile::default(),
             revision: 0,
             pools,
@@ -289,6 +292,7 @@ impl<S: MapStore> Controller<S> {
 
     /// Runs until `stop` becomes true, or nobody is left to say so.
     pub(crate) async fn run(mut self, mut events: Events, mut stop: watch::Receiver<bool>) {
+        self.grace.begin(Instant::now());
         loop {
             while let Some(event) = events.ready() {
                 self.handle(event);
@@ -416,14 +420,13 @@ impl<S: MapStore> Controller<S> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let grace = self.grace.as_ref().map(|(until, _)| *until);
         let retry = self.applier.retry_at();
         // Who drains takes no new work, but its sessions' requests.
         let mut members = self.membership.iter();
         let has_loads = members.any(|(_, member)| member.is_alive);
         let loads = has_loads.then_some(self.loads_at);
         let times = [
-            grace,
+            self.grace.until(),
             retry,
             self.keys_at,
             loads,

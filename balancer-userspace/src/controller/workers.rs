@@ -62,9 +62,7 @@ impl<S: MapStore> Controller<S> {
             self.applier.reset_load(id, Report::default());
             self.dirty.slots |= self.slots.owners.contains(&id);
         }
-        if let Some((_, waiting)) = &mut self.grace {
-            waiting.retain(|waiting| *waiting != id);
-        }
+        self.grace.connected(id);
         self.presume_no_more(id);
         let superseded = self.connections.insert(connection, id);
         self.worker_changed(id);
@@ -150,18 +148,11 @@ impl<S: MapStore> Controller<S> {
     }
 
     pub(super) fn end_grace(&mut self) {
-        if self
-            .grace
-            .as_ref()
-            .is_some_and(|(until, _)| Instant::now() >= *until)
-            && let Some((_, waiting)) = self.grace.take()
-        {
-            for id in waiting {
-                self.lose(
-                    id,
-                    "it did not connect again after the control plane's restart",
-                );
-            }
+        for id in self.grace.end(Instant::now()) {
+            self.lose(
+                id,
+                "it did not connect again after the control plane's restart",
+            );
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use ebpf_common::{
     ids::FunctionId,
-    limits::{MAX_POOLS, MAX_VIPS, PKTGEN_FUNCTIONS},
+    limits::{MAX_POOLS, MAX_VIPS},
     maps::{Config as ConfigRow, NORMAL_WEIGHT, PktgenInfo, Rate, VipInfo, VipKind, features},
 };
 
@@ -298,15 +298,12 @@ fn vip_ids(keys: &[AnyVipKey], before: &HashMap<AnyVipKey, VipInfo>) -> HashMap<
 }
 
 fn pktgen_row(pktgen: &crate::config::PktgenConfig) -> PktgenInfo {
-    let mut functions = [0; PKTGEN_FUNCTIONS];
-    for (place, name) in functions.iter_mut().zip(&pktgen.functions) {
-        *place = FunctionId::of(name).0;
-    }
-    PktgenInfo {
-        functions_len: pktgen.functions.len().min(PKTGEN_FUNCTIONS) as u32,
-        sessions: pktgen.sessions,
-        functions,
-    }
+    let functions: Vec<_> = pktgen
+        .functions
+        .iter()
+        .map(|name| FunctionId::of(name))
+        .collect();
+    PktgenInfo::new(&functions, pktgen.sessions)
 }
 
 #[cfg(test)]

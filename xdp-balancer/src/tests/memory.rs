@@ -355,13 +355,7 @@ fn packets_of_pktgen_have_sessions_and_slots_by_their_number() {
     let mut tables = tables(Affinity::Session);
     warm_on(&mut tables, Affinity::Session, &[1]);
     tables.add_vip_of(VIP, VIP_PORT, 17, VipInfo::new(3, VipKind::Pktgen));
-    let mut functions = [0; 16];
-    functions[0] = FUNCTION.0;
-    tables.pktgen = vec![PktgenInfo {
-        functions_len: 1,
-        sessions: 4,
-        functions,
-    }];
+    tables.pktgen = vec![PktgenInfo::new(&[FUNCTION], 4)];
     let created = [Counter::SessionCreated];
     for sequence in 0..4 {
         let frame = Frame::pktgen(sequence).bytes();

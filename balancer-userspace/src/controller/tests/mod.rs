@@ -124,6 +124,7 @@ impl Bench {
             connections: 0,
         };
         bench.settle();
+        bench.controller.grace.begin(Instant::now());
         bench
     }
 
@@ -135,6 +136,15 @@ impl Bench {
         let mut next = Self::start(self.dir, tables, |_| false);
         next.connections = self.connections;
         next
+    }
+
+    /// Waits until the workers of before have had their time, and does what follows.
+    fn outwait_grace(&mut self) {
+        while self.controller.grace.until().is_some() {
+            std::thread::yield_now();
+            self.controller.end_grace();
+        }
+        self.settle();
     }
 
     fn settle(&mut self) {

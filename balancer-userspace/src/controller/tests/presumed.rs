@@ -136,14 +136,9 @@ fn after_a_restart_too_a_worker_that_cannot_connect_is_up_by_its_load_packets() 
     bench.join("w0", "0-99").1.unwrap();
     let mut bench = bench.restart();
     bench.next_load(0);
-    let (until, _) = bench.controller.grace.clone().unwrap();
-    while Instant::now() < until {
-        std::thread::yield_now();
-    }
     bench.look(Instant::now());
     bench.next_load(0);
-    bench.controller.end_grace();
-    bench.settle();
+    bench.outwait_grace();
     assert_eq!(bench.row(0).state(), WorkerState::Up);
     assert_eq!(bench.presumed(), 1);
 }

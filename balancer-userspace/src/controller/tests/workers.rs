@@ -119,12 +119,7 @@ fn after_a_restart_known_workers_stay_up_until_their_grace_is_over() {
     let (_, welcome) = bench.join("w1", "100-199");
     assert_eq!(welcome.unwrap().worker_id, 1);
 
-    let (until, _) = bench.controller.grace.clone().unwrap();
-    while Instant::now() < until {
-        std::thread::yield_now();
-    }
-    bench.controller.end_grace();
-    bench.settle();
+    bench.outwait_grace();
     assert_eq!(
         bench.row(0).state(),
         WorkerState::Down,

@@ -115,15 +115,7 @@ fn tables() -> FakeTables {
         tables.functions.insert(function, entry);
         tables.set_home(function, &warm_or_first(warm));
     }
-    let mut functions = [0; 16];
-    for (place, function) in functions.iter_mut().zip(FUNCTIONS) {
-        *place = function.0;
-    }
-    tables.pktgen = vec![PktgenInfo {
-        functions_len: FUNCTIONS.len() as u32,
-        sessions: SESSIONS,
-        functions,
-    }];
+    tables.pktgen = vec![PktgenInfo::new(&FUNCTIONS, SESSIONS)];
     tables
 }
 

@@ -205,13 +205,7 @@ fn quic_goes_where_its_connection_id_says() {
 fn pktgen_packets_stand_for_requests_by_their_number() {
     let mut tables = tables_of(VipKind::Pktgen);
     let other = FunctionId(0xbeef);
-    let mut functions = [0; 16];
-    functions[..2].copy_from_slice(&[FUNCTION.0, other.0]);
-    tables.pktgen = vec![PktgenInfo {
-        functions_len: 2,
-        sessions: 4,
-        functions,
-    }];
+    tables.pktgen = vec![PktgenInfo::new(&[FUNCTION, other], 4)];
     let shard = FunctionEntry::new(Affinity::Shard, &[]);
     tables.functions.insert(other, shard);
     tables.set_slot(ebpf_common::ids::SlotId(7), WorkerId(2));

@@ -355,13 +355,7 @@ fn holds_pktgen_to_a_functions_rate_in_silence() {
     let mut both = Both::new(features::FUNCTION_RATE, |tables, _| {
         tables.vips.clear();
         tables.add_vip_of(VIP, VIP_PORT, 17, VipInfo::new(3, VipKind::Pktgen));
-        let mut functions = [0; 16];
-        functions[0] = FUNCTION.0;
-        tables.pktgen = vec![PktgenInfo {
-            functions_len: 1,
-            sessions: 4,
-            functions,
-        }];
+        tables.pktgen = vec![PktgenInfo::new(&[FUNCTION], 4)];
         tables.police.limit(FUNCTION, once_an_age(2));
     });
     for sequence in 0..2 {

@@ -185,14 +185,7 @@ fn quic() -> Group {
 /// A VIP of pktgen's that calls the function by even numbers, and one that is none by odd numbers.
 fn tables_of_pktgen() -> FakeTables {
     let mut tables = tables_of(VipKind::Pktgen);
-    let mut functions = [0; 16];
-    functions[0] = FUNCTION.0;
-    functions[1] = 0xbad;
-    tables.pktgen = vec![PktgenInfo {
-        functions_len: 2,
-        sessions: 0,
-        functions,
-    }];
+    tables.pktgen = vec![PktgenInfo::new(&[FUNCTION, FunctionId(0xbad)], 0)];
     tables
 }
 
