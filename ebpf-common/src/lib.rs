@@ -40,4 +40,4 @@ pub mod wire;
 
 /// Version of every map type in [`maps`] taken together. The control plane stores it in the `LAYOUT`
 /// map when it loads the program, and refuses, by name, to adopt pinned maps of another version.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

@@ -94,7 +94,7 @@ fn load_packet() {
 
 #[test]
 fn map_types() {
-    assert_eq!(LAYOUT_VERSION, 2);
+    assert_eq!(LAYOUT_VERSION, 3);
     let golden = [
         (
             hex(VipKey::new([10, 0, 0, 1], 9000, 17).as_bytes()),
@@ -281,7 +281,11 @@ fn map_types() {
                     interval_ns: 27,
                     tolerance_ns: 28,
                 },
-                shed_percent: 29,
+                eviction_rate: Rate {
+                    interval_ns: 29,
+                    tolerance_ns: 30,
+                },
+                shed_percent: 31,
                 tunnel_v4: [172, 16, 0, 0],
                 tunnel_v6: [0xfd; 16],
             }
@@ -294,12 +298,12 @@ fn map_types() {
     }
 }
 
-/// Eight words of four bytes, twenty of eight, then the rest of the configuration.
+/// Eight words of four bytes, 22 of eight, then the rest of the configuration.
 fn config_bytes() -> String {
     let short = (1..=8u32).map(|field| hex(&field.to_le_bytes()));
-    let long = (9..=28u64).map(|field| hex(&field.to_le_bytes()));
+    let long = (9..=30u64).map(|field| hex(&field.to_le_bytes()));
     let rest = [
-        "1d000000".to_owned(),
+        "1f000000".to_owned(),
         "ac100000".to_owned(),
         "fd".repeat(16),
     ];
@@ -393,6 +397,7 @@ fn police_types() {
     }
     assert_eq!(CpuBucket::Unknown as u32, 0);
     assert_eq!(CpuBucket::Answer as u32, 1);
+    assert_eq!(CpuBucket::Eviction as u32, 2);
 }
 
 #[test]

@@ -83,10 +83,12 @@ pub fn tables() -> FakeTables {
             | features::FUNCTION_RATE
             | features::ADDRESS_TOKENS
             | features::SHED
-            | features::ANSWER_RATE;
+            | features::ANSWER_RATE
+            | features::EVICTION_RATE;
         config.source_rate = rate();
         config.unknown_rate = rate();
         config.answer_rate = rate();
+        config.eviction_rate = rate();
         config.shed_percent = 90;
     }
     tables

@@ -1,6 +1,10 @@
 //! `warmpath police show|set|unset|diff|apply|rollback`: who may send how much, told by what becomes of real packets.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Instant};
+use std::{
+    collections::BTreeSet,
+    net::{SocketAddr, UdpSocket},
+    time::Instant,
+};
 
 use ebpf_common::wire::{Kind, RpcHeader, Status};
 use serde_json::Value;
@@ -251,6 +255,51 @@ fn answers_have_a_rate_of_their_own() {
     );
     change(&bed, "police rollback 0");
     assert_eq!(ask().len(), 150);
+}
+
+/// Opens a flow from each port of the client's that there is.
+fn flood(bed: &Bed) {
+    let client = &bed.topology.client;
+    let send = || {
+        for port in 1_025..=u16::MAX {
+            // A port that is taken makes one flow less.
+            if let Ok(socket) = UdpSocket::bind((client.address(), port)) {
+                socket.send_to(b"first", (VIP, 53)).unwrap();
+            }
+        }
+    };
+    client.netns.enter(send).unwrap();
+}
+
+#[test]
+fn a_flood_of_new_flows_leaves_other_flows_their_entries() {
+    let bed = Bed::new(Layout::OneArm, 1);
+    let _echoes = bed.echoes();
+    change(&bed, &format!("vip add {VIP} 53 --kind l4"));
+    change(&bed, "police set eviction_rate {per_second=100,burst=20}");
+    let counters = || {
+        ["flow_created", "flow_evicted", "flow_not_kept"].map(|label| bed.counter("detail", label))
+    };
+    let begun = Instant::now();
+    flood(&bed);
+    let [created, evicted, not_kept] = counters();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let passed_ms = usize::try_from(begun.elapsed().as_millis()).unwrap();
+    let most = (cpus * (20 + passed_ms.div_ceil(10))) as u64;
+    // The table has 16,384 places, some of whose rows a random key does not fill.
+    assert!((12_000..=16_384).contains(&created), "{created}");
+    assert!((20..=most).contains(&evicted), "{evicted} of {most}");
+    let routed = bed.counter("route", "maglev");
+    assert_eq!(created + evicted + not_kept, routed, "each is sent on");
+    let buckets = bed.json("map dump CPU_BUCKETS");
+    let mut rows = buckets["entries"].as_array().unwrap().iter();
+    assert!(rows.all(|row| row["bucket"] == "eviction"), "{buckets}");
+
+    change(&bed, "police unset eviction_rate");
+    flood(&bed);
+    let [_, evicted_now, not_kept_now] = counters();
+    assert_eq!(not_kept_now, not_kept);
+    assert!(evicted_now > evicted + 10_000, "{evicted_now}");
 }
 
 #[test]

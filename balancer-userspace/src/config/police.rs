@@ -32,6 +32,9 @@ pub struct PoliceConfig {
     /// Of answers that we send, on each CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer_rate: Option<RateConfig>,
+    /// Of flows whose entry a new flow takes, on each CPU; above it new flows are not remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eviction_rate: Option<RateConfig>,
     /// Percent of its capacity in flight above which a worker gets no more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shed_percent: Option<u32>,
@@ -74,6 +77,7 @@ impl PoliceConfig {
             ("police.source_rate", self.source_rate),
             ("police.unknown_rate", self.unknown_rate),
             ("police.answer_rate", self.answer_rate),
+            ("police.eviction_rate", self.eviction_rate),
         ] {
             rate.map(RateConfig::rate)
                 .transpose()
@@ -274,6 +278,7 @@ mod tests {
                 "answer_rate = { per_second = 1000, burst = 1 }",
                 "police.answer_rate",
             ),
+            ("eviction_rate = { per_second = 0 }", "police.eviction_rate"),
             ("shed_percent = 0", "police.shed_percent"),
             (
                 r#"functions = [{ name = "f", per_second = 9 }, { name = "f@latest", per_second = 9 }]"#,

@@ -151,6 +151,12 @@ fn cpus(pin_path: &Path, rows: &mut Rows) -> Result<(), ReadError> {
             features::ANSWER_RATE,
             config.answer_rate,
         ),
+        (
+            CpuBucket::Eviction,
+            "eviction",
+            features::EVICTION_RATE,
+            config.eviction_rate,
+        ),
     ] {
         let states = buckets.get(bucket as usize).into_iter().flatten();
         for (cpu, next_ns) in (0u32..).zip(states) {

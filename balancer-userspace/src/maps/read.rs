@@ -353,6 +353,7 @@ fn config_row(config: &Config) -> Value {
         "source_interval_ns": config.source_rate.interval_ns,
         "unknown_interval_ns": config.unknown_rate.interval_ns,
         "answer_interval_ns": config.answer_rate.interval_ns,
+        "eviction_interval_ns": config.eviction_rate.interval_ns,
         "tunnel_v4": Ipv4Addr::from(config.tunnel_v4),
         "tunnel_v6": Ipv6Addr::from(config.tunnel_v6),
         "keys": "not shown",

@@ -52,6 +52,8 @@ pub struct Settings {
     pub unknown_rate: Rate,
     /// Of answers.
     pub answer_rate: Rate,
+    /// Of flows' entries that new flows take.
+    pub eviction_rate: Rate,
     /// Percent of its capacity above which a worker gets no more.
     pub shed_percent: u32,
     /// IPv4 source of encapsulated packets.
@@ -66,7 +68,8 @@ const OURS: u32 = features::BLOCK_LIST
     | features::FUNCTION_RATE
     | features::ADDRESS_TOKENS
     | features::SHED
-    | features::ANSWER_RATE;
+    | features::ANSWER_RATE
+    | features::EVICTION_RATE;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -75,6 +78,7 @@ impl Default for Settings {
             source_rate: Rate::NONE,
             unknown_rate: Rate::NONE,
             answer_rate: Rate::NONE,
+            eviction_rate: Rate::NONE,
             shed_percent: 0,
             tunnel_v4: [0; 4],
             tunnel_v6: [0; 16],
@@ -93,10 +97,12 @@ impl Settings {
                 | bit(!police.functions.is_empty(), features::FUNCTION_RATE)
                 | bit(police.unknown_rate.is_some(), features::ADDRESS_TOKENS)
                 | bit(police.shed_percent.is_some(), features::SHED)
-                | bit(police.answer_rate.is_some(), features::ANSWER_RATE),
+                | bit(police.answer_rate.is_some(), features::ANSWER_RATE)
+                | bit(police.eviction_rate.is_some(), features::EVICTION_RATE),
             source_rate: rate(police.source_rate).unwrap_or(Rate::NONE),
             unknown_rate: rate(police.unknown_rate).unwrap_or(Rate::NONE),
             answer_rate: rate(police.answer_rate).unwrap_or(Rate::NONE),
+            eviction_rate: rate(police.eviction_rate).unwrap_or(Rate::NONE),
             shed_percent: police.shed_percent.unwrap_or(0),
             tunnel_v4: config.tunnel.v4.map_or([0; 4], |address| address.octets()),
             tunnel_v6: config.tunnel.v6.map_or([0; 16], |address| address.octets()),
@@ -111,6 +117,7 @@ impl Settings {
             source_rate: row.source_rate,
             unknown_rate: row.unknown_rate,
             answer_rate: row.answer_rate,
+            eviction_rate: row.eviction_rate,
             shed_percent: row.shed_percent,
             tunnel_v4: row.tunnel_v4,
             tunnel_v6: row.tunnel_v6,
@@ -125,6 +132,7 @@ impl Settings {
             source_rate: self.source_rate,
             unknown_rate: self.unknown_rate,
             answer_rate: self.answer_rate,
+            eviction_rate: self.eviction_rate,
             shed_percent: self.shed_percent,
             tunnel_v4: self.tunnel_v4,
             tunnel_v6: self.tunnel_v6,
@@ -137,10 +145,11 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "source_rate {}, unknown_rate {}, answer_rate {}, shed_percent {}, features {:#x}",
+            "source_rate {}, unknown_rate {}, answer_rate {}, eviction_rate {}, shed_percent {}, features {:#x}",
             rate_text(&self.source_rate),
             rate_text(&self.unknown_rate),
             rate_text(&self.answer_rate),
+            rate_text(&self.eviction_rate),
             self.shed_percent,
             self.features
         )

@@ -20,11 +20,13 @@ pub enum CpuBucket {
     Unknown = 0,
     /// Answers.
     Answer = 1,
+    /// Entries of flows that are given to other flows.
+    Eviction = 2,
 }
 
 impl CpuBucket {
     /// How many there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 3;
 }
 
 map_type! {

@@ -22,6 +22,8 @@ pub mod features {
     pub const SHED: u32 = 1 << 4;
     /// Answers have a rate.
     pub const ANSWER_RATE: u32 = 1 << 5;
+    /// Entries of flows have a rate at which they are given to other flows.
+    pub const EVICTION_RATE: u32 = 1 << 6;
     /// The hop limit of forwarded packets is not lowered (for measuring; loops are then not broken).
     pub const KEEP_HOP_LIMIT: u32 = 1 << 7;
 }
@@ -29,7 +31,7 @@ pub mod features {
 map_type! {
     /// The one row of the `CONFIG` map. A field is written only while the program cannot be using it:
     /// a table copy before `generation` names it, a key before `key_epoch` reaches it.
-    Config, 216 {
+    Config, 232 {
         /// Which copy of the double-buffered tables is live (its lowest bit).
         generation: u32,
         /// Current epoch of all keys, 0 to 255.
@@ -61,6 +63,8 @@ map_type! {
         unknown_rate: Rate,
         /// Rate of answers, of one CPU.
         answer_rate: Rate,
+        /// Rate at which entries of flows are given to other flows, of one CPU.
+        eviction_rate: Rate,
         /// With [`features::SHED`]: a worker with this percent of its capacity in flight gets no more requests.
         shed_percent: u32,
         /// IPv4 source of encapsulated packets; the last two bytes are varied by flow.
@@ -88,6 +92,7 @@ impl Config {
         source_rate: Rate::NONE,
         unknown_rate: Rate::NONE,
         answer_rate: Rate::NONE,
+        eviction_rate: Rate::NONE,
         shed_percent: 0,
         tunnel_v4: [0; 4],
         tunnel_v6: [0; 16],

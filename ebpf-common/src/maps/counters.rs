@@ -167,6 +167,7 @@ counters! {
     SessionEvicted, Detail, "session_evicted", "A session's entry given to another session: the table's row is full.";
     FlowCreated, Detail, "flow_created", "A flow or a message of several fragments placed for the first time.";
     FlowEvicted, Detail, "flow_evicted", "A flow's entry given to another flow: the table's row is full.";
+    FlowNotKept, Detail, "flow_not_kept", "A new flow placed without an entry: its row is full, and evictions have used up their rate.";
     FlowMoved, Detail, "flow_moved", "A flow placed anew because its worker takes no work.";
     FragmentUnplaced, Detail, "fragment_unplaced", "A later fragment without an entry of its first, placed by the rules.";
     QuicUnknownId, Detail, "quic_unknown_id", "A QUIC connection id that names no worker, routed by flow.";

@@ -71,7 +71,8 @@ const POLICE: u32 = features::BLOCK_LIST
     | features::FUNCTION_RATE
     | features::ADDRESS_TOKENS
     | features::SHED
-    | features::ANSWER_RATE;
+    | features::ANSWER_RATE
+    | features::EVICTION_RATE;
 
 /// What the police stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,6 +255,7 @@ impl World {
             tick_ns: tick_ns()?,
             source_rate: AMPLE,
             answer_rate: AMPLE,
+            eviction_rate: AMPLE,
             shed_percent: 100,
             // Asked for, and never exceeded.
             home_bound: u32::MAX,

@@ -1,7 +1,7 @@
 //! Whether a packet may take up a worker's time. Questions, in the order in which their answers become known: may the
 //! source send at all ([`source`]), is it who it says ([`address`]), may the function be called ([`function`]; behind
-//! [`address`], so that nobody uses up a function's rate in another's name), can the worker take it ([`shed`]), and may
-//! what is refused be answered ([`answer`]).
+//! [`address`], so that nobody uses up a function's rate in another's name), can the worker take it ([`shed`]), may
+//! what is refused be answered ([`answer`]), and may a new flow push out the memory of another ([`eviction`]).
 //!
 //! Each part is behind a bit of `Config::features` and costs an array row or two; a table that can grow is only asked
 //! behind a filter. Time is the coarse clock's (see [`ebpf_common::maps::CLOCK_TICK_NS`]).
@@ -9,6 +9,7 @@
 mod address;
 mod answer;
 mod block;
+mod eviction;
 mod function;
 mod overload;
 mod source;
@@ -21,6 +22,7 @@ use ebpf_common::{
     maps::{Rate, features},
     token::SourceAddress,
 };
+pub(crate) use eviction::check as eviction;
 pub(crate) use function::check as function;
 pub(crate) use overload::check as shed;
 

@@ -15,6 +15,7 @@ use crate::{
     DropReason, Packet, Rule, Stop, Tables,
     balance::Arrival,
     parse::{Family, Headers, ipv4::Ipv4Header, transport::PROTOCOL_TCP},
+    police,
 };
 
 /// Offset and flags of the TCP header (two bytes), and which flags tell the first packet of a connection (RFC 9293, 3.1).
@@ -54,10 +55,13 @@ pub(crate) fn place<'t, P: Packet, T: Tables>(
         tables,
     )?;
     if let Some(row) = row {
-        tables.count(match places::store(row, hash, placement.worker) {
-            Stored::Changed => Counter::FlowMoved,
-            Stored::Created => Counter::FlowCreated,
-            Stored::Evicted => Counter::FlowEvicted,
+        let may_evict = || police::eviction(arrival.config, tables);
+        let stored = places::store_if(row, hash, placement.worker, may_evict);
+        tables.count(match stored {
+            Some(Stored::Changed) => Counter::FlowMoved,
+            Some(Stored::Created) => Counter::FlowCreated,
+            Some(Stored::Evicted) => Counter::FlowEvicted,
+            None => Counter::FlowNotKept,
         });
     }
     Ok(placement)

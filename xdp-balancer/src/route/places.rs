@@ -37,6 +37,18 @@ pub(super) fn find(row: &Row, hash: TableHash) -> Option<WorkerId> {
 /// Remembers that `hash` lives on `worker`.
 #[inline(always)]
 pub(super) fn store(row: &Row, hash: TableHash, worker: WorkerId) -> Stored {
+    // It is stored in any case.
+    store_if(row, hash, worker, || true).unwrap_or(Stored::Evicted)
+}
+
+/// As [`store`], but takes another key's place only if `may_evict` says so; `None` if it does not.
+#[inline(always)]
+pub(super) fn store_if(
+    row: &Row,
+    hash: TableHash,
+    worker: WorkerId,
+    may_evict: impl FnOnce() -> bool,
+) -> Option<Stored> {
     // As used: a new entry must not be the next victim before its second packet could come.
     let entry = Place::new(hash, worker).with_referenced(true).0;
     let mut empty = None;
@@ -44,7 +56,7 @@ pub(super) fn store(row: &Row, hash: TableHash, worker: WorkerId) -> Stored {
         let place = Place(cell.get());
         if place.is_of(hash) {
             cell.set(entry);
-            return Stored::Changed;
+            return Some(Stored::Changed);
         }
         if place.is_empty() && empty.is_none() {
             empty = Some(cell);
@@ -52,10 +64,13 @@ pub(super) fn store(row: &Row, hash: TableHash, worker: WorkerId) -> Stored {
     }
     if let Some(cell) = empty {
         cell.set(entry);
-        return Stored::Created;
+        return Some(Stored::Created);
+    }
+    if !may_evict() {
+        return None;
     }
     evict(row, hash, entry);
-    Stored::Evicted
+    Some(Stored::Evicted)
 }
 
 /// Gives the place of an entry that was not used lately to `entry`. The search begins where the hash says, so that not

@@ -6,8 +6,8 @@ use ebpf_common::{
     ids::WorkerId,
     limits::PLACES_PER_ROW,
     maps::{
-        Affinity, Counter, FunctionEntry, PktgenInfo, Place, VipInfo, VipKind, WorkerState,
-        home_index, row_index,
+        Affinity, Counter, FunctionEntry, PktgenInfo, Place, Rate, VipInfo, VipKind, WorkerState,
+        features, home_index, row_index,
     },
     schema::{Key, SchemaEntry, SchemaTarget},
     wire::{RpcHeader, flags},
@@ -240,6 +240,78 @@ fn flows_and_messages_share_a_table_and_push_each_other_out() {
         Counter::RouteFragment,
         &[],
     );
+}
+
+/// Two entries may go at once, and one more every 10 ms; the row is full of flows in use.
+fn flooded() -> FakeTables {
+    let mut tables = with_flows();
+    let config = tables.config.as_mut().unwrap();
+    config.flow_mask = 0;
+    config.features |= features::EVICTION_RATE;
+    config.eviction_rate = Rate {
+        interval_ns: 10_000_000,
+        tolerance_ns: 10_000_000,
+    };
+    for port in 1..=PLACES_PER_ROW as u16 {
+        let created = [Counter::FlowCreated];
+        sent(&tables, flow(port).bytes(), Counter::RouteMaglev, &created);
+    }
+    tables
+}
+
+#[test]
+fn a_flood_of_new_flows_pushes_out_no_more_than_the_rate_of_evictions() {
+    let tables = flooded();
+    let details: Vec<_> = (100..1_100)
+        .map(|port| {
+            let (verdict, _, counters) = run(&tables, flow(port).bytes());
+            assert_eq!(verdict, Verdict::Tx);
+            assert_eq!(counters[&Counter::RouteMaglev], 1);
+            let evicted = counted(Counter::RouteMaglev, &[Counter::FlowEvicted]);
+            let not_kept = counted(Counter::RouteMaglev, &[Counter::FlowNotKept]);
+            assert!(counters == evicted || counters == not_kept, "{counters:?}");
+            counters == evicted
+        })
+        .collect();
+    assert_eq!(details.iter().filter(|evicted| **evicted).count(), 2);
+    let is_kept = |port: &u16| {
+        let counters = run(&tables, flow(*port).bytes()).2;
+        counters.contains_key(&Counter::RouteFlow)
+    };
+    let kept = (1..=PLACES_PER_ROW as u16).filter(is_kept).count();
+    assert_eq!(kept, PLACES_PER_ROW as usize - 2);
+    tables.now_ns.set(tables.now_ns.get() + 10_000_000);
+    let late = flow(2_000).bytes();
+    let evicted = [Counter::FlowEvicted];
+    sent(&tables, late.clone(), Counter::RouteMaglev, &evicted);
+    sent(&tables, late, Counter::RouteFlow, &[]);
+}
+
+#[test]
+fn a_flow_that_is_not_kept_goes_where_maglev_says_packet_by_packet_and_messages_are_kept() {
+    let mut tables = flooded();
+    warm_on(&mut tables, Affinity::None, &[1]);
+    for port in 100..102 {
+        let evicted = [Counter::FlowEvicted];
+        sent(&tables, flow(port).bytes(), Counter::RouteMaglev, &evicted);
+    }
+    let packet = |tables: &FakeTables| {
+        let not_kept = [Counter::FlowNotKept];
+        sent(tables, flow(102).bytes(), Counter::RouteMaglev, &not_kept)
+    };
+    let worker = packet(&tables);
+    assert_eq!(packet(&tables), worker);
+    tables.add_worker(worker, WorkerState::Down);
+    let (verdict, after, counters) = run(&tables, flow(102).bytes());
+    assert_eq!(verdict, Verdict::Tx);
+    assert_ne!(worker_of(&after), worker);
+    let probed = [Counter::HomeProbed, Counter::FlowNotKept];
+    assert_eq!(counters, counted(Counter::RouteMaglev, &probed));
+    tables.add_worker(worker, WorkerState::Up);
+    let first = request().with_fragment(0, 2);
+    call(&tables, first, Counter::RouteWarm, &[Counter::FlowEvicted]);
+    let later = request().with_fragment(1, 2);
+    call(&tables, later, Counter::RouteFragment, &[]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
 use ebpf_common::{
     cookie::CookieScope,
     ids::{FunctionId, WorkerId},
+    limits::PLACES_PER_ROW,
     maps::{Affinity, Config, Counter, CpuBucket, PktgenInfo, Rate, VipInfo, VipKind, features},
     token::SourceAddress,
     wire::{RpcHeader, Status, flags},
@@ -29,7 +30,7 @@ use xdp_balancer::{
     },
 };
 
-use crate::case::{FUNCTION, action_of, request, tables};
+use crate::case::{FUNCTION, action_of, all_at_home, request, tables};
 
 /// No test lives as long as its interval: what is admitted is the burst and nothing more, at whatever pace it runs.
 const fn once_an_age(burst: u64) -> Rate {
@@ -368,13 +369,48 @@ fn holds_pktgen_to_a_functions_rate_in_silence() {
 }
 
 #[test]
+fn holds_new_flows_to_the_rate_of_evictions() {
+    let mut both = Both::new(features::EVICTION_RATE, |tables, config| {
+        tables.vips.clear();
+        tables.add_vip_of(VIP, VIP_PORT, 17, VipInfo::new(3, VipKind::L4));
+        all_at_home(tables, 0, 1);
+        config.flow_mask = 0;
+        config.eviction_rate = once_an_age(2);
+    });
+    let flow = |source_port: u32| {
+        let source_port = source_port as u16;
+        let payload = b"anything".to_vec();
+        Frame {
+            source_port,
+            ..Frame::udp(payload)
+        }
+        .bytes()
+    };
+    // A row of its own, which the first eight fill.
+    let new = [Counter::FlowCreated; PLACES_PER_ROW as usize]
+        .into_iter()
+        .chain([Counter::FlowEvicted; 2])
+        .chain([Counter::FlowNotKept; 9]);
+    for (source_port, detail) in (1_000..).zip(new) {
+        let (action, _, counters) = both.run(&flow(source_port));
+        assert_eq!(action, Action::Tx);
+        assert_eq!(counters, [Counter::RouteMaglev, detail], "{source_port}");
+    }
+    let (_, _, kept) = both.run(&flow(1_009));
+    assert_eq!(kept, [Counter::RouteFlow], "the last that was remembered");
+    let bucket = both.program.cpu_bucket(CpuBucket::Eviction).unwrap();
+    assert_ne!(bucket, 0);
+}
+
+#[test]
 fn everything_at_once_routes_who_keeps_to_the_rules() {
     let all = features::BLOCK_LIST
         | features::SOURCE_RATE
         | features::FUNCTION_RATE
         | features::ADDRESS_TOKENS
         | features::SHED
-        | features::ANSWER_RATE;
+        | features::ANSWER_RATE
+        | features::EVICTION_RATE;
     for caller in Caller::of_each_kind() {
         let mut both = Both::new(all, |tables, config| {
             config.source_rate = once_an_age(10);

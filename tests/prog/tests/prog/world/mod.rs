@@ -129,6 +129,7 @@ fn config(rng: &mut StdRng, base: Config) -> Config {
         source_rate: once_an_age(rng.random_range(20..1_000)),
         unknown_rate: once_an_age(rng.random_range(20..500)),
         answer_rate: once_an_age(rng.random_range(20..500)),
+        eviction_rate: once_an_age(rng.random_range(1..100)),
         shed_percent: rng.random_range(10..150),
         ..base
     };
@@ -137,7 +138,8 @@ fn config(rng: &mut StdRng, base: Config) -> Config {
         | features::FUNCTION_RATE
         | features::ADDRESS_TOKENS
         | features::SHED
-        | features::ANSWER_RATE;
+        | features::ANSWER_RATE
+        | features::EVICTION_RATE;
     if rng.random() {
         config.features = police & rng.random::<u32>();
     }
