@@ -19,7 +19,7 @@ use aya_ebpf::{
 use ebpf_common::{
     cuckoo::{CANDIDATES, candidates},
     event::{EVENTS_LEN, TraceEvent, TraceFilter, TraceScratch, TraceState},
-    hash::mix64,
+    hash::{TableHash, mix64},
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
@@ -30,7 +30,10 @@ use ebpf_common::{
     schema::{Key, SCAN_MAX, Scan, SchemaEntry},
     token::{SourceAddress, SourceWords},
 };
-use xdp_balancer::{Packet, Recorder, Row, Tables, route::home};
+use xdp_balancer::{
+    Packet, Recorder, Row, Tables,
+    route::{home, places},
+};
 
 /// Written by userspace, read by userspace; the program only carries it.
 #[map]
@@ -337,6 +340,11 @@ impl<N: Notes> Tables for KernelTables<N> {
     }
 
     #[inline(always)]
+    fn store_place(&self, key: places::Key, hash: TableHash, worker: WorkerId) -> places::Stored {
+        places::Stored::from_code(store_place(key as u8, hash.row, hash.fingerprint, worker.0))
+    }
+
+    #[inline(always)]
     fn pktgen(&self, index: u32) -> Option<&PktgenInfo> {
         PKTGEN.get(index)
     }
@@ -465,6 +473,18 @@ extern "C" fn search_home(hash: u64, pool: u8, bound: u8) -> u64 {
         &KernelTables(NoNotes),
     )
     .0
+}
+
+/// [`places::store`], verified by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn store_place(key: u8, row: u32, fingerprint: u64, worker: u16) -> u8 {
+    places::store(
+        places::Key::from_code(key),
+        TableHash { row, fingerprint },
+        WorkerId(worker),
+        &KernelTables(NoNotes),
+    ) as u8
 }
 
 /// One round of the loop over a payload, which the verifier looks at once; 1 ends the loop.

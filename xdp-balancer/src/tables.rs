@@ -4,6 +4,7 @@ use core::cell::Cell;
 
 use ebpf_common::{
     event::TraceEvent,
+    hash::TableHash,
     ids::{FunctionId, WorkerId},
     limits::PLACES_PER_ROW,
     maps::{
@@ -14,7 +15,10 @@ use ebpf_common::{
     token::SourceAddress,
 };
 
-use crate::{Packet, route::home};
+use crate::{
+    Packet,
+    route::{home, places},
+};
 
 /// A row of `SESSIONS` or `FLOWS` (see [`ebpf_common::maps::Place`]). Other CPUs read and write it too: aligned words, which
 /// the machine loads and stores whole; and not atomics, whose loads LLVM compiles from instruction set v4 on only.
@@ -68,6 +72,8 @@ pub trait Tables {
     fn home(&self, index: u32) -> Option<WorkerId>;
     /// [`home::search`] in these tables.
     fn search_home(&self, hash: u64, pool: u8, bound: home::Bound) -> home::Found;
+    /// [`places::store`] in these tables.
+    fn store_place(&self, key: places::Key, hash: TableHash, worker: WorkerId) -> places::Stored;
     /// A row of `PKTGEN`.
     fn pktgen(&self, index: u32) -> Option<&PktgenInfo>;
     /// Word `index` of `BLOCK_FILTER`.

@@ -3,19 +3,18 @@
 
 use ebpf_common::{
     hash::{TableHash, mix64},
-    maps::{Config, Counter, flow_hash, row_index},
+    maps::{Config, flow_hash, row_index},
 };
 use zerocopy::transmute;
 
 use super::{
     Placement, for_existing_work, home,
-    places::{self, Stored},
+    places::{self, Key},
 };
 use crate::{
     DropReason, Packet, Rule, Stop, Tables,
     balance::Arrival,
     parse::{Family, Headers, ipv4::Ipv4Header, transport::PROTOCOL_TCP},
-    police,
 };
 
 /// Offset and flags of the TCP header (two bytes), and which flags tell the first packet of a connection (RFC 9293, 3.1).
@@ -54,16 +53,7 @@ pub(crate) fn place<'t, P: Packet, T: Tables>(
         Stop::Drop(DropReason::NoWorker),
         tables,
     )?;
-    if let Some(row) = row {
-        let may_evict = || police::eviction(arrival.config, tables);
-        let stored = places::store_if(row, hash, placement.worker, may_evict);
-        tables.count(match stored {
-            Some(Stored::Changed) => Counter::FlowMoved,
-            Some(Stored::Created) => Counter::FlowCreated,
-            Some(Stored::Evicted) => Counter::FlowEvicted,
-            None => Counter::FlowNotKept,
-        });
-    }
+    places::remember_in_flows(Key::Flow, hash, placement.worker, tables);
     Ok(placement)
 }
 

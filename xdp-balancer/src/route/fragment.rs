@@ -9,7 +9,7 @@ use ebpf_common::{
 
 use super::{
     Placement, for_existing_work,
-    places::{self, Stored},
+    places::{self, Key},
 };
 use crate::{Rule, Tables};
 
@@ -50,13 +50,7 @@ pub(super) fn remember<T: Tables>(
     tables: &T,
 ) {
     let hash = hash(request, config);
-    if let Some(row) = tables.flow_row(row_index(hash, config.flow_mask)) {
-        tables.count(match places::store(row, hash, placement.worker) {
-            Stored::Changed => Counter::FlowMoved,
-            Stored::Created => Counter::FlowCreated,
-            Stored::Evicted => Counter::FlowEvicted,
-        });
-    }
+    places::remember_in_flows(Key::Message, hash, placement.worker, tables);
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ pub mod home;
 pub(crate) mod icmp;
 pub(crate) mod load;
 pub(crate) mod pktgen;
-mod places;
+pub mod places;
 pub(crate) mod quic;
 mod schema;
 mod session;

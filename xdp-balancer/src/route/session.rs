@@ -10,9 +10,9 @@ use ebpf_common::{
 
 use super::{
     Placement, for_existing_work,
-    places::{self, Stored},
+    places::{self, Key, Stored},
 };
-use crate::{Row, Rule, Tables};
+use crate::{Rule, Tables};
 
 /// Where the session of `request` lives, if its worker takes its requests.
 #[inline(always)]
@@ -21,8 +21,9 @@ pub(super) fn place<'t, T: Tables>(
     config: &Config,
     tables: &'t T,
 ) -> Option<Placement<'t>> {
-    let (hash, row) = row(request, config, tables);
-    let worker = places::find(row?, hash)?;
+    let hash = hash(request, config);
+    let row = tables.session_row(row_index(hash, config.session_mask))?;
+    let worker = places::find(row, hash)?;
     let info = for_existing_work(worker, tables)?;
     Some(Placement {
         rule: Rule::Session,
@@ -39,34 +40,24 @@ pub(super) fn remember<T: Tables>(
     config: &Config,
     tables: &T,
 ) {
-    let (hash, row) = row(request, config, tables);
-    let Some(row) = row else {
-        return;
-    };
-    tables.count(match places::store(row, hash, worker) {
+    let hash = hash(request, config);
+    tables.count(match tables.store_place(Key::Session, hash, worker) {
+        Stored::Nowhere => return,
         Stored::Changed => Counter::SessionMoved,
         Stored::Created => Counter::SessionCreated,
-        Stored::Evicted => {
+        Stored::Evicted | Stored::NotKept => {
             tables.count(Counter::SessionCreated);
             Counter::SessionEvicted
         }
     });
 }
 
-/// The row that the session of `request` stands in, if anywhere, and what it is known by there.
+/// What the session of `request` is known by.
 #[inline(always)]
-fn row<'t, T: Tables>(
-    request: &RpcHeader,
-    config: &Config,
-    tables: &'t T,
-) -> (TableHash, Option<&'t Row>) {
-    let hash = table_hash(
+const fn hash(request: &RpcHeader, config: &Config) -> TableHash {
+    table_hash(
         config.table_secret(),
         request.session_id,
         request.function.0,
-    );
-    (
-        hash,
-        tables.session_row(row_index(hash, config.session_mask)),
     )
 }

@@ -7,7 +7,7 @@ use std::{
 
 use ebpf_common::{
     event::TraceEvent,
-    hash::{mix64, table_hash},
+    hash::{TableHash, mix64, table_hash},
     ids::{FunctionId, WorkerId},
     limits,
     maps::{
@@ -21,7 +21,10 @@ use ebpf_common::{
 };
 
 use super::{FakeTrace, police::PoliceTables};
-use crate::{Packet, Row, Tables, route::home};
+use crate::{
+    Packet, Row, Tables,
+    route::{home, places},
+};
 
 /// Rows of `SESSIONS` and of `FLOWS` in a test.
 pub const PLACE_ROWS: u32 = 1 << 10;
@@ -352,6 +355,10 @@ impl Tables for FakeTables {
 
     fn search_home(&self, hash: u64, pool: u8, bound: home::Bound) -> home::Found {
         home::search(hash, pool, bound, self)
+    }
+
+    fn store_place(&self, key: places::Key, hash: TableHash, worker: WorkerId) -> places::Stored {
+        places::store(key, hash, worker, self)
     }
 
     fn opaque<const N: usize>(&self, words: [u32; N]) -> [u32; N] {

@@ -1,7 +1,7 @@
 //! VIPs that carry no RPC header of the client's, over both versions of IP, VLAN tags, options and extension headers.
 
 use ebpf_common::{
-    ids::WorkerId,
+    ids::{FunctionId, WorkerId},
     load::LoadReport,
     maps::{Affinity, Counter, ForwardMode, PktgenInfo, VipInfo, VipKind, features},
 };
