@@ -141,6 +141,7 @@ impl Bed {
         let start = Start {
             policy: config.policy(),
             revision: 0,
+            key_secret: None,
             actual: maps
                 .read()
                 .map_err(|source| BenchError::Read(Box::new(source)))?,
@@ -294,6 +295,7 @@ impl Bed {
                 address: Ipv4Addr::new(10, 80, high, low),
                 mac: MacAddress::new([2, 0, 0, 0, high, low]),
                 address6: None,
+                own_id: None,
                 interface: None,
                 slots,
                 db_url: Some(format!("http://10.80.{high}.{low}:7200")),

@@ -36,6 +36,8 @@ pub mod history;
 #[cfg(feature = "server")]
 pub mod id_map;
 #[cfg(feature = "server")]
+pub mod key_secret;
+#[cfg(feature = "server")]
 pub mod loads;
 #[cfg(feature = "server")]
 pub mod mac;

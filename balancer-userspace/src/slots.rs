@@ -168,6 +168,7 @@ mod tests {
                 address: Ipv4Addr::new(10, 80, 0, 11),
                 mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
                 address6: None,
+                own_id: None,
                 interface: None,
                 slots: slots.iter().map(|range| range.parse().unwrap()).collect(),
                 db_url: Some(format!("http://{name}:7200")),

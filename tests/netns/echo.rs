@@ -61,6 +61,7 @@ impl Echo {
         let hello = Hello {
             token: TOKEN.to_owned(),
             name: name.clone(),
+            id: None,
             address: host.address(),
             address6,
             mac: host.nic().mac_text(),

@@ -4,6 +4,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tests::{
@@ -13,6 +14,9 @@ use tests::{
 
 /// The demo's binary, which is the load generator too.
 pub(crate) const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+
+/// For whatever should take milliseconds, on a machine that is busy with other things.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 static MACHINE: Mutex<()> = Mutex::new(());
 

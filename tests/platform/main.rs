@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod answer;
+mod balancers;
 mod bed;
 mod callers;
 mod cancel;

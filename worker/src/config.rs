@@ -8,7 +8,7 @@ use std::{
 
 use balancer_userspace::{decap::DecapConfig, membership::protocol::MAX_NAME};
 use db::SlotSet;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::{
     bill::BillConfig,
@@ -29,6 +29,9 @@ use crate::{
 pub struct Config {
     /// The worker's name; its id, and with that its sessions, stay with it over restarts.
     pub name: String,
+    /// The worker's id, if all control planes are to give it the same.
+    #[serde(default)]
+    pub id: Option<u16>,
     /// The interface that requests arrive on; the balancer sends to its MAC address.
     pub interface: String,
     /// That interface's address.
@@ -42,9 +45,9 @@ pub struct Config {
     /// Address for RPCs that do not come through a balancer.
     #[serde(default)]
     pub direct_listen: Option<SocketAddr>,
-    /// The control plane's membership address; without one, only direct calls arrive.
-    #[serde(default)]
-    pub control_plane: Option<SocketAddr>,
+    /// The control plane's membership address, or those of several; without one, only direct calls arrive.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub control_plane: Vec<SocketAddr>,
     /// The file with the membership secret; needed with `control_plane`.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
@@ -154,7 +157,7 @@ impl Config {
         if self.vips.is_empty() && self.direct_listen.is_none() {
             return Err("no address to serve: set `vips`, `direct_listen` or both");
         }
-        if self.control_plane.is_some() && self.token_file.is_none() {
+        if !self.control_plane.is_empty() && self.token_file.is_none() {
             return Err("`control_plane` needs `token_file`");
         }
         if self.capacity == 0 {
@@ -179,6 +182,20 @@ impl Config {
     pub(crate) const fn stop_timeout(&self) -> Duration {
         Duration::from_millis(self.stop_timeout_ms)
     }
+}
+
+/// An address, or a list of some.
+fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "an address with a port, or a list of them")]
+    enum OneOrMany {
+        One(SocketAddr),
+        Many(Vec<SocketAddr>),
+    }
+    Ok(match OneOrMany::deserialize(from)? {
+        OneOrMany::One(address) => vec![address],
+        OneOrMany::Many(addresses) => addresses,
+    })
 }
 
 #[cfg(test)]
@@ -245,6 +262,20 @@ mod tests {
         assert_eq!(config.bill.gateways.len(), 2);
         assert_eq!(config.rpc.acknowledge_after_ms, 15);
         assert_eq!(config.stream_listen(), "10.80.0.11:9200".parse().unwrap());
+    }
+
+    #[test]
+    fn there_may_be_several_control_planes() {
+        let one = load(WHOLE).unwrap();
+        assert_eq!(one.control_plane, ["10.80.0.2:7000".parse().unwrap()]);
+        let list = r#"["10.80.0.2:7000", "10.80.0.4:7000"]"#;
+        let several = WHOLE.replace(r#""10.80.0.2:7000""#, list);
+        let several = load(&several.replace("vips", "id = 7\nvips")).unwrap();
+        assert_eq!((several.control_plane.len(), several.id), (2, Some(7)));
+        let wrong = WHOLE.replace(r#""10.80.0.2:7000""#, "7000");
+        let error = load(&wrong).unwrap_err();
+        let error = std::error::Error::source(&error).unwrap().to_string();
+        assert!(error.contains("an address with a port"), "{error}");
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //!
 //! Deliberately absent: routing. What reaches this worker, it serves.
 
+mod agreement;
 mod ahead;
 pub mod api;
 pub mod bill;

@@ -7,20 +7,24 @@ use balancer_userspace::membership::protocol::{
 };
 use db::{SlotMap, SlotOwner};
 use ebpf_common::ids::FunctionId;
+use futures_util::future::select_all;
 use nix::ifaddrs::getifaddrs;
 use store::CatalogEntry;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
 };
+use tracing::{info, warn};
 
 use crate::{
+    agreement::{Agreement, Disagreement},
     ahead::{self, CodeAhead},
     catalog::Functions,
     config::Config,
     error::RunError,
     identity::Identity,
     load::Load,
+    metrics::ReportMetrics,
     pool::Pool,
     report::Reporter,
 };
@@ -49,6 +53,7 @@ pub(crate) fn hello(config: &Config) -> Result<Hello, RunError> {
     Ok(Hello {
         token: token.trim().to_owned(),
         name: config.name.clone(),
+        id: config.id,
         address: config.address,
         address6: config.address6,
         mac: mac_of(&config.interface)?,
@@ -131,28 +136,55 @@ pub(crate) struct Assigned {
     pub(crate) router: Arc<db::Router>,
     pub(crate) reporter: Reporter,
     pub(crate) warmth: watch::Sender<Vec<KeepWarm>>,
+    pub(crate) metrics: ReportMetrics,
+    pub(crate) disagreement: Option<Disagreement>,
 }
 
-/// Takes over each assignment, until the membership ends.
+impl Assigned {
+    fn take_over(&mut self, told: &[Assignment]) {
+        let Some(agreement) = Agreement::of(told) else {
+            return;
+        };
+        self.identity.assign(agreement.seal());
+        self.reporter.assign(told);
+        self.router.set_slots(slots_of(agreement.slots()));
+        let keep_warm = agreement.keep_warm();
+        self.warmth.send_if_modified(|before| {
+            let is_new = *before != keep_warm;
+            if is_new {
+                *before = keep_warm;
+            }
+            is_new
+        });
+        self.tell_of(agreement.disagreement());
+    }
+
+    fn tell_of(&mut self, disagreement: Option<Disagreement>) {
+        if self.disagreement == disagreement {
+            return;
+        }
+        self.metrics.set_disagree(disagreement.is_some());
+        match &disagreement {
+            Some(why) => warn!(%why, "route cookies do not hold at all control planes' balancers"),
+            None => info!("route cookies hold at all control planes' balancers again"),
+        }
+        self.disagreement = disagreement;
+    }
+}
+
+/// Takes over each assignment of each control plane, until the membership ends.
 pub(crate) async fn follow(
-    mut assignments: watch::Receiver<Option<Assignment>>,
-    assigned: Assigned,
+    mut assignments: Vec<watch::Receiver<Option<Assignment>>>,
+    mut assigned: Assigned,
 ) {
     loop {
-        if let Some(assignment) = assignments.borrow_and_update().as_ref() {
-            assigned.identity.assign(assignment);
-            assigned.reporter.assign(assignment);
-            assigned.router.set_slots(slots_of(assignment));
-            let keep_warm = &assignment.keep_warm;
-            assigned.warmth.send_if_modified(|before| {
-                let is_new = before != keep_warm;
-                if is_new {
-                    before.clone_from(keep_warm);
-                }
-                is_new
-            });
-        }
-        if assignments.changed().await.is_err() {
+        let told: Vec<Assignment> = assignments
+            .iter_mut()
+            .filter_map(|it| it.borrow_and_update().clone())
+            .collect();
+        assigned.take_over(&told);
+        let changes = assignments.iter_mut().map(|it| Box::pin(it.changed()));
+        if select_all(changes).await.0.is_err() {
             return;
         }
     }

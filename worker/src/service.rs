@@ -97,9 +97,10 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
 }
 
 async fn start(config: Config) -> Result<Running, RunError> {
-    let hello = match config.control_plane {
-        Some(_) => Some(membership::hello(&config)?),
-        None => None,
+    let hello = if config.control_plane.is_empty() {
+        None
+    } else {
+        Some(membership::hello(&config)?)
     };
     std::fs::create_dir_all(&config.state_dir).map_err(|source| RunError::StateDir {
         path: config.state_dir.clone(),
@@ -249,9 +250,12 @@ async fn serve(
         Arc::clone(&heartbeats),
     );
     let publishing = tasks.spawn(published);
-    if let (Some(address), Some(hello)) = (config.control_plane, hello) {
-        let assignments = MembershipClient::spawn(address, hello, receiver);
-        let reporter = Reporter::start(Arc::clone(&load), report_metrics)
+    if let Some(hello) = hello {
+        let join = |address: &SocketAddr| {
+            MembershipClient::spawn(*address, hello.clone(), receiver.clone())
+        };
+        let assignments = config.control_plane.iter().map(join).collect();
+        let reporter = Reporter::start(Arc::clone(&load), report_metrics.clone())
             .map_err(|source| RunError::Thread { source })?;
         let (warmth, wanted) = watch::channel(Vec::new());
         let assigned = Assigned {
@@ -259,6 +263,8 @@ async fn serve(
             router,
             reporter,
             warmth,
+            metrics: report_metrics,
+            disagreement: None,
         };
         tasks.spawn(membership::follow(assignments, assigned));
         tasks.spawn(membership::keep_warm(

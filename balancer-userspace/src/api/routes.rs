@@ -140,6 +140,7 @@ impl From<CommandError> for Refusal {
             CommandError::UnknownWorker { .. }
             | CommandError::UnknownFunction { .. }
             | CommandError::NoOrder { .. } => StatusCode::NOT_FOUND,
+            CommandError::KeysShared => StatusCode::CONFLICT,
             CommandError::Policy { .. }
             | CommandError::Order(
                 OrderError::Count { .. }
@@ -288,7 +289,8 @@ async fn put_in_force(admin: &Admin, policy: PolicyFile, is_dry_run: bool) -> An
 }
 
 async fn rotate_keys(State(admin): State<Admin>) -> Answer<KeyEpoch> {
-    admin.ask(Command::RotateKeys).await
+    let Json(result) = admin.ask(Command::RotateKeys).await?;
+    result.map(Json).map_err(Into::into)
 }
 
 async fn drain(State(admin): State<Admin>, name: UrlPath<String>) -> Answer<WorkerStatus> {

@@ -29,6 +29,10 @@ pub struct Status {
     pub catalog_revision: Option<u64>,
     /// Version of the slot map that workers hold.
     pub slots_version: u64,
+    /// The epoch that the keys of cookies, tokens and LOAD packets are in.
+    pub key_epoch: u32,
+    /// Whether other balancers make the same keys of the same secret.
+    pub keys_shared: bool,
     /// Workers that take new work.
     pub workers_up: usize,
     /// All workers that are known.

@@ -192,17 +192,21 @@ pub struct TunnelConfig {
 }
 
 /// `[keys]`: of route cookies, address tokens and LOAD packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeysConfig {
     /// Seconds after which new keys are made; those before them stay valid as long again. 0 for never.
     pub rotate_s: u32,
+    /// The file with the secret that keys are made of, the same at every balancer of the same addresses. Without one
+    /// they are random, and this balancer's own.
+    pub secret_file: Option<PathBuf>,
 }
 
 impl Default for KeysConfig {
     fn default() -> Self {
         Self {
             rotate_s: DEFAULT_ROTATE_S,
+            secret_file: None,
         }
     }
 }

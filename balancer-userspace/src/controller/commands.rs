@@ -36,7 +36,7 @@ pub(crate) enum Command {
         is_dry_run: bool,
         answer: oneshot::Sender<Result<PolicyChange, CommandError>>,
     },
-    RotateKeys(oneshot::Sender<KeyEpoch>),
+    RotateKeys(oneshot::Sender<Result<KeyEpoch, CommandError>>),
     Drain {
         worker: String,
         is_drained: bool,
@@ -61,6 +61,10 @@ pub(crate) enum CommandError {
     UnknownWorker { name: String },
     #[error("there is no function {name}: `warmpath fn list` shows those there are")]
     UnknownFunction { name: String },
+    #[error(
+        "the keys are made of `[keys] secret_file` and the time, as at the other balancers; for new ones, give all of them another secret"
+    )]
+    KeysShared,
     #[error("the store has not said yet which functions there are")]
     NoCatalog,
     #[error(
@@ -96,9 +100,8 @@ impl<S: MapStore> Controller<S> {
                 answer,
             } => drop(answer.send(self.change_policy(policy, is_dry_run))),
             Command::RotateKeys(answer) => {
-                self.rotate_keys();
-                let epoch = self.applier.actual().config.key_epoch;
-                drop(answer.send(KeyEpoch { epoch }));
+                let epoch = self.rotate_keys_now();
+                drop(answer.send(epoch.map(|epoch| KeyEpoch { epoch })));
             }
             Command::Drain {
                 worker,

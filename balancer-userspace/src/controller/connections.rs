@@ -21,16 +21,20 @@ impl Connections {
         connection: ConnectionId,
         worker: WorkerId,
     ) -> CancellationToken {
+        self.supersede(worker);
         let superseded = CancellationToken::new();
         self.by_connection.insert(connection, worker);
-        let earlier = self
-            .by_worker
+        self.by_worker
             .insert(worker, (connection, superseded.clone()));
-        if let Some((earlier, token)) = earlier {
-            self.by_connection.remove(&earlier);
+        superseded
+    }
+
+    /// Nobody speaks for `worker` any more; who did is told to close.
+    pub(super) fn supersede(&mut self, worker: WorkerId) {
+        if let Some((connection, token)) = self.by_worker.remove(&worker) {
+            self.by_connection.remove(&connection);
             token.cancel();
         }
-        superseded
     }
 
     /// Whether `worker` has made another connection after `connection`.

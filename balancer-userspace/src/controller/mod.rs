@@ -51,6 +51,7 @@ use crate::{
     api::types::InterfaceStatus,
     catalog::Catalog,
     config::{Config, PolicyFile, StaticWorker},
+    key_secret::KeySecret,
     loads::Loads,
     maps::{MapStore, TableRows},
     membership::{
@@ -96,6 +97,8 @@ pub(crate) struct Start {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) program: ProgramInfo,
     pub(crate) table_rows: TableRows,
+    /// None if keys are this control plane's own.
+    pub(crate) key_secret: Option<KeySecret>,
     /// The policy in force, and its revision; 0 is that of the configuration.
     pub(crate) policy: PolicyFile,
     pub(crate) revision: u64,
@@ -161,6 +164,7 @@ pub(crate) struct Controller<S> {
     /// Functions whose rows the kernel refused.
     refused: Vec<FunctionId>,
     keys_at: Option<Instant>,
+    key_secret: Option<KeySecret>,
     keys_made_s: u64,
     loads_at: Instant,
     /// Whose LOAD packets come.
@@ -273,6 +277,7 @@ impl<S: MapStore> Controller<S> {
             functions: DirtyFunctions::default(),
             refused: Vec::new(),
             keys_at: None,
+            key_secret: start.key_secret,
             keys_made_s,
             loads_at: Instant::now(),
             reports: Reports::default(),
@@ -444,6 +449,7 @@ fn static_identity(worker: &StaticWorker) -> Identity {
         address: worker.address,
         mac: worker.mac,
         address6: worker.address6,
+        own_id: None,
         interface: worker.interface.clone(),
         slots: Vec::new(),
         db_url: None,

@@ -76,7 +76,8 @@ impl<S: MapStore> Controller<S> {
     /// map keeps them.
     ///
     /// In an orphaned data plane, one whose names of workers are lost, ids mean other workers from now on, in route cookies
-    /// and LOAD packets, and in the session and flow tables. What makes these valid, or found, is made anew.
+    /// and LOAD packets, and in the session and flow tables. What makes these valid, or found, is made anew. Not keys of a
+    /// shared secret: then workers bring their ids with them.
     pub(super) fn complete_config(&mut self, rows: TableRows, is_orphaned: bool) {
         let config = self.applier.actual().config;
         let kept = if is_orphaned {
@@ -84,7 +85,7 @@ impl<S: MapStore> Controller<S> {
         } else {
             config
         };
-        for write in completed(&kept, rows) {
+        for write in completed(&kept, rows, self.shared_keys()) {
             if write.config(config) != Some(config) {
                 self.applier.write_now(&[write]);
             }
@@ -192,7 +193,7 @@ const fn disowned(config: ConfigRow) -> ConfigRow {
     }
 }
 
-fn completed(config: &ConfigRow, rows: TableRows) -> [MapWrite; 2] {
+fn completed(config: &ConfigRow, rows: TableRows, shared: Option<Keys>) -> [MapWrite; 2] {
     let made = |secret: [u64; 2]| {
         if secret == [0; 2] {
             rand::random()
@@ -200,7 +201,13 @@ fn completed(config: &ConfigRow, rows: TableRows) -> [MapWrite; 2] {
             secret
         }
     };
-    let keys = Keys::of(config);
+    let held = Keys::of(config);
+    let keys = shared.unwrap_or_else(|| Keys {
+        cookie: held.cookie.map(made),
+        token: held.token.map(made),
+        load: held.load.map(made),
+        ..held
+    });
     [
         MapWrite::Constants(Constants {
             session_mask: rows.sessions - 1,
@@ -209,11 +216,6 @@ fn completed(config: &ConfigRow, rows: TableRows) -> [MapWrite; 2] {
             tick_ns: tick_ns(),
             table_secret: made(config.table_secret),
         }),
-        MapWrite::Keys(Keys {
-            cookie: keys.cookie.map(made),
-            token: keys.token.map(made),
-            load: keys.load.map(made),
-            ..keys
-        }),
+        MapWrite::Keys(keys),
     ]
 }

@@ -35,6 +35,8 @@ impl<S: MapStore> Controller<S> {
             membership_version: self.membership.version(),
             catalog_revision: self.catalog.as_ref().and_then(|catalog| catalog.revision),
             slots_version: self.shared.borrow().slots_version,
+            key_epoch: self.applier.actual().config.key_epoch,
+            keys_shared: self.key_secret.is_some(),
             workers_up: self.workers_up(),
             workers: self.membership.len(),
             functions: self.applier.actual().functions.len(),

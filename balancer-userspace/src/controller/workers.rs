@@ -39,9 +39,16 @@ impl<S: MapStore> Controller<S> {
                     .join(", ")
             ));
         }
+        if self.key_secret.is_some() && identity.own_id.is_none() {
+            return Err(
+                "this control plane shares its keys (`[keys] secret_file`), so a worker needs the same id at all that do: set \
+                 `id` in worker.toml"
+                    .to_owned(),
+            );
+        }
         let name = identity.name.clone();
         let before = self.membership.named(&name);
-        let is_known = before.is_some();
+        let id_before = before.map(|(id, _)| id);
         // Connections that came while this process started are served at once, in any order, and whoever lost patience
         // has connected again since: the earlier one is closed already, and its end is not the worker's.
         if before.is_some_and(|(id, _)| self.connections.has_later(connection, id)) {
@@ -55,7 +62,10 @@ impl<S: MapStore> Controller<S> {
             .membership
             .join(identity)
             .map_err(|error| error.to_string())?;
-        if is_known {
+        if let Some(other) = id_before.filter(|before| *before != id) {
+            self.left_behind(other);
+        }
+        if id_before == Some(id) {
             self.restart_load(id);
         } else {
             // Another worker may have had this id, and slots.
@@ -73,6 +83,18 @@ impl<S: MapStore> Controller<S> {
             shared: self.shared.subscribe(),
             superseded,
         })
+    }
+
+    /// The worker of `id` has another one now, and nobody this one.
+    fn left_behind(&mut self, id: WorkerId) {
+        self.grace.connected(id);
+        self.presume_no_more(id);
+        self.connections.supersede(id);
+        // While it is known what is warm there.
+        self.worker_changed(id);
+        let warm = self.loads.forget(id);
+        self.functions.extend(warm);
+        self.reports.forget(id);
     }
 
     /// Keeps a heartbeat until [`Self::take_beats`].

@@ -215,6 +215,7 @@ mod tests {
             address: Ipv4Addr::new(10, 80, 0, 11),
             mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
             address6: None,
+            own_id: None,
             interface: None,
             slots: vec!["0-5460".parse().unwrap()],
             db_url: Some("http://10.80.0.11:7200".to_owned()),

@@ -56,6 +56,9 @@ pub struct Hello {
     pub token: String,
     /// The worker's name; its id stays with this name.
     pub name: String,
+    /// The id that it has everywhere; without one the control plane gives it one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u16>,
     /// Address that identifies the worker's interface; it must lie in a subnet of the balancer.
     pub address: Ipv4Addr,
     /// IPv6 address that packets may be encapsulated to.

@@ -25,6 +25,9 @@ pub struct Identity {
     /// IPv6 address that encapsulated packets go to.
     #[serde(default)]
     pub address6: Option<Ipv6Addr>,
+    /// The id that it brings with it. Not kept: what it has is beside this.
+    #[serde(skip)]
+    pub own_id: Option<WorkerId>,
     /// Our interface to reach it by; otherwise the one whose subnet holds its address.
     #[serde(default)]
     pub interface: Option<String>,
@@ -97,6 +100,22 @@ pub enum JoinError {
         /// The name.
         name: String,
     },
+    /// The id that it brings with it is that of a live worker.
+    #[error(
+        "`id` {id} is that of `{by}`, which is up: give each worker an `id` of its own, or none of them one"
+    )]
+    Taken {
+        /// The id.
+        id: u16,
+        /// Whose it is.
+        by: String,
+    },
+    /// There is no such id.
+    #[error("`id` {id} is not below {MAX_WORKERS}")]
+    NoSuchId {
+        /// The id.
+        id: u16,
+    },
     /// Every id is taken by a live worker.
     #[error("there are {MAX_WORKERS} live workers already, and no room for `{name}`")]
     Full {
@@ -151,7 +170,7 @@ impl Membership {
         self.iter().find(|(_, member)| member.identity.name == name)
     }
 
-    /// A worker connected: it is alive from now on, under the id that its name had before.
+    /// A worker connected: it is alive from now on, under the id that it brings with it, or that its name had before.
     ///
     /// # Errors
     /// [`JoinError`].
@@ -159,22 +178,42 @@ impl Membership {
         let known = self
             .named(&identity.name)
             .map(|(id, member)| (id, member.source, member.is_drained));
-        let (id, is_drained) = match known {
-            Some((_, Source::Static, _)) => {
-                return Err(JoinError::Static {
-                    name: identity.name,
-                });
-            }
-            Some((id, Source::Heartbeat, is_drained)) => (id, is_drained),
-            None => (
-                self.free_id().ok_or_else(|| JoinError::Full {
-                    name: identity.name.clone(),
-                })?,
-                false,
-            ),
+        if let Some((_, Source::Static, _)) = known {
+            return Err(JoinError::Static {
+                name: identity.name,
+            });
+        }
+        let id = match (identity.own_id, known) {
+            (Some(id), _) => self.check_own(id, &identity.name)?,
+            (None, Some((id, ..))) => id,
+            (None, None) => self.free_id().ok_or_else(|| JoinError::Full {
+                name: identity.name.clone(),
+            })?,
         };
+        if let Some((before, ..)) = known
+            && before != id
+        {
+            self.members[usize::from(before.0)] = None;
+        }
+        let is_drained = known.is_some_and(|(.., is_drained)| is_drained);
         self.insert(id, identity, Source::Heartbeat, true, is_drained);
         Ok(id)
+    }
+
+    /// `id`, if `name` may have it: not while another one answers to it.
+    fn check_own(&self, id: WorkerId, name: &str) -> Result<WorkerId, JoinError> {
+        if u32::from(id.0) >= MAX_WORKERS {
+            return Err(JoinError::NoSuchId { id: id.0 });
+        }
+        match self.get(id) {
+            Some(member) if member.identity.name != name && member.is_alive => {
+                Err(JoinError::Taken {
+                    id: id.0,
+                    by: member.identity.name.clone(),
+                })
+            }
+            _ => Ok(id),
+        }
     }
 
     /// Takes a worker over from an earlier run under the id it had there.
@@ -286,9 +325,17 @@ mod tests {
             address: Ipv4Addr::new(10, 80, 0, 11),
             mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
             address6: None,
+            own_id: None,
             interface: None,
             slots: Vec::new(),
             db_url: None,
+        }
+    }
+
+    fn with_id(name: &str, id: WorkerId) -> Identity {
+        Identity {
+            own_id: Some(id),
+            ..identity(name)
         }
     }
 
@@ -353,6 +400,42 @@ mod tests {
         }
         let last = membership.get(WorkerId(5)).unwrap();
         assert_eq!(last.state(), WorkerState::Up, "the order was for another");
+    }
+
+    #[test]
+    fn a_worker_with_an_id_of_its_own_has_that_one() {
+        let mut membership = Membership::default();
+        let a = membership.join(identity("a")).unwrap();
+        assert_eq!(
+            membership.join(with_id("b", a)),
+            Err(JoinError::Taken {
+                id: a.0,
+                by: "a".to_owned()
+            })
+        );
+        let last = WorkerId(MAX_WORKERS as u16 - 1);
+        assert_eq!(membership.join(with_id("b", last)), Ok(last));
+        assert_eq!(membership.join(identity("b")), Ok(last), "it stays");
+        let none = MAX_WORKERS as u16;
+        assert_eq!(
+            membership.join(with_id("c", WorkerId(none))),
+            Err(JoinError::NoSuchId { id: none })
+        );
+        membership.suspend(a);
+        assert_eq!(membership.join(with_id("c", a)), Ok(a));
+        assert!(membership.named("a").is_none(), "its id is another's");
+    }
+
+    #[test]
+    fn a_worker_that_is_given_another_id_is_known_once_and_stays_drained() {
+        let mut membership = Membership::default();
+        let before = membership.join(identity("a")).unwrap();
+        membership.set_drained(before, true);
+        let after = WorkerId(9);
+        assert_eq!(membership.join(with_id("a", after)), Ok(after));
+        assert_eq!(membership.len(), 1);
+        assert!(membership.get(before).is_none());
+        assert!(membership.get(after).unwrap().is_drained);
     }
 
     #[test]

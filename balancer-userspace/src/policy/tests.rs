@@ -81,6 +81,7 @@ fn build(workers: &[Worker]) -> (Membership, Loads) {
                 address: Ipv4Addr::new(10, net, 0, number),
                 mac: MacAddress::new([2, 0, 0, 0, 1, number]),
                 address6: None,
+                own_id: None,
                 interface: None,
                 slots: vec![SlotRange {
                     first: worker.slots.0,

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tracing::{error, warn};
 
 use super::RunError;
-use crate::config::Config;
+use crate::{config::Config, key_secret::KeySecret};
 
 /// Owner and group may speak to the admin API.
 const SOCKET_MODE: u32 = 0o660;
@@ -40,6 +40,18 @@ pub(super) fn read_token(path: &Path) -> Result<Vec<u8>, RunError> {
         });
     }
     Ok(token.as_bytes().to_vec())
+}
+
+pub(super) fn read_key_secret(path: &Path) -> Result<KeySecret, RunError> {
+    let text = fs::read_to_string(path).map_err(|source| RunError::File {
+        what: "read the secret of the keys",
+        path: path.to_owned(),
+        source,
+    })?;
+    KeySecret::parse(&text).map_err(|source| RunError::KeySecret {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 pub(super) async fn bind_metrics(

@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     controller::{Controller, Events, PortsEvent, ProgramInfo, Start},
     history::{History, HistoryError},
+    key_secret::SecretError,
     maps::{
         AttachError, Counters, DataPlane, KernelMaps, LoadError, PrivilegeError, ReadError,
         check_privilege,
@@ -68,6 +69,15 @@ pub enum RunError {
     EmptyToken {
         /// The file.
         path: PathBuf,
+    },
+    /// The file of the keys' secret has too little in it.
+    #[error("the secret of the keys, {path}")]
+    KeySecret {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: SecretError,
     },
     /// The network interfaces cannot be listed.
     #[error(transparent)]
@@ -156,6 +166,8 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
     let metrics = Arc::new(Metrics::new()?);
     let own_functions = Catalog::of_config(&config.functions).with_platform();
     let persisted = Persisted::read(&config.state_file())?;
+    let key_secret = config.keys.secret_file.as_deref();
+    let key_secret = key_secret.map(files::read_key_secret).transpose()?;
 
     let (revision, policy) = History::new(config.policy_dir())
         .last(&config)?
@@ -180,6 +192,7 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), RunE
         catalog: outside.store.is_none().then(|| own_functions.clone()),
         metrics: Arc::clone(&metrics),
         program: kernel.program,
+        key_secret,
         table_rows: kernel.maps.table_rows(),
         config: config.clone(),
     };

@@ -83,6 +83,15 @@ fn print_control_plane(status: &Status) -> Result<()> {
         output::line(format_args!("interface {} {mode}", interface.name))?;
     }
     output::line(format_args!(
+        "keys of epoch {}, {}",
+        status.key_epoch,
+        if status.keys_shared {
+            "shared with other balancers"
+        } else {
+            "this balancer's own"
+        },
+    ))?;
+    output::line(format_args!(
         "{} of {} workers up, {} functions, {} VIPs, {} map writes pending",
         status.workers_up, status.workers, status.functions, status.vips, status.writes_pending,
     ))

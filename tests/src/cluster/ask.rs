@@ -1,6 +1,6 @@
 //! Questions to a running platform: the admin API, and the kernel.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use balancer_userspace::{
@@ -86,10 +86,46 @@ impl Cluster {
         &self,
         ask: impl AsyncFnOnce(AdminClient) -> Result<T, AdminError>,
     ) -> Result<T> {
+        self.ask(&self.paths.admin_socket(), ask)
+    }
+
+    fn ask<T>(
+        &self,
+        socket: &Path,
+        ask: impl AsyncFnOnce(AdminClient) -> Result<T, AdminError>,
+    ) -> Result<T> {
         self.runtime.block_on(async {
-            let client = AdminClient::new(&self.paths.admin_socket())?;
+            let client = AdminClient::new(socket)?;
             Ok(ask(client).await?)
         })
+    }
+
+    /// How the second balancer's control plane says it is.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn second_status(&self) -> Result<Status> {
+        let socket = self.paths.second_admin_socket();
+        self.ask(&socket, async |admin: AdminClient| admin.status().await)
+    }
+
+    /// How it sees the workers.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn second_worker_states(&self) -> Result<Vec<WorkerStatus>> {
+        let socket = self.paths.second_admin_socket();
+        self.ask(&socket, async |admin: AdminClient| admin.workers().await)
+    }
+
+    /// Its counters, whether or not they balance at this moment.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn second_counters(&self) -> Result<Counters> {
+        let socket = self.paths.second_admin_socket();
+        let values = self.ask(&socket, async |admin: AdminClient| admin.counters().await)?;
+        Ok(Counters { values })
     }
 
     /// How the control plane says it is.

@@ -21,6 +21,9 @@ pub const DIRECT_PORT: u16 = VIP_PORT;
 pub const GATEWAY_PORT: u16 = 8080;
 /// Where every role serves its metrics.
 pub const METRICS_PORT: u16 = 9100;
+/// Name of the second balancer's files, and where its metrics are: the gateway, on whose host it lives, has the usual port.
+pub(super) const SECOND: &str = "balancer-2";
+const SECOND_METRICS_PORT: u16 = 9102;
 /// Metrics of the store, which lives on the balancer's host.
 pub(super) const STORE_METRICS_PORT: u16 = 9101;
 
@@ -71,8 +74,17 @@ impl Paths {
         self.data.join(&host.role).join("worker.sock")
     }
 
+    /// The second balancer's admin socket.
+    pub(super) fn second_admin_socket(&self) -> PathBuf {
+        self.dir.join("balancer-2.sock")
+    }
+
     fn token(&self) -> PathBuf {
         self.dir.join("token")
+    }
+
+    fn key_secret(&self) -> PathBuf {
+        self.dir.join("key-secret")
     }
 }
 
@@ -88,16 +100,12 @@ pub(super) fn write_all(topology: &Topology, paths: &Paths, options: &Options) -
     let token = format!("{:032x}", rand::random::<u128>());
     write_secret(&paths.token(), &token)?;
     write(paths, "store", &store(topology.balancer.address(), paths))?;
-    write(
-        paths,
-        "balancer",
-        &balancer(topology, paths, &options.xdp_mode),
-    )?;
+    write_balancers(topology, paths, options)?;
     write(paths, "gateway", &gateway(topology.gateway.address()))?;
     let count = topology.workers.len();
     for (index, host) in topology.workers.iter().enumerate() {
         let slots = slots_of(index, count);
-        let mut text = worker(host, index, slots, topology, paths);
+        let mut text = worker(host, index, slots, topology, paths, options);
         if options.trust_gateway {
             let gateway = topology.gateway.address();
             text.push_str(&format!("\n[bill]\ngateways = [\"{gateway}\"]\n"));
@@ -135,24 +143,67 @@ metrics_listen = "{address}:{STORE_METRICS_PORT}"
     )
 }
 
-fn balancer(topology: &Topology, paths: &Paths, xdp_mode: &str) -> String {
-    let address = topology.balancer.address();
-    let interfaces: String = topology
-        .balancer
-        .nics
-        .iter()
-        .map(|nic| {
-            format!(
-                "\n[[interface]]\nname = \"{}\"\nmode = \"{xdp_mode}\"\n",
-                nic.name
-            )
-        })
-        .collect();
-    format!(
-        r#"pin_path = "{}"
+fn write_balancers(topology: &Topology, paths: &Paths, options: &Options) -> Result<()> {
+    let first = Balancer {
+        host: &topology.balancer,
+        pins: paths.pins(),
+        admin_socket: paths.admin_socket(),
+        metrics_port: METRICS_PORT,
+        xdp_mode: &options.xdp_mode,
+    };
+    let mut first_text = first.text(topology, paths);
+    if options.second_balancer {
+        let secret = format!("{:032x}", rand::random::<u128>());
+        write_secret(&paths.key_secret(), &secret)?;
+        let shared = format!(
+            "\n[keys]\nsecret_file = \"{}\"\n",
+            paths.key_secret().display()
+        );
+        first_text.push_str(&shared);
+        let second = Balancer {
+            host: &topology.gateway,
+            pins: paths.dir.join("bpf-2"),
+            admin_socket: paths.second_admin_socket(),
+            metrics_port: SECOND_METRICS_PORT,
+            // Its port of the switch has no program, which veth would want.
+            xdp_mode: "generic",
+        };
+        write(paths, SECOND, &(second.text(topology, paths) + &shared))?;
+    }
+    write(paths, "balancer", &first_text)
+}
+
+/// What one balancer has for itself.
+struct Balancer<'a> {
+    host: &'a Host,
+    pins: PathBuf,
+    admin_socket: PathBuf,
+    metrics_port: u16,
+    xdp_mode: &'a str,
+}
+
+impl Balancer<'_> {
+    fn text(&self, topology: &Topology, paths: &Paths) -> String {
+        let address = self.host.address();
+        let metrics_port = self.metrics_port;
+        let store = topology.balancer.address();
+        let xdp_mode = self.xdp_mode;
+        let interfaces: String = self
+            .host
+            .nics
+            .iter()
+            .map(|nic| {
+                format!(
+                    "\n[[interface]]\nname = \"{}\"\nmode = \"{xdp_mode}\"\n",
+                    nic.name
+                )
+            })
+            .collect();
+        format!(
+            r#"pin_path = "{}"
 admin_socket = "{}"
-metrics_listen = "{address}:{METRICS_PORT}"
-store_url = "http://{address}:{STORE_PORT}"
+metrics_listen = "{address}:{metrics_port}"
+store_url = "http://{store}:{STORE_PORT}"
 
 [membership]
 listen = "{address}:{MEMBERSHIP_PORT}"
@@ -168,10 +219,11 @@ sessions = {MAP_SESSIONS}
 address = "{VIP}"
 port = {VIP_PORT}
 {interfaces}"#,
-        paths.pins().display(),
-        paths.admin_socket().display(),
-        paths.token().display(),
-    )
+            self.pins.display(),
+            self.admin_socket.display(),
+            paths.token().display(),
+        )
+    }
 }
 
 fn gateway(address: Ipv4Addr) -> String {
@@ -189,19 +241,30 @@ fn worker(
     (first, last): (u16, u16),
     topology: &Topology,
     paths: &Paths,
+    options: &Options,
 ) -> String {
     let address = host.address();
     let interface = &host.nic().name;
     let role = &host.role;
     let front = topology.balancer.address();
     let uid_first = UID_FIRST + UIDS_PER_WORKER * u32::try_from(index).unwrap_or_default();
+    let mut balancers = vec![&topology.balancer];
+    let mut own_id = String::new();
+    if options.second_balancer {
+        balancers.push(&topology.gateway);
+        own_id = format!("id = {}\n", 100 + 7 * index);
+    }
+    let control_planes: Vec<String> = balancers
+        .iter()
+        .map(|host| format!("{}:{MEMBERSHIP_PORT}", host.address()))
+        .collect();
     format!(
         r#"name = "{role}"
-interface = "{interface}"
+{own_id}interface = "{interface}"
 address = "{address}"
 vips = ["{VIP}:{VIP_PORT}"]
 direct_listen = "{address}:{DIRECT_PORT}"
-control_plane = "{front}:{MEMBERSHIP_PORT}"
+control_plane = {control_planes:?}
 token_file = "{}"
 store_url = "http://{front}:{STORE_PORT}"
 state_dir = "{}"

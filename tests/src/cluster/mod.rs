@@ -40,6 +40,8 @@ pub struct Options {
     pub xdp_mode: String,
     /// Whether workers believe the gateway about who calls.
     pub trust_gateway: bool,
+    /// Whether there is another balancer of the same VIP, on the gateway's host, as behind ECMP.
+    pub second_balancer: bool,
 }
 
 impl Options {
@@ -52,6 +54,7 @@ impl Options {
             workers: 3,
             xdp_mode: "native".to_owned(),
             trust_gateway: false,
+            second_balancer: false,
         }
     }
 }
@@ -62,6 +65,7 @@ pub struct Cluster {
     gateway: Option<Process>,
     workers: Vec<Option<Process>>,
     balancer: Option<Process>,
+    second_balancer: Option<Process>,
     store: Option<Process>,
     runtime: tokio::runtime::Runtime,
     paths: Paths,
@@ -83,6 +87,7 @@ impl Cluster {
             gateway: None,
             workers: (0..options.workers).map(|_index| None).collect(),
             balancer: None,
+            second_balancer: None,
             store: None,
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -94,6 +99,9 @@ impl Cluster {
         };
         cluster.start_store()?;
         cluster.start_balancer()?;
+        if options.second_balancer {
+            cluster.start_second_balancer()?;
+        }
         for index in 0..cluster.workers.len() {
             cluster.spawn_worker(index)?;
         }
@@ -144,9 +152,11 @@ impl Cluster {
     /// When one of them does not end.
     pub fn stop(mut self) -> Result<()> {
         let workers = self.workers.iter_mut();
-        let roles = std::iter::once(&mut self.gateway)
-            .chain(workers)
-            .chain([&mut self.balancer, &mut self.store]);
+        let roles = std::iter::once(&mut self.gateway).chain(workers).chain([
+            &mut self.second_balancer,
+            &mut self.balancer,
+            &mut self.store,
+        ]);
         for process in roles.flatten() {
             process.stop(STOP_TIMEOUT)?;
         }
@@ -183,6 +193,24 @@ impl Cluster {
         let mut process = self.start_role("balancer", "balancer", &self.topology.balancer)?;
         process.wait_ready(READY_TIMEOUT, || self.status().map(Some))?;
         self.balancer = Some(process);
+        Ok(())
+    }
+
+    fn start_second_balancer(&mut self) -> Result<()> {
+        let mut process = self.start_role("balancer", config::SECOND, &self.topology.gateway)?;
+        process.wait_ready(READY_TIMEOUT, || self.second_status().map(Some))?;
+        self.second_balancer = Some(process);
+        Ok(())
+    }
+
+    /// Sends what the client calls the VIP by to the second balancer from now on, as ECMP does when its routes change.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn route_to_second_balancer(&self) -> Result<()> {
+        let next_hop = self.topology.gateway.address();
+        let client = &self.topology.client.netns;
+        client.ip(&format!("route replace {VIP}/32 via {next_hop}"))?;
         Ok(())
     }
 

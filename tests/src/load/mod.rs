@@ -52,8 +52,7 @@ pub enum Plan {
         /// How many in all.
         requests: u64,
     },
-    /// Every session sends one request a round; each round has a fresh client, which knows no route cookie,
-    /// every second time.
+    /// Every session sends one request a round.
     Sessions {
         /// A function that replies with `worker`, `instance` and `count`.
         function: String,
@@ -65,6 +64,8 @@ pub enum Plan {
         rounds: u32,
         /// How many sessions at a time.
         in_flight: usize,
+        /// Whether every second round has a fresh client, which knows no route cookie.
+        fresh: bool,
     },
     /// Every shard key is written, and then read by another request.
     Keys {

@@ -1,13 +1,14 @@
 //! What is counted of LOAD packets.
 
-use prometheus::{IntCounter, Registry};
+use prometheus::{IntCounter, IntGauge, Registry};
 
-use super::counter_in;
+use super::{counter_in, gauge_in};
 /// What is counted of LOAD packets. Clones count into the same place.
 #[derive(Debug, Clone)]
 pub struct ReportMetrics {
     sent: IntCounter,
     failed: IntCounter,
+    disagree: IntGauge,
 }
 
 impl ReportMetrics {
@@ -27,6 +28,11 @@ impl ReportMetrics {
                 "worker_load_packets_failed_total",
                 "LOAD packets that the socket did not take; the next one says the same and more.",
             )?,
+            disagree: gauge_in(
+                registry,
+                "worker_control_planes_disagree",
+                "1 while the control planes give this worker several ids, or keys that are not the same.",
+            )?,
         })
     }
 
@@ -36,6 +42,10 @@ impl ReportMetrics {
 
     pub(crate) fn failed(&self) {
         self.failed.inc();
+    }
+
+    pub(crate) fn set_disagree(&self, disagree: bool) {
+        self.disagree.set(disagree.into());
     }
 
     /// LOAD packets sent so far.

@@ -1,14 +1,15 @@
-//! LOAD packets: tells the balancer how busy this worker is, on each change and at least each [`EVERY`].
+//! LOAD packets: tells each balancer how busy this worker is, on each change and at least each [`EVERY`].
 //!
 //! A thread of its own, not a task: changes are gathered for [`GAP`], which is finer than tokio's timers tick, and a
 //! request costs no more than an atomic swap, or a wake-up when the thread sleeps. The packets may be lost, repeated or
 //! overtaken: each says everything, and the balancer ignores one that is not newer than the last.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -38,7 +39,7 @@ pub struct Reporter {
 struct Shared {
     load: Arc<Load>,
     metrics: ReportMetrics,
-    target: Mutex<Option<Target>>,
+    targets: Mutex<Arc<[Target]>>,
     is_over: AtomicBool,
 }
 
@@ -51,6 +52,19 @@ struct Target {
     key: SipKey,
 }
 
+impl Target {
+    fn of(assignment: &Assignment) -> Option<Self> {
+        let load = assignment.load?;
+        let [k0, k1] = load.keys[usize::from(assignment.key_epoch & 1)];
+        Some(Self {
+            address: load.address,
+            worker: WorkerId(assignment.worker_id),
+            epoch: assignment.key_epoch,
+            key: SipKey { k0, k1 },
+        })
+    }
+}
+
 impl Reporter {
     /// Starts to watch `load`. Nothing is sent before the first [`Self::assign`].
     ///
@@ -60,7 +74,7 @@ impl Reporter {
         let shared = Arc::new(Shared {
             load: Arc::clone(&load),
             metrics,
-            target: Mutex::new(None),
+            targets: Mutex::new(Arc::default()),
             is_over: AtomicBool::new(false),
         });
         let sender = Sender::new(Arc::clone(&shared));
@@ -74,23 +88,9 @@ impl Reporter {
         })
     }
 
-    /// Takes over where to send to, and the keys.
-    pub fn assign(&self, assignment: &Assignment) {
-        let target = assignment.load.map(|load| {
-            let [even, odd] = load.keys;
-            let [k0, k1] = if assignment.key_epoch & 1 == 0 {
-                even
-            } else {
-                odd
-            };
-            Target {
-                address: load.address,
-                worker: WorkerId(assignment.worker_id),
-                epoch: assignment.key_epoch,
-                key: SipKey { k0, k1 },
-            }
-        });
-        *self.shared.target() = target;
+    /// Takes over where to send to, and the keys: one balancer by each assignment.
+    pub fn assign(&self, assignments: &[Assignment]) {
+        *self.shared.targets() = assignments.iter().filter_map(Target::of).collect();
         self.wake();
     }
 
@@ -114,24 +114,24 @@ impl Drop for Reporter {
 }
 
 impl Shared {
-    fn target(&self) -> std::sync::MutexGuard<'_, Option<Target>> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    fn targets(&self) -> MutexGuard<'_, Arc<[Target]>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What the thread owns.
 struct Sender {
     shared: Arc<Shared>,
-    socket: Option<(SocketAddr, UdpSocket)>,
+    sockets: HashMap<SocketAddr, UdpSocket>,
     sequence: u64,
     logged: Option<Instant>,
 }
 
 impl Sender {
-    const fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            socket: None,
+            sockets: HashMap::new(),
             sequence: 0,
             logged: None,
         }
@@ -139,9 +139,13 @@ impl Sender {
 
     fn run(mut self) {
         while !self.shared.is_over.load(Ordering::Acquire) {
-            let target = *self.shared.target();
-            if let Some(target) = target {
-                self.tell(&target);
+            let targets = Arc::clone(&self.shared.targets());
+            self.sockets
+                .retain(|address, _| targets.iter().any(|target| target.address == *address));
+            for target in targets.iter() {
+                self.tell(target);
+            }
+            if !targets.is_empty() {
                 thread::sleep(GAP);
             }
             // Returns at once if anything has changed since the load was read.
@@ -178,11 +182,10 @@ impl Sender {
     }
 
     fn socket_to(&mut self, address: SocketAddr) -> io::Result<&UdpSocket> {
-        let socket = match self.socket.take() {
-            Some((old, socket)) if old == address => socket,
-            _ => connect(address)?,
-        };
-        Ok(&self.socket.insert((address, socket)).1)
+        Ok(match self.sockets.entry(address) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => place.insert(connect(address)?),
+        })
     }
 
     fn log(&mut self, address: SocketAddr, error: &io::Error) {

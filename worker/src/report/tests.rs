@@ -59,7 +59,7 @@ impl Bench {
         let metrics = ReportMetrics::register(&Registry::new()).unwrap();
         let reporter = Reporter::start(Arc::clone(&load), metrics.clone()).unwrap();
         let balancer = listen(ip);
-        reporter.assign(&assignment(4, &balancer));
+        reporter.assign(&[assignment(4, &balancer)]);
         Self {
             load,
             metrics,
@@ -128,19 +128,45 @@ fn new_keys_and_a_new_address_are_used_from_the_next_packet_on() {
     let bench = Bench::start(Ipv4Addr::LOCALHOST.into());
     bench.until(|_| true);
     let other = listen(Ipv6Addr::LOCALHOST.into());
-    bench.reporter.assign(&assignment(5, &other));
+    bench.reporter.assign(&[assignment(5, &other)]);
     let report = next(&other, 5);
     assert_eq!(report.worker, WorkerId(7));
     // Without an address nothing is sent.
-    bench.reporter.assign(&Assignment {
+    bench.reporter.assign(&[Assignment {
         load: None,
         ..assignment(5, &other)
-    });
+    }]);
     other.set_read_timeout(Some(3 * EVERY)).unwrap();
     let mut bytes = [0; 64];
     while other.recv(&mut bytes).is_ok() {}
     drop(bench.load.admit());
     assert!(other.recv(&mut bytes).is_err());
+}
+
+#[test]
+fn each_balancer_is_told_the_same_as_who_the_worker_is_to_it() {
+    let bench = Bench::start(Ipv4Addr::LOCALHOST.into());
+    let other = listen(Ipv6Addr::LOCALHOST.into());
+    let second = Assignment {
+        worker_id: 9,
+        ..assignment(5, &other)
+    };
+    let both = [assignment(4, &bench.balancer), second];
+    bench.reporter.assign(&both);
+    let permit = bench.load.admit().unwrap();
+    let told = bench.until(|report| report.in_flight() == 1);
+    let report = loop {
+        let report = next(&other, 5);
+        if report.in_flight() == 1 {
+            break report;
+        }
+    };
+    assert_eq!((told.worker, report.worker), (WorkerId(7), WorkerId(9)));
+    assert_eq!(report.received, 1);
+    drop(permit);
+    // One that is gone does not keep the other from hearing.
+    bench.reporter.assign(&both[..1]);
+    bench.until(|report| report.completed == 1);
 }
 
 #[test]
@@ -161,7 +187,7 @@ fn a_balancer_that_is_not_there_costs_an_error_and_no_request() {
     let nobody = listen(Ipv4Addr::LOCALHOST.into());
     let assignment = assignment(4, &nobody);
     drop(nobody);
-    bench.reporter.assign(&assignment);
+    bench.reporter.assign(&[assignment]);
     let given_up = Instant::now() + PATIENCE;
     while bench.metrics.failed_so_far() == 0 {
         assert!(Instant::now() < given_up);

@@ -45,6 +45,7 @@ pub(super) fn remember<T: Tables>(
         Stored::Nowhere => return,
         Stored::Changed => Counter::SessionMoved,
         Stored::Created => Counter::SessionCreated,
+        // A session is always kept.
         Stored::Evicted | Stored::NotKept => {
             tables.count(Counter::SessionCreated);
             Counter::SessionEvicted

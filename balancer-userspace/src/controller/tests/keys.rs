@@ -76,3 +76,112 @@ fn no_cookie_breaks_over_a_rotation_of_the_keys() {
         assert_ne!(held.cookie_keys[0], held.cookie_keys[1]);
     }
 }
+
+fn secret() -> KeySecret {
+    KeySecret::parse("a secret that both balancers have").unwrap()
+}
+
+impl Bench {
+    fn sharing() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_with(dir, ActualTables::fresh(), |_| false, Some(secret()))
+    }
+
+    fn join_as(&mut self, name: &str, own_id: Option<u16>) -> Result<Welcome, String> {
+        self.connections += 1;
+        let connection = ConnectionId::test(self.connections);
+        let identity = Identity {
+            own_id: own_id.map(WorkerId),
+            ..identity(name)
+        };
+        let welcome = self.controller.join(connection, identity);
+        self.settle();
+        welcome
+    }
+}
+
+#[test]
+fn a_cookie_that_one_balancer_made_valid_is_valid_at_all_of_the_same_secret() {
+    let (mut one, mut other) = (Bench::sharing(), Bench::sharing());
+    let shared = one.join_as("w0", Some(7)).unwrap().shared;
+    let id = other.join_as("w0", Some(7)).unwrap().worker_id;
+    let told = ebpf_common::maps::Config {
+        key_epoch: shared.borrow().key_epoch.into(),
+        cookie_keys: shared.borrow().cookie_keys,
+        ..ebpf_common::maps::Config::ZERO
+    };
+    let scope = CookieScope {
+        function: FunctionId(9),
+        session: 4,
+    };
+    let cookie = told.cookie_keys().seal(WorkerId(7), scope);
+    let held = other.tables().config;
+    assert_eq!(held.cookie_keys().open(cookie, scope), Ok(WorkerId(id)));
+    let stranger = Bench::new().tables().config;
+    assert!(stranger.cookie_keys().open(cookie, scope).is_err());
+    assert_ne!(
+        held.table_secret,
+        one.tables().config.table_secret,
+        "what stands in one's tables is nobody else's"
+    );
+}
+
+#[test]
+fn shared_keys_follow_the_clock_and_nobody_else() {
+    let mut bench = Bench::sharing();
+    let held = Keys::of(&bench.tables().config);
+    assert!(bench.controller.keys_at.is_some());
+    assert!(matches!(
+        bench.controller.rotate_keys_now(),
+        Err(CommandError::KeysShared)
+    ));
+    // As when the timer is early: the epoch is the same.
+    let writes = bench.controller.metrics.writes();
+    bench.controller.rotate_keys();
+    assert_eq!(bench.controller.metrics.writes(), writes);
+    assert_eq!(Keys::of(&bench.tables().config), held);
+    assert_eq!(Keys::of(&bench.restart().tables().config), held);
+}
+
+#[test]
+fn random_keys_give_way_to_those_of_a_secret_at_the_next_start() {
+    let bench = Bench::new();
+    let (dir, tables) = (bench.dir, bench.controller.applier.actual().clone());
+    let bench = Bench::start_with(dir, tables.clone(), |_| false, Some(secret()));
+    let (before, after) = (tables.config, bench.tables().config);
+    assert_ne!(after.cookie_keys, before.cookie_keys);
+    assert_eq!(after.table_secret, before.table_secret);
+    assert_eq!(Some(Keys::of(&after)), bench.controller.shared_keys());
+}
+
+#[test]
+fn with_shared_keys_a_worker_without_an_id_of_its_own_is_refused() {
+    let mut bench = Bench::sharing();
+    let refused = bench.join_as("w0", None).unwrap_err();
+    assert!(refused.contains("set `id` in worker.toml"), "{refused}");
+    assert!(bench.join_as("w0", Some(7)).is_ok());
+    let refused = bench.join_as("w1", Some(7)).unwrap_err();
+    assert!(refused.contains("`id` 7 is that of `w0`"), "{refused}");
+}
+
+#[test]
+fn a_worker_that_comes_back_with_another_id_leaves_nothing_behind() {
+    let mut bench = Bench::new();
+    let (connection, welcome) = bench.join("w0", "0-99");
+    let welcome = welcome.unwrap();
+    bench.beat(connection, 3, &[FunctionId::of(FUNCTION)]);
+    assert_eq!(bench.warm(), [0]);
+    assert_eq!(bench.join_as("w0", Some(7)).unwrap().worker_id, 7);
+    assert!(welcome.superseded.is_cancelled());
+    assert_eq!(bench.row(0), WorkerInfo::ABSENT);
+    assert_eq!(bench.row(7).state(), WorkerState::Up);
+    assert!(bench.warm().is_empty(), "what is warm there it has to say");
+    assert!(!bench.home_has(0) && bench.home_has(7));
+    // The old connection's last words mean nobody.
+    bench.beat(connection, 5, &[FunctionId::of(FUNCTION)]);
+    bench.close(connection);
+    assert_eq!(bench.row(7).state(), WorkerState::Up);
+    assert!(bench.warm().is_empty());
+    let mut next = bench.restart();
+    assert_eq!(next.join_as("w0", Some(7)).unwrap().worker_id, 7);
+}

@@ -77,6 +77,7 @@ fn identity(name: impl Into<String>) -> Identity {
         address: Ipv4Addr::new(10, 80, 0, 11),
         mac: MacAddress::new([2, 0, 0, 0, 0, 0x11]),
         address6: None,
+        own_id: None,
         interface: None,
         slots: Vec::new(),
         db_url: None,
@@ -97,10 +98,21 @@ impl Bench {
     }
 
     fn start(dir: tempfile::TempDir, actual: ActualTables, refuse: fn(&MapWrite) -> bool) -> Self {
+        Self::start_with(dir, actual, refuse, None)
+    }
+
+    /// With keys of `secret`, if there is one.
+    fn start_with(
+        dir: tempfile::TempDir,
+        actual: ActualTables,
+        refuse: fn(&MapWrite) -> bool,
+        key_secret: Option<KeySecret>,
+    ) -> Self {
         let config = config(&dir);
         let start = Start {
             policy: config.policy(),
             revision: 0,
+            key_secret,
             persisted: Persisted::read(&config.state_file()).unwrap(),
             catalog: Some(Catalog::of_config(&config.functions)),
             actual: actual.clone(),
@@ -133,7 +145,8 @@ impl Bench {
         self.controller.save();
         self.controller.state_file.finish();
         let tables = self.controller.applier.actual().clone();
-        let mut next = Self::start(self.dir, tables, |_| false);
+        let secret = self.controller.key_secret.clone();
+        let mut next = Self::start_with(self.dir, tables, |_| false, secret);
         next.connections = self.connections;
         next
     }

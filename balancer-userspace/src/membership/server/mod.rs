@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use ebpf_common::limits::{MAX_WORKERS, SLOTS};
+use ebpf_common::{
+    ids::WorkerId,
+    limits::{MAX_WORKERS, SLOTS},
+};
 use futures_util::{SinkExt, StreamExt};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
@@ -433,6 +436,7 @@ fn check(hello: Hello) -> Result<Identity, String> {
         address: hello.address,
         mac,
         address6: hello.address6,
+        own_id: hello.id.map(WorkerId),
         interface: None,
         slots: hello.slots,
         db_url: hello.db_url,

@@ -86,6 +86,7 @@ fn hello() -> Hello {
     Hello {
         token: TOKEN.to_owned(),
         name: "w0".to_owned(),
+        id: None,
         address: Ipv4Addr::new(10, 80, 0, 11),
         address6: None,
         mac: "02:00:00:00:00:11".to_owned(),

@@ -83,9 +83,10 @@ async fn dispatch(plan: &Plan) -> Result<Summary> {
             sessions,
             rounds,
             in_flight,
+            fresh,
         } => {
             let counts = (*sessions, *rounds, *in_flight);
-            sessions::run(&progress, function, *target, counts).await
+            sessions::run(&progress, function, *target, counts, *fresh).await
         }
         Plan::Keys {
             function,

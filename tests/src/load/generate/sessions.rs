@@ -22,6 +22,7 @@ pub(super) async fn run(
     function: &str,
     target: SocketAddr,
     (sessions, rounds, in_flight): (u64, u32, usize),
+    fresh: bool,
 ) -> Result<Summary> {
     let salt: u64 = rand::random();
     let mut client = connect(target)?;
@@ -30,7 +31,7 @@ pub(super) async fn run(
     let mut result = SessionsResult::default();
     let begin = Instant::now();
     for round in 0..rounds {
-        if round % 2 == 0 {
+        if fresh && round % 2 == 0 {
             series.packets += client.stats().packets_sent;
             client = connect(target)?;
         }

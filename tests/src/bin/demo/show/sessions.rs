@@ -22,6 +22,7 @@ pub(crate) fn show(stage: &mut Stage<'_>) -> Result<()> {
         sessions: stage.scale.requests(SESSIONS),
         rounds: ROUNDS,
         in_flight: IN_FLIGHT,
+        fresh: true,
     };
     let summary = stage.booked("(b)", |stage| {
         let summary = stage.load("(b) sessions", &plan)?;
