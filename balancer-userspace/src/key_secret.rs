@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn epochs_are_counted_from_1970_in_seconds_of_the_rotation() {
         let day = Epochs::of(86_400);
-        let at = |s| Duration::from_millis(s * 1000 + 250);
+        let at = |s: u64| Duration::from_millis(s * 1000 + 250);
         assert_eq!(day.at(at(86_399)), 0);
         assert_eq!(day.left(at(86_399)), Some(Duration::from_millis(750)));
         assert_eq!(day.at(at(86_400)), 1);

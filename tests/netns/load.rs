@@ -36,7 +36,7 @@ fn reporter(host: &Host, load: &Arc<Load>, assignment: &Assignment) -> Reporter 
         .netns
         .enter(|| Reporter::start(Arc::clone(load), metrics));
     let reporter = reporter.unwrap().unwrap();
-    reporter.assign(assignment);
+    reporter.assign(std::slice::from_ref(assignment));
     reporter
 }
 
@@ -97,7 +97,7 @@ fn the_row_follows_a_worker_that_seals_with_the_keys_it_was_assigned() {
         Ok(is_new.then_some(()))
     })
     .unwrap();
-    reporter.assign(&echoes[0].assignment());
+    reporter.assign(&[echoes[0].assignment()]);
     drop(load.admit().unwrap());
     await_row(&bed, id, (9, 9));
     assert_eq!(bed.counter("drop", "load_forged"), 0);

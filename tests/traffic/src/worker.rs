@@ -123,7 +123,7 @@ impl Server {
         socket.set_nonblocking(true)?;
         let load = Arc::new(Load::new(CAPACITY));
         let reporter = Reporter::start(Arc::clone(&load), metrics)?;
-        reporter.assign(assignment);
+        reporter.assign(std::slice::from_ref(assignment));
         Ok(Self {
             mean,
             socket,

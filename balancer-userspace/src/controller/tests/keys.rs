@@ -3,6 +3,7 @@
 use ebpf_common::cookie::CookieScope;
 
 use super::*;
+use crate::{key_secret::KeySecret, reconcile::tables::Keys};
 
 #[test]
 fn cookie_keys_are_made_once_and_kept_over_a_restart() {
@@ -145,7 +146,9 @@ fn shared_keys_follow_the_clock_and_nobody_else() {
 
 #[test]
 fn random_keys_give_way_to_those_of_a_secret_at_the_next_start() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.controller.save();
+    bench.controller.state_file.finish();
     let (dir, tables) = (bench.dir, bench.controller.applier.actual().clone());
     let bench = Bench::start_with(dir, tables.clone(), |_| false, Some(secret()));
     let (before, after) = (tables.config, bench.tables().config);
