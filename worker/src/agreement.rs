@@ -51,7 +51,7 @@ impl<'a> Agreement<'a> {
     /// Who has told last who holds which slots.
     pub(crate) fn slots(&self) -> &'a Assignment {
         let newest = self.0.iter().max_by_key(|it| it.slots_version);
-        newest.unwrap_or(self.first())
+        newest.unwrap_or_else(|| self.first())
     }
 
     /// All that any of them wants warm.
