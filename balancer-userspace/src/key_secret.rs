@@ -4,10 +4,7 @@
 //! stands in for a table of sessions (the idea of Cheetah, Barbette et al., NSDI '20), helps only if each of them opens what was sealed for
 //! any. So the keys of an epoch are HKDF-SHA256 (RFC 5869) of the secret, and the epoch is the time in units of `rotate_s`.
 
-use std::{
-    fmt,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, time::Duration};
 
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -40,7 +37,7 @@ impl fmt::Debug for KeySecret {
 }
 
 impl KeySecret {
-    /// The secret that a file with `text` holds.
+    /// The secret `text`, without white space around it.
     ///
     /// # Errors
     /// [`SecretError`] if it is too short.
@@ -111,12 +108,6 @@ impl Epochs {
         let next = Duration::from_secs((self.at(now) + 1) * length);
         Some(next.saturating_sub(now))
     }
-}
-
-/// The time since 1970.
-pub(crate) fn since_1970() -> Duration {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub mod bench;
 pub mod catalog;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
+mod clock;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]

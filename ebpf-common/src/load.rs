@@ -1,5 +1,8 @@
 //! LOAD packets: a worker tells the balancers how busy it is; the XDP program takes it in itself.
 //!
+//! Each worker has a key of its own, made of the balancer's and its id ([`LoadKeys::of`]): whoever breaks into one can lie
+//! about that one and no other.
+//!
 //! A LOAD packet is an RPC header without payload, whose fields say:
 //!
 //! | field | meaning |
@@ -9,7 +12,7 @@
 //! | `session_id` | requests answered, ever |
 //! | `budget_ms` | capacity: requests that it takes at a time |
 //! | `route_cookie` | requests received, ever |
-//! | `token` | key epoch (8 bits), then the first 56 bits of the SipHash-2-4 over the seven words before it |
+//! | `token` | key epoch (8 bits), then the first 56 bits of the SipHash-2-4 over the seven words before it, with the worker's key |
 
 use crate::{
     hash::{SipKey, siphash24},
@@ -34,9 +37,59 @@ pub struct LoadReport {
     pub capacity: u32,
 }
 
-/// A LOAD packet that was not made with our key.
+/// A LOAD packet that was not made with the key of the worker that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadForged;
+
+/// What the balancer makes every worker's key of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadKeys {
+    /// The current epoch; the one before it is valid too.
+    pub epoch: u8,
+    /// By the parity of their epoch.
+    pub roots: [SipKey; 2],
+}
+
+impl LoadKeys {
+    /// The key of `worker` in `epoch`: SipHash-2-4 of its id and, in the bits above that, which half of the key it is.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(self, worker: WorkerId, epoch: u8) -> SipKey {
+        let [even, odd] = self.roots;
+        let root = if epoch & 1 == 0 { even } else { odd };
+        let half = |half: u64| siphash24(root, &[(worker.0 as u64) | (half << 16)]);
+        SipKey {
+            k0: half(0),
+            k1: half(1),
+        }
+    }
+
+    /// Reads the packet whose parsed header is `header` and whose words, as they lie in memory, are `words`.
+    ///
+    /// # Errors
+    /// [`LoadForged`], also for an epoch that is over.
+    #[inline(always)]
+    pub fn open(self, header: &RpcHeader, words: [u64; 8]) -> Result<LoadReport, LoadForged> {
+        let claimed = (header.token >> MAC_BITS) as u8;
+        if claimed != self.epoch && claimed != self.epoch.wrapping_sub(1) {
+            return Err(LoadForged);
+        }
+        if header.function.0 > u16::MAX as u64 {
+            return Err(LoadForged);
+        }
+        let worker = WorkerId(header.function.0 as u16);
+        if token(claimed, self.of(worker, claimed), words) != header.token {
+            return Err(LoadForged);
+        }
+        Ok(LoadReport {
+            worker,
+            sequence: header.request_id,
+            received: header.route_cookie,
+            completed: header.session_id,
+            capacity: header.budget_ms,
+        })
+    }
+}
 
 impl LoadReport {
     /// Requests that it has received and not answered.
@@ -51,7 +104,7 @@ impl LoadReport {
         }
     }
 
-    /// The packet, sealed in `epoch` with its key.
+    /// The packet, sealed in `epoch` with the worker's key of that epoch.
     #[must_use]
     pub fn seal(&self, epoch: u8, key: SipKey) -> RpcHeader {
         let mut header = RpcHeader {
@@ -63,36 +116,6 @@ impl LoadReport {
         };
         header.token = token(epoch, key, header.to_words());
         header
-    }
-
-    /// Reads the packet whose parsed header is `header` and whose words, as they lie in memory, are `words`. `epoch` is
-    /// the current one; the one before it is valid too.
-    ///
-    /// # Errors
-    /// [`LoadForged`], also for an epoch that is over.
-    #[inline(always)]
-    pub fn open(
-        header: &RpcHeader,
-        words: [u64; 8],
-        epoch: u8,
-        keys: [SipKey; 2],
-    ) -> Result<Self, LoadForged> {
-        let claimed = (header.token >> MAC_BITS) as u8;
-        if claimed != epoch && claimed != epoch.wrapping_sub(1) {
-            return Err(LoadForged);
-        }
-        let [even, odd] = keys;
-        let key = if claimed & 1 == 0 { even } else { odd };
-        if token(claimed, key, words) != header.token || header.function.0 > u16::MAX as u64 {
-            return Err(LoadForged);
-        }
-        Ok(Self {
-            worker: WorkerId(header.function.0 as u16),
-            sequence: header.request_id,
-            received: header.route_cookie,
-            completed: header.session_id,
-            capacity: header.budget_ms,
-        })
     }
 }
 
@@ -109,7 +132,10 @@ mod tests {
     use super::*;
     use crate::wire::words_of;
 
-    const KEYS: [SipKey; 2] = [SipKey { k0: 1, k1: 2 }, SipKey { k0: 3, k1: 4 }];
+    const KEYS: LoadKeys = LoadKeys {
+        epoch: 7,
+        roots: [SipKey { k0: 1, k1: 2 }, SipKey { k0: 3, k1: 4 }],
+    };
     const REPORT: LoadReport = LoadReport {
         worker: WorkerId(7),
         sequence: 1 << 40,
@@ -120,12 +146,13 @@ mod tests {
 
     fn open(bytes: &[u8; 64], epoch: u8) -> Option<LoadReport> {
         let (header, _) = RpcHeader::parse(bytes)?.ok()?;
-        LoadReport::open(&header, words_of(bytes), epoch, KEYS).ok()
+        let keys = LoadKeys { epoch, ..KEYS };
+        keys.open(&header, words_of(bytes)).ok()
     }
 
     #[test]
     fn opens_what_was_sealed_in_this_epoch_or_the_one_before() {
-        let bytes = REPORT.seal(7, KEYS[1]).emit();
+        let bytes = REPORT.seal(7, KEYS.of(REPORT.worker, 7)).emit();
         assert_eq!(open(&bytes, 7), Some(REPORT));
         assert_eq!(open(&bytes, 8), Some(REPORT));
         assert_eq!(open(&bytes, 9), None);
@@ -135,11 +162,32 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let good = REPORT.seal(7, KEYS[1]).emit();
+        let good = REPORT.seal(7, KEYS.of(REPORT.worker, 7)).emit();
         for bit in 0..512 {
             let mut bytes = good;
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(open(&bytes, 7), None, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_worker_can_speak_for_itself_alone() {
+        for worker in [0, 6, 8, 7 + 256, u16::MAX] {
+            let key = KEYS.of(WorkerId(worker), 7);
+            assert_eq!(open(&REPORT.seal(7, key).emit(), 7), None, "{worker}");
+        }
+        for root in KEYS.roots {
+            assert_eq!(open(&REPORT.seal(7, root).emit(), 7), None);
+        }
+    }
+
+    /// Made with a SipHash of Python's own: of 07 00 00 ... and 07 00 01 ..., keyed with 3 and 4.
+    #[test]
+    fn golden_key() {
+        let key = SipKey {
+            k0: 0x122f_e643_c218_9fb8,
+            k1: 0xc76a_74a9_08e0_4d44,
+        };
+        assert_eq!(KEYS.of(WorkerId(7), 7), key);
     }
 }

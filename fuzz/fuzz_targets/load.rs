@@ -1,4 +1,4 @@
-//! LOAD packets: what is taken in is sealed with our key, and newer than what came before.
+//! LOAD packets: what is taken in is sealed with its worker's key, and newer than what came before.
 //!
 //! (Not "nothing that was changed": libFuzzer sees what the program compares, and so learns the seal of any packet.)
 #![no_main]
@@ -59,8 +59,11 @@ fn is_sealed(tables: &FakeTables, datagram: &[u8]) -> bool {
     };
     let words = words_of(header);
     let claimed = u64::from_be(words[7]);
-    let [even, odd] = tables.config.expect("configured").load_keys();
-    let key = if claimed >> 56 & 1 == 0 { even } else { odd };
+    let Ok(worker) = u16::try_from(u64::from_be(words[2])) else {
+        return false;
+    };
+    let keys = tables.config.expect("configured").load_keys();
+    let key = keys.of(WorkerId(worker), (claimed >> 56) as u8);
     let [w0, w1, w2, w3, w4, w5, w6, _] = words;
     let mac = siphash24(key, &[w0, w1, w2, w3, w4, w5, w6]);
     claimed & (u64::MAX >> 8) == mac >> 8

@@ -114,8 +114,7 @@ pub fn load_packet(tables: &FakeTables, sequence: u64) -> RpcHeader {
         capacity: 8,
     };
     let epoch = config.key_epoch as u8;
-    let [even, odd] = config.load_keys();
-    report.seal(epoch, if epoch & 1 == 0 { even } else { odd })
+    report.seal(epoch, config.load_keys().of(report.worker, epoch))
 }
 
 /// Good frames of every shape for every kind of VIP: what the `frame` target damages.

@@ -5,7 +5,6 @@ use std::{net::UdpSocket, sync::Arc};
 
 use balancer_userspace::membership::protocol::{Assignment, LoadTarget};
 use ebpf_common::{
-    hash::SipKey,
     ids::WorkerId,
     load::LoadReport,
     maps::{WorkerLoad, name},
@@ -158,7 +157,7 @@ fn flip_every_bit(bed: &Bed, host: &Host, assignment: &Assignment) {
     let id = WorkerId(assignment.worker_id);
     let before = row(bed, id);
     let target = assignment.load.unwrap();
-    let [k0, k1] = target.keys[usize::from(assignment.key_epoch & 1)];
+    let epoch = assignment.key_epoch;
     let report = LoadReport {
         worker: id,
         sequence: before.sequence + EVERY.as_micros() as u64,
@@ -166,7 +165,7 @@ fn flip_every_bit(bed: &Bed, host: &Host, assignment: &Assignment) {
         completed: 0,
         capacity: FORGED,
     };
-    let packet = report.seal(assignment.key_epoch, SipKey { k0, k1 }).emit();
+    let packet = report.seal(epoch, target.key(epoch)).emit();
     let socket = host
         .netns
         .enter(|| UdpSocket::bind((host.address(), 0)))

@@ -6,7 +6,8 @@ use tracing::info;
 
 use super::{CommandError, Controller};
 use crate::{
-    key_secret::{Epochs, since_1970},
+    clock::since_1970,
+    key_secret::Epochs,
     maps::MapStore,
     reconcile::tables::{Keys, MapWrite},
 };

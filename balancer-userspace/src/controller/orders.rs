@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use ebpf_common::ids::{DEFERRED_FUNCTION, FunctionId, WorkerId};
@@ -12,6 +12,7 @@ use tracing::info;
 use super::{CommandError, Controller, SAVE_AFTER};
 use crate::{
     api::types::{OrderRequest, OrderStatus, PrewarmStatus, WarmWorker},
+    clock::unix_ms,
     maps::MapStore,
     policy::orders::{Order, wanted},
 };
@@ -237,11 +238,3 @@ impl<S: MapStore> Controller<S> {
 const SHOWN: usize = 80;
 /// The wall clock may be set: an end that is far away is looked at again.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
-
-/// Now, in milliseconds since 1970.
-pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}

@@ -6,14 +6,14 @@ use ebpf_common::maps::Config as ConfigRow;
 use nix::time::{ClockId, clock_getres};
 use tracing::warn;
 
-use super::{Controller, SAVE_AGAIN_AFTER, orders::unix_ms};
+use super::{Controller, SAVE_AGAIN_AFTER};
 use crate::{
+    clock::unix_ms,
     loads::Report,
     maps::{MapStore, TableRows},
     membership::{
         persist::Persisted,
-        protocol::LoadTarget,
-        server::Shared,
+        server::{LoadSink, Shared},
         state::{Member, Source},
     },
     policy::keep_warm::spread,
@@ -38,9 +38,9 @@ impl<S: MapStore> Controller<S> {
             let new = Shared {
                 key_epoch: config.key_epoch as u8,
                 cookie_keys: config.cookie_keys,
-                load: self.load_address().map(|address| LoadTarget {
+                load: self.load_address().map(|address| LoadSink {
                     address,
-                    keys: config.load_keys,
+                    keys: config.load_keys(),
                 }),
                 slots_version,
                 slots,

@@ -15,7 +15,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use db::SlotRange;
-use ebpf_common::ids::FunctionId;
+use ebpf_common::{
+    hash::SipKey,
+    ids::{FunctionId, WorkerId},
+    load::LoadKeys,
+};
 use serde::{Deserialize, Serialize};
 
 /// Longest line either side accepts, in bytes.
@@ -113,6 +117,14 @@ pub struct Assignment {
     pub keep_warm: Vec<KeepWarm>,
 }
 
+impl Assignment {
+    /// What route cookies of `epoch` are made with, as `[k0, k1]`: the epoch in use, or the one before it.
+    #[must_use]
+    pub const fn cookie_key(&self, epoch: u8) -> [u64; 2] {
+        self.cookie_keys[(epoch & 1) as usize]
+    }
+}
+
 /// Instances that a worker keeps of one function: it fetches the code and starts them before anyone calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeepWarm {
@@ -144,13 +156,35 @@ pub struct Kept {
     pub code: bool,
 }
 
-/// Where LOAD packets go, and what seals them.
+/// Where a worker's LOAD packets go, and what seals them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadTarget {
     /// The balancer's LOAD address.
     pub address: SocketAddr,
-    /// Their keys by the parity of their epoch, as `[k0, k1]`; [`Assignment::key_epoch`] says which is in use.
+    /// The worker's own keys by the parity of their epoch, as `[k0, k1]`; [`Assignment::key_epoch`] says which is in use.
     pub keys: [[u64; 2]; 2],
+}
+
+impl LoadTarget {
+    /// What `worker` is told.
+    #[must_use]
+    pub fn of(address: SocketAddr, keys: LoadKeys, worker: WorkerId) -> Self {
+        let of_parity = |parity| {
+            let SipKey { k0, k1 } = keys.of(worker, parity);
+            [k0, k1]
+        };
+        Self {
+            address,
+            keys: [0, 1].map(of_parity),
+        }
+    }
+
+    /// What LOAD packets of `epoch` are sealed with.
+    #[must_use]
+    pub const fn key(&self, epoch: u8) -> SipKey {
+        let [k0, k1] = self.keys[(epoch & 1) as usize];
+        SipKey { k0, k1 }
+    }
 }
 
 /// One range of slots and the live worker that holds it.

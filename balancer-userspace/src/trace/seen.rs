@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use ebpf_common::{
@@ -13,6 +13,8 @@ use ebpf_common::{
 };
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
+
+use crate::clock::since_1970;
 
 /// What ids are called; without names the ids themselves are shown.
 #[derive(Debug, Clone, Default)]
@@ -174,12 +176,9 @@ fn address(head: &TraceHead, bytes: &[u8; 16], port: u16) -> Option<SocketAddr> 
 
 /// The time of the kernel's monotonic clock as time since 1970, as the two clocks stand now.
 pub(super) fn wall_clock(monotonic_ns: u64) -> Duration {
-    let since_1970 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into);
     let age = monotonic.saturating_sub(Duration::from_nanos(monotonic_ns));
-    since_1970.saturating_sub(age)
+    since_1970().saturating_sub(age)
 }
 
 /// `hh:mm:ss.uuuuuu`, UTC.

@@ -3,6 +3,7 @@
 use crate::{
     cookie::CookieKeys,
     hash::{SipKey, TableSecret},
+    load::LoadKeys,
     map_type::map_type,
     maps::Rate,
     token::TokenKeys,
@@ -125,11 +126,14 @@ impl Config {
         }
     }
 
-    /// The keys of LOAD packets, by the parity of their epoch.
+    /// The keys of LOAD packets in the form that [`LoadKeys`] works with.
     #[inline(always)]
     #[must_use]
-    pub const fn load_keys(&self) -> [SipKey; 2] {
-        pair(&self.load_keys)
+    pub const fn load_keys(&self) -> LoadKeys {
+        LoadKeys {
+            epoch: self.key_epoch as u8,
+            roots: pair(&self.load_keys),
+        }
     }
 
     /// The secret of the table hashes.

@@ -59,10 +59,11 @@ impl Scene {
             worker_id,
             key_epoch: config.key_epoch as u8,
             cookie_keys: config.cookie_keys,
-            load: Some(LoadTarget {
+            load: Some(LoadTarget::of(
                 address,
-                keys: config.load_keys,
-            }),
+                config.load_keys(),
+                WorkerId(worker_id),
+            )),
             slots_version: 1,
             slots: Vec::new(),
             heartbeat_ms: 1_000,

@@ -55,12 +55,11 @@ struct Target {
 impl Target {
     fn of(assignment: &Assignment) -> Option<Self> {
         let load = assignment.load?;
-        let [k0, k1] = load.keys[usize::from(assignment.key_epoch & 1)];
         Some(Self {
             address: load.address,
             worker: WorkerId(assignment.worker_id),
             epoch: assignment.key_epoch,
-            key: SipKey { k0, k1 },
+            key: load.key(assignment.key_epoch),
         })
     }
 }
@@ -89,8 +88,8 @@ impl Reporter {
     }
 
     /// Takes over where to send to, and the keys: one balancer by each assignment.
-    pub fn assign(&self, assignments: &[Assignment]) {
-        *self.shared.targets() = assignments.iter().filter_map(Target::of).collect();
+    pub fn assign<'a>(&self, assignments: impl IntoIterator<Item = &'a Assignment>) {
+        *self.shared.targets() = assignments.into_iter().filter_map(Target::of).collect();
         self.wake();
     }
 

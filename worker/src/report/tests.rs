@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use balancer_userspace::membership::protocol::LoadTarget;
-use ebpf_common::wire::{Kind, RpcHeader, words_of};
+use ebpf_common::{
+    load::LoadKeys,
+    wire::{Kind, RpcHeader, words_of},
+};
 use prometheus::Registry;
 
 use super::*;
@@ -11,7 +14,8 @@ use crate::load::Permit;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const COOKIE_KEYS: [[u64; 2]; 2] = [[1, 2], [3, 4]];
-const LOAD_KEYS: [[u64; 2]; 2] = [[11, 12], [13, 14]];
+const ROOTS: [SipKey; 2] = [SipKey { k0: 11, k1: 12 }, SipKey { k0: 13, k1: 14 }];
+const WORKER: WorkerId = WorkerId(7);
 
 /// A worker's load, its reporter, and the balancer that listens.
 struct Bench {
@@ -27,15 +31,24 @@ fn listen(ip: IpAddr) -> UdpSocket {
     socket
 }
 
+/// Of the balancer.
+const fn keys(epoch: u8) -> LoadKeys {
+    LoadKeys {
+        epoch,
+        roots: ROOTS,
+    }
+}
+
 fn assignment(epoch: u8, to: &UdpSocket) -> Assignment {
     Assignment {
-        worker_id: 7,
+        worker_id: WORKER.0,
         key_epoch: epoch,
         cookie_keys: COOKIE_KEYS,
-        load: Some(LoadTarget {
-            address: to.local_addr().unwrap(),
-            keys: LOAD_KEYS,
-        }),
+        load: Some(LoadTarget::of(
+            to.local_addr().unwrap(),
+            keys(epoch),
+            WORKER,
+        )),
         slots_version: 1,
         slots: Vec::new(),
         heartbeat_ms: 20,
@@ -48,9 +61,8 @@ fn next(balancer: &UdpSocket, epoch: u8) -> LoadReport {
     assert_eq!(balancer.recv(&mut bytes).unwrap(), 64);
     let (header, _) = RpcHeader::parse(&bytes).unwrap().unwrap();
     assert_eq!(header.kind, Kind::Load);
-    let keys = LOAD_KEYS.map(|[k0, k1]| SipKey { k0, k1 });
     assert_eq!((header.token >> 56) as u8, epoch);
-    LoadReport::open(&header, words_of(&bytes), epoch, keys).unwrap()
+    keys(epoch).open(&header, words_of(&bytes)).unwrap()
 }
 
 impl Bench {

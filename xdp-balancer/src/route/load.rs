@@ -45,9 +45,8 @@ fn report<P: Packet>(packet: &P, arrival: &Arrival<'_>) -> Result<LoadReport, Dr
         Ok(header) if header.kind as u8 == Kind::Load as u8 => header,
         _ => return Err(DropReason::UnexpectedKind),
     };
-    let config = arrival.config;
-    LoadReport::open(&header, words, config.key_epoch as u8, config.load_keys())
-        .or(Err(DropReason::LoadForged))
+    let keys = arrival.config.load_keys();
+    keys.open(&header, words).or(Err(DropReason::LoadForged))
 }
 
 #[inline(always)]

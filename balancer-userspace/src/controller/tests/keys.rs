@@ -1,6 +1,6 @@
 //! The keys of route cookies, and of LOAD packets beside them.
 
-use ebpf_common::cookie::CookieScope;
+use ebpf_common::{cookie::CookieScope, load::LoadKeys};
 
 use super::*;
 use crate::{key_secret::KeySecret, reconcile::tables::Keys};
@@ -69,11 +69,9 @@ fn no_cookie_breaks_over_a_rotation_of_the_keys() {
         let held = bench.tables().config;
         assert_eq!(u32::from(epoch.wrapping_add(1)), held.key_epoch);
         assert_eq!(held.cookie_keys().open(before, scope), Ok(WorkerId(0)));
-        let key_of = |keys: [[u64; 2]; 2]| keys[usize::from(epoch & 1)];
-        assert_eq!(
-            key_of(held.load_keys),
-            key_of(shared.borrow().load.unwrap().keys)
-        );
+        let told = shared.borrow().load.unwrap().keys;
+        let of_before = |keys: LoadKeys| keys.of(WorkerId(0), epoch);
+        assert_eq!(of_before(held.load_keys()), of_before(told));
         assert_ne!(held.cookie_keys[0], held.cookie_keys[1]);
     }
 }
@@ -89,15 +87,12 @@ impl Bench {
     }
 
     fn join_as(&mut self, name: &str, own_id: Option<u16>) -> Result<Welcome, String> {
-        self.connections += 1;
-        let connection = ConnectionId::test(self.connections);
+        let own_id = own_id.map(WorkerId);
         let identity = Identity {
-            own_id: own_id.map(WorkerId),
+            own_id,
             ..identity(name)
         };
-        let welcome = self.controller.join(connection, identity);
-        self.settle();
-        welcome
+        self.join_with(identity).1
     }
 }
 

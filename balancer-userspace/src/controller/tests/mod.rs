@@ -108,7 +108,11 @@ impl Bench {
         refuse: fn(&MapWrite) -> bool,
         key_secret: Option<KeySecret>,
     ) -> Self {
-        let config = config(&dir);
+        let mut config = config(&dir);
+        if key_secret.is_some() {
+            // No epoch ends while a test runs, whatever the time of day.
+            config.keys.rotate_s = u32::MAX;
+        }
         let start = Start {
             policy: config.policy(),
             revision: 0,
@@ -182,19 +186,23 @@ impl Bench {
         slots: &str,
         address: Ipv4Addr,
     ) -> (ConnectionId, Result<Welcome, String>) {
+        let slots: SlotRange = slots.parse().unwrap();
+        self.join_with(Identity {
+            address,
+            slots: vec![slots],
+            db_url: Some(format!("http://{name}:7200")),
+            ..identity(name)
+        })
+    }
+
+    fn join_with(&mut self, identity: Identity) -> (ConnectionId, Result<Welcome, String>) {
         self.connections += 1;
         let connection = ConnectionId::test(self.connections);
         let (reply, mut answer) = oneshot::channel();
-        let slots: SlotRange = slots.parse().unwrap();
         self.controller
             .handle(Event::Connection(ConnectionEvent::Hello {
                 connection,
-                identity: Identity {
-                    address,
-                    slots: vec![slots],
-                    db_url: Some(format!("http://{name}:7200")),
-                    ..identity(name)
-                },
+                identity,
                 reply,
             }));
         self.settle();

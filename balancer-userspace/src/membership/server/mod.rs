@@ -14,6 +14,7 @@ use std::{
 use ebpf_common::{
     ids::WorkerId,
     limits::{MAX_WORKERS, SLOTS},
+    load::LoadKeys,
 };
 use futures_util::{SinkExt, StreamExt};
 use subtle::ConstantTimeEq;
@@ -104,6 +105,15 @@ pub struct Welcome {
     pub superseded: CancellationToken,
 }
 
+/// Whom workers tell how busy they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadSink {
+    /// The balancer's LOAD address.
+    pub address: SocketAddr,
+    /// What each worker's key is made of.
+    pub keys: LoadKeys,
+}
+
 /// What assignments are made of: the same for every worker but for what each keeps warm.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shared {
@@ -112,7 +122,7 @@ pub struct Shared {
     /// Cookie keys by parity of their epoch.
     pub cookie_keys: [[u64; 2]; 2],
     /// Where LOAD packets go.
-    pub load: Option<LoadTarget>,
+    pub load: Option<LoadSink>,
     /// Version of `slots`.
     pub slots_version: u64,
     /// Who holds which slots.
@@ -360,11 +370,14 @@ impl Server {
         welcome: &mut Welcome,
     ) -> Result<(), CloseReason> {
         let shared = Arc::clone(&welcome.shared.borrow_and_update());
+        let worker = WorkerId(welcome.worker_id);
         let line = serde_json::to_string(&ToWorker::Assignment(Assignment {
-            worker_id: welcome.worker_id,
+            worker_id: worker.0,
             key_epoch: shared.key_epoch,
             cookie_keys: shared.cookie_keys,
-            load: shared.load,
+            load: shared
+                .load
+                .map(|LoadSink { address, keys }| LoadTarget::of(address, keys, worker)),
             slots_version: shared.slots_version,
             slots: shared.slots.clone(),
             heartbeat_ms: self.terms.heartbeat_ms,

@@ -6,6 +6,7 @@ use ebpf_common::{
     ids::WorkerId,
     load::LoadReport,
     maps::{Affinity, Class, Counter, VipInfo, VipKind, WorkerLoad, WorkerState},
+    wire::RpcHeader,
 };
 use prog_tests::program::{Action, Program};
 use xdp_balancer::testing::{
@@ -41,13 +42,18 @@ fn program(tables: &FakeTables) -> Program {
     program
 }
 
+/// `report` as its worker would send it in `epoch`.
+fn sealed(tables: &FakeTables, report: LoadReport, epoch: u8) -> RpcHeader {
+    let keys = tables.config.unwrap().load_keys();
+    report.seal(epoch, keys.of(report.worker, epoch))
+}
+
 /// The frame of `report`, sealed in `epoch`.
 fn frame(tables: &FakeTables, report: LoadReport, epoch: u8) -> Vec<u8> {
-    let key = tables.config.unwrap().load_keys()[usize::from(epoch & 1)];
     Frame {
         destination: ADDRESS.into(),
         port: PORT,
-        ..Frame::rpc(report.seal(epoch, key), b"")
+        ..Frame::rpc(sealed(tables, report, epoch), b"")
     }
     .bytes()
 }
@@ -130,6 +136,25 @@ fn the_epoch_before_is_valid_and_others_are_not() {
         assert_eq!(counted(&mut program, &packet), [counter], "epoch {epoch}");
     }
     assert_eq!(program.load_of(WorkerId(1)).unwrap().sequence, 2);
+}
+
+#[test]
+fn a_worker_cannot_report_for_another() {
+    let tables = tables();
+    let mut program = program(&tables);
+    let keys = tables.config.unwrap().load_keys();
+    let rows = [1, 2].map(|worker| tables.load(worker));
+    for key in [keys.of(WorkerId(2), 1), keys.roots[1]] {
+        let packet = Frame {
+            destination: ADDRESS.into(),
+            port: PORT,
+            ..Frame::rpc(REPORT.seal(1, key), b"")
+        };
+        let counters = counted(&mut program, &packet.bytes());
+        assert_eq!(counters, [Counter::DropLoadForged]);
+        let now = [1, 2].map(|worker| program.load_of(WorkerId(worker)).unwrap());
+        assert_eq!(now, rows);
+    }
 }
 
 #[test]
@@ -220,7 +245,7 @@ fn the_load_address_takes_nothing_else_and_an_rpc_vip_takes_no_reports() {
     };
     let frames = [
         elsewhere.bytes(),
-        Frame::rpc(REPORT.seal(1, tables.config.unwrap().load_keys()[1]), b"").bytes(),
+        Frame::rpc(sealed(&tables, REPORT, 1), b"").bytes(),
     ];
     for packet in frames {
         assert_eq!(

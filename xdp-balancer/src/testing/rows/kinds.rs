@@ -266,10 +266,7 @@ fn load() -> Group {
         capacity: 8,
     };
     let epoch = config.key_epoch as u8;
-    let seal = |report: LoadReport| {
-        let [even, odd] = config.load_keys();
-        report.seal(epoch, if epoch & 1 == 0 { even } else { odd })
-    };
+    let seal = |report: LoadReport| report.seal(epoch, config.load_keys().of(report.worker, epoch));
     let good = seal(report);
     let stranger = seal(LoadReport {
         worker: WorkerId(77),

@@ -390,7 +390,7 @@ impl World {
         let (number, then) = (worker.tells, [worker.reached, worker.done]);
         let config = self.tables.config.unwrap();
         let epoch = config.key_epoch as u8;
-        let key = config.load_keys()[usize::from(epoch & 1)];
+        let key = config.load_keys().of(report.worker, epoch);
         let frame = Frame {
             destination: LOAD_ADDR.into(),
             port: LOAD_PORT,

@@ -132,8 +132,8 @@ impl World {
         };
         let age = *[0, 0, 0, 0, 1, 2].choose(rng).unwrap();
         let epoch = (config.key_epoch as u8).wrapping_sub(age);
-        let [even, odd] = config.load_keys();
-        let mut header = report.seal(epoch, if epoch & 1 == 0 { even } else { odd });
+        let key = config.load_keys().of(report.worker, epoch);
+        let mut header = report.seal(epoch, key);
         if rng.random_ratio(1, 6) {
             header.token ^= 1 << rng.random_range(0..64);
         }
