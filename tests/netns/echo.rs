@@ -142,13 +142,14 @@ fn follow(
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut assignment = MembershipClient::spawn(control_plane, hello, beats);
+        let mut told = MembershipClient::spawn(control_plane, hello, beats);
         loop {
             tokio::select! {
                 _ = ended.wait_for(|ended| *ended) => return,
-                changed = assignment.changed() => {
+                changed = told.changed() => {
                     changed.unwrap();
-                    assigned.send_replace(assignment.borrow_and_update().clone());
+                    let told = told.borrow_and_update().clone();
+                    assigned.send_replace(told.map(|told| told.assignment));
                 }
             }
         }

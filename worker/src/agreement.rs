@@ -1,12 +1,15 @@
 //! What the assignments of several control planes come to. Balancers behind ECMP know nothing of each other: whatever
 //! they must have in common for a cookie to hold at each, they have from the same files, and the worker is who sees whether they do.
 
-use balancer_userspace::membership::protocol::{Assignment, KeepWarm};
+use balancer_userspace::membership::{
+    client::Told,
+    protocol::{Assignment, KeepWarm},
+};
 use thiserror::Error;
 
-/// The assignments so far, in the order of the configuration.
+/// What they have told so far, in the order of the configuration.
 #[derive(Debug)]
-pub(crate) struct Agreement<'a>(&'a [Assignment]);
+pub(crate) struct Agreement<'a>(&'a [Told]);
 
 /// Why a cookie that one balancer takes is none to another.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -20,26 +23,40 @@ pub(crate) enum Disagreement {
          the time"
     )]
     Keys(u8, u8),
+    /// The same, and one of the two may know better than what it has told.
+    #[error(
+        "one of them was last heard in another epoch of the keys (epochs {0} and {1}): start it, or take it out of `control_plane` \
+         in worker.toml; until then its balancer sends requests with cookies by their session or to any warm worker"
+    )]
+    Away(u8, u8),
 }
 
 impl<'a> Agreement<'a> {
-    /// What `assignments` come to; none of none.
-    pub(crate) fn of(assignments: &'a [Assignment]) -> Option<Self> {
-        (!assignments.is_empty()).then_some(Self(assignments))
+    /// What `told` comes to; none of none.
+    pub(crate) fn of(told: &'a [Told]) -> Option<Self> {
+        (!told.is_empty()).then_some(Self(told))
     }
 
-    fn first(&self) -> &'a Assignment {
-        &self.0[0]
+    /// Who is followed where they do not agree: the first that can still say otherwise.
+    fn first(&self) -> &'a Told {
+        let connected = self.0.iter().find(|it| it.is_connected);
+        connected.unwrap_or(&self.0[0])
+    }
+
+    fn assignments(&self) -> impl Iterator<Item = &'a Assignment> {
+        self.0.iter().map(|told| &told.assignment)
     }
 
     /// Whose id and keys cookies are made with: of those that agree with the first, one in the older epoch. The balancers
     /// begin an epoch each by its own clock, and each still opens what is of the one before.
     pub(crate) fn seal(&self) -> &'a Assignment {
         let first = self.first();
-        let is_behind = |it: &&Assignment| {
-            it.key_epoch.wrapping_add(1) == first.key_epoch && difference(it, first).is_none()
+        let is_behind = |it: &&Told| {
+            it.assignment.key_epoch.wrapping_add(1) == first.assignment.key_epoch
+                && difference(it, first).is_none()
         };
-        self.0.iter().find(is_behind).unwrap_or(first)
+        let behind = self.0.iter().find(is_behind);
+        &behind.unwrap_or(first).assignment
     }
 
     /// Why cookies do not hold at all of them, if so.
@@ -50,14 +67,14 @@ impl<'a> Agreement<'a> {
 
     /// Who has told last who holds which slots.
     pub(crate) fn slots(&self) -> &'a Assignment {
-        let newest = self.0.iter().max_by_key(|it| it.slots_version);
-        newest.unwrap_or_else(|| self.first())
+        let newest = self.assignments().max_by_key(|it| it.slots_version);
+        newest.unwrap_or_else(|| &self.first().assignment)
     }
 
     /// All that any of them wants warm.
     pub(crate) fn keep_warm(&self) -> Vec<KeepWarm> {
         let mut all: Vec<KeepWarm> = Vec::new();
-        for keep in self.0.iter().flat_map(|it| &it.keep_warm) {
+        for keep in self.assignments().flat_map(|it| &it.keep_warm) {
             match all.iter_mut().find(|it| it.function == keep.function) {
                 Some(it) => {
                     it.instances = it.instances.max(keep.instances);
@@ -72,20 +89,27 @@ impl<'a> Agreement<'a> {
 }
 
 /// Why a cookie of one of the two does not hold at the other.
-fn difference(a: &Assignment, b: &Assignment) -> Option<Disagreement> {
+fn difference(one: &Told, other: &Told) -> Option<Disagreement> {
+    let (a, b) = (&one.assignment, &other.assignment);
     if a.worker_id != b.worker_id {
         return Some(Disagreement::Ids(a.worker_id, b.worker_id));
     }
-    let is_at = |before: &Assignment, after: &Assignment| {
-        before.key_epoch.wrapping_add(1) == after.key_epoch
-            && key(before) == after.cookie_keys[usize::from(before.key_epoch & 1)]
+    let has_key_of = |held: &Assignment, of: &Assignment| {
+        held.cookie_key(of.key_epoch) == of.cookie_key(of.key_epoch)
     };
-    let are_alike = a.key_epoch == b.key_epoch && key(a) == key(b) || is_at(a, b) || is_at(b, a);
-    (!are_alike).then_some(Disagreement::Keys(a.key_epoch, b.key_epoch))
-}
-
-const fn key(assignment: &Assignment) -> [u64; 2] {
-    assignment.cookie_keys[(assignment.key_epoch & 1) as usize]
+    let is_next = |it: &Assignment, before: &Assignment| {
+        before.key_epoch.wrapping_add(1) == it.key_epoch && has_key_of(it, before)
+    };
+    let is_same = a.key_epoch == b.key_epoch && has_key_of(a, b);
+    if is_same || is_next(a, b) || is_next(b, a) {
+        return None;
+    }
+    let disagreement = if one.is_connected && other.is_connected {
+        Disagreement::Keys
+    } else {
+        Disagreement::Away
+    };
+    Some(disagreement(a.key_epoch, b.key_epoch))
 }
 
 #[cfg(test)]
@@ -95,7 +119,7 @@ mod tests {
     use super::*;
 
     /// As a control plane with the usual secret tells it.
-    fn told(worker_id: u16, key_epoch: u8) -> Assignment {
+    fn assignment(worker_id: u16, key_epoch: u8) -> Assignment {
         let of = |epoch: u8| [u64::from(epoch), 7];
         let mut cookie_keys = [[0; 2]; 2];
         for epoch in [key_epoch.wrapping_sub(1), key_epoch] {
@@ -113,7 +137,21 @@ mod tests {
         }
     }
 
-    fn seal_and_difference(told: &[Assignment]) -> (u8, Option<Disagreement>) {
+    fn told(worker_id: u16, key_epoch: u8) -> Told {
+        Told {
+            assignment: assignment(worker_id, key_epoch),
+            is_connected: true,
+        }
+    }
+
+    fn away(told: Told) -> Told {
+        Told {
+            is_connected: false,
+            ..told
+        }
+    }
+
+    fn seal_and_difference(told: &[Told]) -> (u8, Option<Disagreement>) {
         let all = Agreement::of(told).unwrap();
         (all.seal().key_epoch, all.disagreement())
     }
@@ -145,10 +183,33 @@ mod tests {
         assert_eq!(seal_and_difference(&gone), (4, expected));
         for epoch in [4, 5] {
             let mut stranger = told(3, epoch);
-            stranger.cookie_keys = [[1, 1], [2, 2]];
+            stranger.assignment.cookie_keys = [[1, 1], [2, 2]];
             let expected = Some(Disagreement::Keys(5, epoch));
             assert_eq!(seal_and_difference(&[told(3, 5), stranger]), (5, expected));
         }
+    }
+
+    #[test]
+    fn one_that_is_away_is_followed_as_long_as_the_others_open_what_it_has() {
+        let alone = [away(told(3, 4))];
+        assert_eq!(seal_and_difference(&alone), (4, None));
+        for (epoch, sealed, disagreement) in [
+            (4, 4, None),
+            (5, 4, None),
+            (6, 6, Some(Disagreement::Away(6, 4))),
+        ] {
+            for both in [
+                [away(told(3, 4)), told(3, epoch)],
+                [told(3, epoch), away(told(3, 4))],
+            ] {
+                assert_eq!(seal_and_difference(&both), (sealed, disagreement.clone()));
+            }
+        }
+        let none = [away(told(3, 4)), away(told(3, 7))];
+        assert_eq!(
+            seal_and_difference(&none),
+            (4, Some(Disagreement::Away(4, 7)))
+        );
     }
 
     #[test]
@@ -162,14 +223,17 @@ mod tests {
         let first = Assignment {
             slots_version: 5,
             keep_warm: vec![keep("a", 2, false, true), keep("b", 1, true, false)],
-            ..told(3, 4)
+            ..assignment(3, 4)
         };
         let second = Assignment {
             slots_version: 9,
             keep_warm: vec![keep("c", 1, false, false), keep("a", 1, true, false)],
-            ..told(3, 4)
+            ..assignment(3, 4)
         };
-        let both = [first, second];
+        let both = [first, second].map(|assignment| Told {
+            assignment,
+            is_connected: true,
+        });
         let all = Agreement::of(&both).unwrap();
         assert_eq!(all.slots().slots_version, 9);
         let expected = [

@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use balancer_userspace::membership::protocol::{
-    Assignment, Heartbeat, Hello, KeepWarm, Kept, SlotRange,
+use balancer_userspace::membership::{
+    client::Told,
+    protocol::{Assignment, Heartbeat, Hello, KeepWarm, Kept, SlotRange},
 };
 use db::{SlotMap, SlotOwner};
 use ebpf_common::ids::FunctionId;
@@ -141,12 +142,13 @@ pub(crate) struct Assigned {
 }
 
 impl Assigned {
-    fn take_over(&mut self, told: &[Assignment]) {
+    fn take_over(&mut self, told: &[Told]) {
         let Some(agreement) = Agreement::of(told) else {
             return;
         };
         self.identity.assign(agreement.seal());
-        self.reporter.assign(told);
+        let assignments = told.iter().map(|told| &told.assignment);
+        self.reporter.assign(assignments);
         self.router.set_slots(slots_of(agreement.slots()));
         let keep_warm = agreement.keep_warm();
         self.warmth.send_if_modified(|before| {
@@ -172,18 +174,18 @@ impl Assigned {
     }
 }
 
-/// Takes over each assignment of each control plane, until the membership ends.
+/// Takes over whatever each control plane tells, until the membership ends.
 pub(crate) async fn follow(
-    mut assignments: Vec<watch::Receiver<Option<Assignment>>>,
+    mut control_planes: Vec<watch::Receiver<Option<Told>>>,
     mut assigned: Assigned,
 ) {
     loop {
-        let told: Vec<Assignment> = assignments
+        let told: Vec<Told> = control_planes
             .iter_mut()
             .filter_map(|it| it.borrow_and_update().clone())
             .collect();
         assigned.take_over(&told);
-        let changes = assignments.iter_mut().map(|it| Box::pin(it.changed()));
+        let changes = control_planes.iter_mut().map(|it| Box::pin(it.changed()));
         if select_all(changes).await.0.is_err() {
             return;
         }

@@ -254,7 +254,7 @@ async fn serve(
         let join = |address: &SocketAddr| {
             MembershipClient::spawn(*address, hello.clone(), receiver.clone())
         };
-        let assignments = config.control_plane.iter().map(join).collect();
+        let control_planes = config.control_plane.iter().map(join).collect();
         let reporter = Reporter::start(Arc::clone(&load), report_metrics.clone())
             .map_err(|source| RunError::Thread { source })?;
         let (warmth, wanted) = watch::channel(Vec::new());
@@ -266,7 +266,7 @@ async fn serve(
             metrics: report_metrics,
             disagreement: None,
         };
-        tasks.spawn(membership::follow(assignments, assigned));
+        tasks.spawn(membership::follow(control_planes, assigned));
         tasks.spawn(membership::keep_warm(
             wanted,
             functions,

@@ -48,32 +48,41 @@ enum ConnectionError {
     Silent,
 }
 
+/// What a control plane has told last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The assignment.
+    pub assignment: Assignment,
+    /// Whether it can still say otherwise.
+    pub is_connected: bool,
+}
+
 /// Keeps a worker a member; see [`MembershipClient::spawn`].
 #[derive(Debug)]
 pub struct MembershipClient {
     addr: SocketAddr,
     hello: Hello,
     heartbeat: watch::Receiver<Heartbeat>,
-    assignment: watch::Sender<Option<Assignment>>,
+    told: watch::Sender<Option<Told>>,
 }
 
 impl MembershipClient {
     /// Connects to the control plane at `addr` as `hello`, reconnects for ever, and sends `heartbeat`
     /// on each change and at least as often as the control plane asks.
     ///
-    /// Returns the latest assignment, which outlives the connection it came by; `None` until the
-    /// first. The task ends when the sender of `heartbeat` or every receiver of the assignment is dropped.
+    /// Returns what it tells; `None` until the first assignment, which outlives the connection it came by. The task
+    /// ends when the sender of `heartbeat` or every receiver of what is told is dropped.
     pub fn spawn(
         addr: SocketAddr,
         hello: Hello,
         heartbeat: watch::Receiver<Heartbeat>,
-    ) -> watch::Receiver<Option<Assignment>> {
-        let (assignment, receiver) = watch::channel(None);
+    ) -> watch::Receiver<Option<Told>> {
+        let (told, receiver) = watch::channel(None);
         let client = Self {
             addr,
             hello,
             heartbeat,
-            assignment,
+            told,
         };
         tokio::spawn(client.run());
         receiver
@@ -82,7 +91,7 @@ impl MembershipClient {
     async fn run(mut self) {
         let mut last_logged: Option<Instant> = None;
         loop {
-            let gone = self.assignment.clone();
+            let gone = self.told.clone();
             let error = tokio::select! {
                 () = gone.closed() => return,
                 ended = self.connection() => match ended {
@@ -90,6 +99,7 @@ impl MembershipClient {
                     Err(error) => error,
                 },
             };
+            self.part();
             if last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
                 last_logged = Some(Instant::now());
                 warn!(
@@ -170,12 +180,24 @@ impl MembershipClient {
 
     /// Publishes `assignment`, waking nobody when it only repeats the last one.
     fn accept(&self, assignment: Assignment) {
-        self.assignment.send_if_modified(|current| {
-            let is_new = current.as_ref() != Some(&assignment);
+        let new = Some(Told {
+            assignment,
+            is_connected: true,
+        });
+        self.told.send_if_modified(|current| {
+            let is_new = *current != new;
             if is_new {
-                *current = Some(assignment);
+                *current = new;
             }
             is_new
+        });
+    }
+
+    /// Publishes that the connection is over.
+    fn part(&self) {
+        self.told.send_if_modified(|current| {
+            let told = current.as_mut().filter(|told| told.is_connected);
+            told.map(|told| told.is_connected = false).is_some()
         });
     }
 }

@@ -1,6 +1,11 @@
 //! The files, sockets and ports that the role holds.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+};
 
 use axum::Router;
 use nix::fcntl::{Flock, FlockArg};
@@ -12,6 +17,8 @@ use crate::{config::Config, key_secret::KeySecret};
 
 /// Owner and group may speak to the admin API.
 const SOCKET_MODE: u32 = 0o660;
+/// What a file allows to those that are neither its owner nor of its group.
+const ANYBODY: u32 = 0o007;
 
 pub(super) fn lock(config: &Config) -> Result<Flock<fs::File>, RunError> {
     let path = config.lock_file();
@@ -27,31 +34,37 @@ pub(super) fn lock(config: &Config) -> Result<Flock<fs::File>, RunError> {
 }
 
 pub(super) fn read_token(path: &Path) -> Result<Vec<u8>, RunError> {
-    let text = fs::read_to_string(path).map_err(|source| RunError::File {
-        what: "read the token file",
-        path: path.to_owned(),
-        source,
-    })?;
-    // A final newline is the editor's.
-    let token = text.trim();
+    let token = read_secret("read the token file", path)?;
     if token.is_empty() {
         return Err(RunError::EmptyToken {
             path: path.to_owned(),
         });
     }
-    Ok(token.as_bytes().to_vec())
+    Ok(token.into_bytes())
 }
 
 pub(super) fn read_key_secret(path: &Path) -> Result<KeySecret, RunError> {
-    let text = fs::read_to_string(path).map_err(|source| RunError::File {
-        what: "read the secret of the keys",
-        path: path.to_owned(),
-        source,
-    })?;
-    KeySecret::parse(&text).map_err(|source| RunError::KeySecret {
+    let secret = read_secret("read the secret of the keys", path)?;
+    KeySecret::parse(&secret).map_err(|source| RunError::KeySecret {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Reads a text that nobody else should know. A final newline is the editor's.
+fn read_secret(what: &'static str, path: &Path) -> Result<String, RunError> {
+    let file_error = |source| RunError::File {
+        what,
+        path: path.to_owned(),
+        source,
+    };
+    let text = fs::read_to_string(path).map_err(file_error)?;
+    let mode = fs::metadata(path).map_err(file_error)?.mode();
+    if mode & ANYBODY != 0 {
+        let path = path.display();
+        warn!(%path, mode = format!("{mode:o}"), "anybody can read this secret or change it: `chmod o= {path}`");
+    }
+    Ok(text.trim().to_owned())
 }
 
 pub(super) async fn bind_metrics(

@@ -1,6 +1,6 @@
 //! Questions to a running platform: the admin API, and the kernel.
 
-use std::{path::Path, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use balancer_userspace::{
@@ -9,6 +9,7 @@ use balancer_userspace::{
 };
 use ebpf_common::maps::{Class, Counter};
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 use super::Cluster;
 use crate::wait;
@@ -81,67 +82,103 @@ impl Counters {
     }
 }
 
-impl Cluster {
-    pub(super) fn admin<T>(
-        &self,
-        ask: impl AsyncFnOnce(AdminClient) -> Result<T, AdminError>,
-    ) -> Result<T> {
-        self.ask(&self.paths.admin_socket(), ask)
-    }
+/// One balancer's control plane, to be asked.
+#[derive(Debug)]
+pub struct ControlPlane<'a> {
+    runtime: &'a Runtime,
+    admin_socket: PathBuf,
+}
 
-    fn ask<T>(
-        &self,
-        socket: &Path,
-        ask: impl AsyncFnOnce(AdminClient) -> Result<T, AdminError>,
-    ) -> Result<T> {
+impl ControlPlane<'_> {
+    fn ask<T>(&self, ask: impl AsyncFnOnce(AdminClient) -> Result<T, AdminError>) -> Result<T> {
         self.runtime.block_on(async {
-            let client = AdminClient::new(socket)?;
+            let client = AdminClient::new(&self.admin_socket)?;
             Ok(ask(client).await?)
         })
     }
 
-    /// How the second balancer's control plane says it is.
+    /// How it says it is.
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn second_status(&self) -> Result<Status> {
-        let socket = self.paths.second_admin_socket();
-        self.ask(&socket, async |admin: AdminClient| admin.status().await)
+    pub fn status(&self) -> Result<Status> {
+        self.ask(async |admin: AdminClient| admin.status().await)
     }
 
     /// How it sees the workers.
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn second_worker_states(&self) -> Result<Vec<WorkerStatus>> {
-        let socket = self.paths.second_admin_socket();
-        self.ask(&socket, async |admin: AdminClient| admin.workers().await)
-    }
-
-    /// Its counters, whether or not they balance at this moment.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub fn second_counters(&self) -> Result<Counters> {
-        let socket = self.paths.second_admin_socket();
-        let values = self.ask(&socket, async |admin: AdminClient| admin.counters().await)?;
-        Ok(Counters { values })
-    }
-
-    /// How the control plane says it is.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub fn status(&self) -> Result<Status> {
-        self.admin(async |admin: AdminClient| admin.status().await)
-    }
-
-    /// How the control plane sees the workers.
-    ///
-    /// # Errors
-    /// When it does not answer.
     pub fn worker_states(&self) -> Result<Vec<WorkerStatus>> {
-        self.admin(async |admin: AdminClient| admin.workers().await)
+        self.ask(async |admin: AdminClient| admin.workers().await)
+    }
+
+    /// The counters, read between two packets: until the books balance, or the time is up and they do not.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn counters(&self) -> Result<Counters> {
+        let mut last = None;
+        let balanced = wait::until("the counters to balance", COUNTERS_TIMEOUT, || {
+            let values = self.ask(async |admin: AdminClient| admin.counters().await)?;
+            let counters = Counters { values };
+            let balanced = counters.packets() == counters.outcomes();
+            last = Some(counters.clone());
+            Ok(balanced.then_some(counters))
+        });
+        match (balanced, last) {
+            (Ok(counters), _) | (Err(_), Some(counters)) => Ok(counters),
+            (Err(error), None) => Err(error),
+        }
+    }
+}
+
+impl Cluster {
+    pub(super) fn admin<T>(
+        &self,
+        ask: impl AsyncFnOnce(AdminClient) -> Result<T, AdminError>,
+    ) -> Result<T> {
+        self.control_plane().ask(ask)
+    }
+
+    fn control_plane(&self) -> ControlPlane<'_> {
+        ControlPlane {
+            runtime: &self.runtime,
+            admin_socket: self.paths.admin_socket(),
+        }
+    }
+
+    /// That of the second balancer.
+    #[must_use]
+    pub fn second_control_plane(&self) -> ControlPlane<'_> {
+        ControlPlane {
+            runtime: &self.runtime,
+            admin_socket: self.paths.second_admin_socket(),
+        }
+    }
+
+    /// [`ControlPlane::status`] of the first balancer's.
+    ///
+    /// # Errors
+    /// When the control plane does not answer.
+    pub fn status(&self) -> Result<Status> {
+        self.control_plane().status()
+    }
+
+    /// [`ControlPlane::worker_states`] of the first balancer's.
+    ///
+    /// # Errors
+    /// When the control plane does not answer.
+    pub fn worker_states(&self) -> Result<Vec<WorkerStatus>> {
+        self.control_plane().worker_states()
+    }
+
+    /// [`ControlPlane::counters`] of the first balancer's.
+    ///
+    /// # Errors
+    /// When the control plane does not answer.
+    pub fn counters(&self) -> Result<Counters> {
+        self.control_plane().counters()
     }
 
     /// The functions that the data plane's maps hold.
@@ -158,25 +195,6 @@ impl Cluster {
     /// When the control plane does not answer.
     pub fn slots(&self) -> Result<SlotsStatus> {
         self.admin(async |admin: AdminClient| admin.slots().await)
-    }
-
-    /// The counters, read between two packets: until the books balance, or the time is up and they do not.
-    ///
-    /// # Errors
-    /// When the control plane does not answer.
-    pub fn counters(&self) -> Result<Counters> {
-        let mut last = None;
-        let balanced = wait::until("the counters to balance", COUNTERS_TIMEOUT, || {
-            let values = self.admin(async |admin: AdminClient| admin.counters().await)?;
-            let counters = Counters { values };
-            let balanced = counters.packets() == counters.outcomes();
-            last = Some(counters.clone());
-            Ok(balanced.then_some(counters))
-        });
-        match (balanced, last) {
-            (Ok(counters), _) | (Err(_), Some(counters)) => Ok(counters),
-            (Err(error), None) => Err(error),
-        }
     }
 
     /// How the kernel says the program is attached to the balancer's first interface: `native` or `generic`.

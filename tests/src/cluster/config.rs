@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::Options;
+use super::{Options, SecondBalancer};
 use crate::topology::{Host, Topology, VIP, VIP_PORT};
 
 /// Ports of the roles, each on its own host's address.
@@ -152,11 +152,11 @@ fn write_balancers(topology: &Topology, paths: &Paths, options: &Options) -> Res
         xdp_mode: &options.xdp_mode,
     };
     let mut first_text = first.text(topology, paths);
-    if options.second_balancer {
+    if let Some(SecondBalancer { rotate_s }) = options.second_balancer {
         let secret = format!("{:032x}", rand::random::<u128>());
         write_secret(&paths.key_secret(), &secret)?;
         let shared = format!(
-            "\n[keys]\nsecret_file = \"{}\"\n",
+            "\n[keys]\nrotate_s = {rotate_s}\nsecret_file = \"{}\"\n",
             paths.key_secret().display()
         );
         first_text.push_str(&shared);
@@ -250,7 +250,7 @@ fn worker(
     let uid_first = UID_FIRST + UIDS_PER_WORKER * u32::try_from(index).unwrap_or_default();
     let mut balancers = vec![&topology.balancer];
     let mut own_id = String::new();
-    if options.second_balancer {
+    if options.second_balancer.is_some() {
         balancers.push(&topology.gateway);
         own_id = format!("id = {}\n", 100 + 7 * index);
     }

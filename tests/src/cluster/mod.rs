@@ -40,8 +40,8 @@ pub struct Options {
     pub xdp_mode: String,
     /// Whether workers believe the gateway about who calls.
     pub trust_gateway: bool,
-    /// Whether there is another balancer of the same VIP, on the gateway's host, as behind ECMP.
-    pub second_balancer: bool,
+    /// Another balancer of the same VIP, on the gateway's host, as behind ECMP.
+    pub second_balancer: Option<SecondBalancer>,
 }
 
 impl Options {
@@ -54,9 +54,16 @@ impl Options {
             workers: 3,
             xdp_mode: "native".to_owned(),
             trust_gateway: false,
-            second_balancer: false,
+            second_balancer: None,
         }
     }
+}
+
+/// What the two balancers have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct SecondBalancer {
+    /// How long an epoch of their keys is.
+    pub rotate_s: u32,
 }
 
 /// A running platform. Dropping it ends and removes all of it.
@@ -99,7 +106,7 @@ impl Cluster {
         };
         cluster.start_store()?;
         cluster.start_balancer()?;
-        if options.second_balancer {
+        if options.second_balancer.is_some() {
             cluster.start_second_balancer()?;
         }
         for index in 0..cluster.workers.len() {
@@ -198,17 +205,19 @@ impl Cluster {
 
     fn start_second_balancer(&mut self) -> Result<()> {
         let mut process = self.start_role("balancer", config::SECOND, &self.topology.gateway)?;
-        process.wait_ready(READY_TIMEOUT, || self.second_status().map(Some))?;
+        process.wait_ready(READY_TIMEOUT, || {
+            self.second_control_plane().status().map(Some)
+        })?;
         self.second_balancer = Some(process);
         Ok(())
     }
 
-    /// Sends what the client calls the VIP by to the second balancer from now on, as ECMP does when its routes change.
+    /// Sends what the client calls the VIP by to the balancer on `host` from now on, as ECMP does when its routes change.
     ///
     /// # Errors
     /// When `ip` refuses.
-    pub fn route_to_second_balancer(&self) -> Result<()> {
-        let next_hop = self.topology.gateway.address();
+    pub fn route_by(&self, host: &Host) -> Result<()> {
+        let next_hop = host.address();
         let client = &self.topology.client.netns;
         client.ip(&format!("route replace {VIP}/32 via {next_hop}"))?;
         Ok(())

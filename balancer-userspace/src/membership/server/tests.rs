@@ -9,7 +9,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::membership::{client::MembershipClient, protocol::KeepWarm};
+use crate::membership::{
+    client::{MembershipClient, Told},
+    protocol::KeepWarm,
+};
 
 const TOKEN: &str = "a shared secret";
 const LEASE: Duration = Duration::from_secs(1);
@@ -118,21 +121,21 @@ fn line(message: &FromWorker) -> Vec<u8> {
 async fn a_client_joins_and_its_heartbeats_and_assignments_flow() {
     let mut bench = Bench::new().await;
     let (beat, beats) = watch::channel(Heartbeat::default());
-    let mut assignment = MembershipClient::spawn(bench.addr, hello(), beats);
+    let mut told = MembershipClient::spawn(bench.addr, hello(), beats);
     let (connection, identity, _superseded) = bench.welcome().await;
     assert_eq!(identity.name, "w0");
 
-    assignment.wait_for(Option::is_some).await.unwrap();
-    assert_eq!(assignment.borrow().as_ref().unwrap().worker_id, 7);
+    told.wait_for(Option::is_some).await.unwrap();
+    let first = told.borrow().clone().unwrap();
+    assert_eq!((first.assignment.worker_id, first.is_connected), (7, true));
     bench
         .shared
         .send_modify(|shared| Arc::make_mut(shared).slots_version = 9);
-    let is_nine = |assignment: &Option<Assignment>| {
-        assignment
-            .as_ref()
-            .is_some_and(|assignment| assignment.slots_version == 9)
+    let is_nine = |told: &Option<Told>| {
+        told.as_ref()
+            .is_some_and(|told| told.assignment.slots_version == 9)
     };
-    timeout(PATIENCE, assignment.wait_for(is_nine))
+    timeout(PATIENCE, told.wait_for(is_nine))
         .await
         .unwrap()
         .unwrap();
@@ -148,12 +151,11 @@ async fn a_client_joins_and_its_heartbeats_and_assignments_flow() {
         let all = [(7, vec![kept]), (8, vec![kept, kept])];
         Arc::make_mut(shared).keep_warm = Arc::new(all.into());
     });
-    let keeps = |assignment: &Option<Assignment>| {
-        assignment
-            .as_ref()
-            .is_some_and(|assignment| assignment.keep_warm == [kept])
+    let keeps = |told: &Option<Told>| {
+        told.as_ref()
+            .is_some_and(|told| told.assignment.keep_warm == [kept])
     };
-    timeout(PATIENCE, assignment.wait_for(keeps))
+    timeout(PATIENCE, told.wait_for(keeps))
         .await
         .unwrap()
         .unwrap();
@@ -181,7 +183,14 @@ async fn a_client_joins_and_its_heartbeats_and_assignments_flow() {
 async fn a_client_comes_back_after_its_connection_is_lost() {
     let mut bench = Bench::new().await;
     let (_beat, beats) = watch::channel(Heartbeat::default());
-    let _assignment = MembershipClient::spawn(bench.addr, hello(), beats);
+    let mut told = MembershipClient::spawn(bench.addr, hello(), beats);
+    let seen = tokio::spawn(async move {
+        for connected in [true, false, true] {
+            let is_so =
+                |told: &Option<Told>| told.as_ref().is_some_and(|it| it.is_connected == connected);
+            told.wait_for(is_so).await.unwrap();
+        }
+    });
     let (first, _, superseded) = bench.welcome().await;
     let lost = Instant::now();
     superseded.cancel();
@@ -193,6 +202,7 @@ async fn a_client_comes_back_after_its_connection_is_lost() {
         "{:?}",
         lost.elapsed()
     );
+    timeout(PATIENCE, seen).await.unwrap().unwrap();
 }
 
 #[tokio::test]
