@@ -49,7 +49,7 @@ pub(crate) enum Floors {
 
 /// Runs the tests and prints `N passed, M failed`.
 pub(crate) fn run(root: &Path, floors: Floors) -> Result<ExitCode> {
-    let mut args = vec!["test", "--release", "--workspace", "--no-fail-fast"];
+    let mut args = vec!["test", "--release", "--workspace"];
     if floors == Floors::All {
         if !shell::is_root() {
             bail!(
@@ -60,11 +60,22 @@ pub(crate) fn run(root: &Path, floors: Floors) -> Result<ExitCode> {
         setup::run(setup::Mode::Install)?;
         wheels::fetch(root)?;
         build_ebpf::build_ebpf(root)?;
-        demo::build(root)?;
-        rootfs::build(root)?;
         args.extend(["--features", PRIVILEGED_FEATURES]);
+        // The tests' own build makes the binaries that they start: by another command their libraries would be built once
+        // more, as what tests depend on asks for more features of what both use.
+        shell::cargo(root, &[&args[..], &["--tests", "--no-run"]].concat())?;
+        rootfs::build(root)?;
     }
-    let tally = run_cargo(root, &args, floors)?;
+    let mut tally = Tally::default();
+    // All but the examples, which are benchmarks.
+    for targets in ["--tests", "--doc"] {
+        let args = [&args[..], &[targets, "--no-fail-fast"]].concat();
+        run_cargo(root, &args, &mut tally)?;
+    }
+    tally.finish(floors);
+    for complaint in &tally.complaints {
+        shell::say(complaint);
+    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "{} passed, {} failed", tally.passed, tally.failed)
         .context("printing the result")?;
@@ -75,7 +86,7 @@ pub(crate) fn run(root: &Path, floors: Floors) -> Result<ExitCode> {
     })
 }
 
-fn run_cargo(root: &Path, args: &[&str], floors: Floors) -> Result<Tally> {
+fn run_cargo(root: &Path, args: &[&str], tally: &mut Tally) -> Result<()> {
     shell::say(&format!("$ cargo {}", args.join(" ")));
     // One pipe for both streams keeps the name of a test binary and its result in order.
     let (reader, writer) = std::io::pipe().context("making a pipe")?;
@@ -89,7 +100,7 @@ fn run_cargo(root: &Path, args: &[&str], floors: Floors) -> Result<Tally> {
     let mut child = command.spawn().context("starting cargo test")?;
     // Our copies of the writing end go with the command, or the reader would never see the end.
     drop(command);
-    let mut tally = Tally::default();
+    let failed = tally.failed;
     let mut out = std::io::stdout();
     for line in BufReader::new(reader).split(b'\n') {
         let line = line.context("reading the tests' output")?;
@@ -98,11 +109,8 @@ fn run_cargo(root: &Path, args: &[&str], floors: Floors) -> Result<Tally> {
         tally.read(&line);
     }
     let status = child.wait().context("waiting for cargo test")?;
-    tally.finish(status.success(), floors);
-    for complaint in &tally.complaints {
-        shell::say(complaint);
-    }
-    Ok(tally)
+    tally.end(status.success(), failed);
+    Ok(())
 }
 
 /// The sum of all `test result:` lines.
@@ -138,30 +146,34 @@ impl Tally {
         }
     }
 
-    /// What the lines do not show: a binary that died before its result, a floor that ran nothing.
-    fn finish(&mut self, success: bool, floors: Floors) {
-        if !success && self.failed == 0 {
-            self.failed += 1;
-            self.complaints
-                .push("cargo test failed without a failed test: see above".to_owned());
+    /// What the lines of one command do not show: a binary that died before its result. `failed` had failed before it.
+    fn end(&mut self, success: bool, failed: u64) {
+        if !success && self.failed == failed {
+            self.fail("cargo test failed without a failed test: see above".to_owned());
         }
-        if floors == Floors::All {
-            for floor in PRIVILEGED_FLOORS {
-                if !self.ran.iter().any(|name| name == floor) {
-                    self.failed += 1;
-                    self.complaints
-                        .push(format!("the floor `{floor}` ran no test"));
-                }
-            }
-            for test in PRIVILEGED_TESTS {
-                if !self.privileged.contains(&test) {
-                    let (binary, name) = test;
-                    self.failed += 1;
-                    self.complaints
-                        .push(format!("`{name}` of `{binary}` did not run"));
-                }
+    }
+
+    /// What all of them do not show: a floor that ran nothing.
+    fn finish(&mut self, floors: Floors) {
+        if floors == Floors::Unprivileged {
+            return;
+        }
+        for floor in PRIVILEGED_FLOORS {
+            if !self.ran.iter().any(|name| name == floor) {
+                self.fail(format!("the floor `{floor}` ran no test"));
             }
         }
+        for test in PRIVILEGED_TESTS {
+            if !self.privileged.contains(&test) {
+                let (binary, name) = test;
+                self.fail(format!("`{name}` of `{binary}` did not run"));
+            }
+        }
+    }
+
+    fn fail(&mut self, complaint: String) {
+        self.failed += 1;
+        self.complaints.push(complaint);
     }
 }
 
@@ -216,7 +228,7 @@ test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn a_privileged_floor_that_did_not_run_is_a_failure() {
         let mut tally = tally(OUTPUT);
-        tally.finish(false, Floors::All);
+        tally.finish(Floors::All);
         let missing = PRIVILEGED_FLOORS.len() + PRIVILEGED_TESTS.len() - 1;
         assert_eq!(tally.failed, 2 + missing as u64);
     }
@@ -243,7 +255,7 @@ test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn a_privileged_test_must_have_run_in_its_own_binary() {
         let mut all = tally(&whole("", "ok"));
-        all.finish(true, Floors::All);
+        all.finish(Floors::All);
         assert_eq!(all.failed, 0, "{:?}", all.complaints);
         for (binary, name) in PRIVILEGED_TESTS {
             // Compiled out, and its binary's other tests are there; ignored; and one of that name elsewhere.
@@ -252,12 +264,12 @@ test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
             let elsewhere = whole(name, "ok").replace(&format!("deps/{binary}-"), "deps/other-");
             for output in [out, ignored, elsewhere] {
                 let mut tally = tally(&output);
-                tally.finish(true, Floors::All);
+                tally.finish(Floors::All);
                 let complaint = format!("`{name}` of `{binary}` did not run");
                 assert!(tally.failed > 0 && tally.complaints.contains(&complaint));
             }
             let mut unprivileged = tally("");
-            unprivileged.finish(true, Floors::Unprivileged);
+            unprivileged.finish(Floors::Unprivileged);
             assert_eq!(unprivileged.failed, 0);
         }
     }
@@ -280,7 +292,12 @@ test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn a_binary_that_dies_without_a_result_is_a_failure() {
         let mut tally = Tally::default();
-        tally.finish(false, Floors::Unprivileged);
+        tally.end(true, 0);
+        assert_eq!((tally.passed, tally.failed), (0, 0));
+        tally.end(false, 0);
         assert_eq!((tally.passed, tally.failed), (0, 1));
+        tally.failed = 3;
+        tally.end(false, 1);
+        assert_eq!(tally.failed, 3, "those that failed are why");
     }
 }
