@@ -15,6 +15,7 @@ mod kill;
 mod leftovers;
 mod openlambda;
 mod packages;
+mod parted;
 mod refusals;
 mod serve;
 mod streams;

@@ -45,7 +45,7 @@ use grace::Grace;
 use reports::Reports;
 use schemas::SchemaRows;
 use state_file::StateFile;
-use workers::suspend_absent;
+use workers::{awaited, suspend_absent, warm_before};
 
 use crate::{
     api::types::InterfaceStatus,
@@ -55,9 +55,9 @@ use crate::{
     loads::Loads,
     maps::{MapStore, TableRows},
     membership::{
-        persist::Persisted,
+        persist::{self, Persisted},
         server::{ConnectionEvent, Shared},
-        state::{Identity, JoinError, Member, Membership, Source},
+        state::{Identity, JoinError, Membership},
     },
     metrics::Metrics,
     policy::{Homes, PoolNumbers, Rules, orders::Orders},
@@ -194,52 +194,20 @@ use inputs;
 impl<S: MapStore> Controller<S> {
     /// Takes up what the maps and the state file hold.
     pub(crate) fn new(start: Start, store: S) -> Result<Self, JoinError> {
-        let slots_version = start
-            .persisted
-            .as_ref()
-            .map_or(0, |state| state.slots_version);
-        let pools = start
-            .persisted
-            .as_ref()
-            .map_or_else(PoolNumbers::new, |state| state.pools.clone());
-        let keys_made_s = start
-            .persisted
-            .as_ref()
-            .map_or(0, |state| state.keys_made_s);
-        let orders = start
-            .persisted
-            .as_ref()
-            .map_or_else(Orders::default, |state| state.orders.clone());
         // Whom the ids in the maps meant is not known any more.
         let is_orphaned = start.program.adopted && start.persisted.is_none();
-        let mut membership = start.persisted.map(Persisted::restore).unwrap_or_default();
+        let before = start.persisted.unwrap_or_default();
+        let mut membership = persist::restore(before.workers);
         membership.set_static(start.config.workers.iter().map(static_identity).collect())?;
-
-        let mut loads = Loads::default();
-        for (id, entry) in &start.actual.functions {
-            let warm = entry.warm.iter().take(usize::from(entry.warm_len));
-            for worker in warm {
-                if membership.get(WorkerId(*worker)).is_some() {
-                    loads.restore_warm(WorkerId(*worker), FunctionId(*id));
-                }
+        let loads = warm_before(&start.actual, &membership);
+        let mut grace = Grace::default();
+        match &start.config.membership {
+            Some(terms) => {
+                let length = Duration::from_millis(terms.restart_grace_ms.into());
+                grace = Grace::new(awaited(&membership), length);
             }
-        }
-        let grace = start.config.membership.as_ref().map(|terms| {
-            let is_awaited =
-                |member: &Member| member.is_alive && member.source == Source::Heartbeat;
-            let waiting = membership
-                .iter()
-                .filter(|(_, member)| is_awaited(member))
-                .map(|(id, _)| id)
-                .collect();
-            Grace::new(
-                waiting,
-                Duration::from_millis(terms.restart_grace_ms.into()),
-            )
-        });
-        // Without heartbeats nobody will say that a worker of an earlier run is alive.
-        if start.config.membership.is_none() {
-            suspend_absent(&mut membership);
+            // Nobody will say that a worker of an earlier run is alive.
+            None => suspend_absent(&mut membership),
         }
         let mut controller = Self {
             state_file: StateFile::new(start.config.state_file()),
@@ -257,16 +225,16 @@ impl<S: MapStore> Controller<S> {
             ports: start.ports.ports,
             interfaces: start.ports.interfaces,
             shared: watch::Sender::new(Arc::new(Shared {
-                slots_version,
+                slots_version: before.slots_version,
                 ..Shared::default()
             })),
             connections: Connections::default(),
             beats: Beats::default(),
-            grace: grace.unwrap_or_default(),
+            grace,
             policy: PolicyFile::default(),
             revision: 0,
-            pools,
-            orders,
+            pools: before.pools,
+            orders: before.orders,
             orders_stale: false,
             rules: Arc::default(),
             homes: Homes::default(),
@@ -278,7 +246,7 @@ impl<S: MapStore> Controller<S> {
             refused: Vec::new(),
             keys_at: None,
             key_secret: start.key_secret,
-            keys_made_s,
+            keys_made_s: before.keys_made_s,
             loads_at: Instant::now(),
             reports: Reports::default(),
             presumed: BTreeSet::new(),

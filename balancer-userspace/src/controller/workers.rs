@@ -11,14 +11,15 @@ use tracing::{info, warn};
 
 use super::Controller;
 use crate::{
-    loads::Report,
+    loads::{Loads, Report},
     maps::MapStore,
     membership::{
         protocol::Heartbeat,
         server::{ConnectionId, Welcome},
-        state::{Identity, Membership, Source},
+        state::{Identity, Member, Membership, Source},
     },
     policy,
+    reconcile::tables::ActualTables,
 };
 
 impl<S: MapStore> Controller<S> {
@@ -221,4 +222,28 @@ pub(super) fn suspend_absent(membership: &mut Membership) {
     for id in absent {
         membership.suspend(id);
     }
+}
+
+/// The workers of an earlier run that may connect again.
+pub(super) fn awaited(membership: &Membership) -> Vec<WorkerId> {
+    let is_awaited = |member: &Member| member.is_alive && member.source == Source::Heartbeat;
+    membership
+        .iter()
+        .filter(|(_, member)| is_awaited(member))
+        .map(|(id, _)| id)
+        .collect()
+}
+
+/// What was warm when the tables were written, until its workers say what is.
+pub(super) fn warm_before(actual: &ActualTables, membership: &Membership) -> Loads {
+    let mut loads = Loads::default();
+    for (function, entry) in &actual.functions {
+        let workers = entry.warm.iter().take(usize::from(entry.warm_len));
+        for worker in workers.map(|worker| WorkerId(*worker)) {
+            if membership.get(worker).is_some() {
+                loads.restore_warm(worker, FunctionId(*function));
+            }
+        }
+    }
+    loads
 }

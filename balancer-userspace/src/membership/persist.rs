@@ -65,7 +65,7 @@ pub enum PersistError {
 }
 
 /// The content of the state file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Persisted {
     /// Version of the format.
     pub(crate) format: u32,
@@ -98,6 +98,21 @@ pub struct PersistedWorker {
     pub identity: Identity,
 }
 
+/// The membership as it was; those that were alive count as alive until their grace runs out.
+#[must_use]
+pub fn restore(workers: Vec<PersistedWorker>) -> Membership {
+    let mut membership = Membership::default();
+    for worker in workers {
+        membership.restore(
+            WorkerId(worker.id),
+            worker.identity,
+            worker.is_alive,
+            worker.is_drained,
+        );
+    }
+    membership
+}
+
 impl Persisted {
     /// What is to be kept of `membership`. Static workers are kept too, for their ids.
     #[must_use]
@@ -116,21 +131,6 @@ impl Persisted {
             orders: Orders::default(),
             workers: workers.collect(),
         }
-    }
-
-    /// The membership as it was; those that were alive count as alive until their grace runs out.
-    #[must_use]
-    pub fn restore(self) -> Membership {
-        let mut membership = Membership::default();
-        for worker in self.workers {
-            membership.restore(
-                WorkerId(worker.id),
-                worker.identity,
-                worker.is_alive,
-                worker.is_drained,
-            );
-        }
-        membership
     }
 
     /// Reads the file at `path`; none if there is no such file.
@@ -226,7 +226,7 @@ mod tests {
 
         let read = Persisted::read(&path).unwrap().unwrap();
         assert_eq!(read.slots_version, 17);
-        let restored = read.restore();
+        let restored = restore(read.workers);
         assert!(!restored.differs_lastingly(&membership));
         assert_eq!(restored.get(id).unwrap().identity, identity);
     }

@@ -17,8 +17,6 @@ use crate::{config::Config, key_secret::KeySecret};
 
 /// Owner and group may speak to the admin API.
 const SOCKET_MODE: u32 = 0o660;
-/// What a file allows to those that are neither its owner nor of its group.
-const ANYBODY: u32 = 0o007;
 
 pub(super) fn lock(config: &Config) -> Result<Flock<fs::File>, RunError> {
     let path = config.lock_file();
@@ -59,12 +57,16 @@ fn read_secret(what: &'static str, path: &Path) -> Result<String, RunError> {
         source,
     };
     let text = fs::read_to_string(path).map_err(file_error)?;
-    let mode = fs::metadata(path).map_err(file_error)?.mode();
-    if mode & ANYBODY != 0 {
+    if is_anybodys(&fs::metadata(path).map_err(file_error)?) {
         let path = path.display();
-        warn!(%path, mode = format!("{mode:o}"), "anybody can read this secret or change it: `chmod o= {path}`");
+        warn!(%path, "anybody can read this secret or change it: `chmod o= {path}`");
     }
     Ok(text.trim().to_owned())
+}
+
+/// Whether those may read or write it that are neither its owner nor of its group.
+fn is_anybodys(file: &fs::Metadata) -> bool {
+    file.mode() & 0o006 != 0
 }
 
 pub(super) async fn bind_metrics(
@@ -112,5 +114,40 @@ where
 {
     if let Err(error) = axum::serve(listener, router).await {
         error!(%error, what, "server ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_read_without_white_space_and_refused_when_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let missing = read_token(&path).unwrap_err().to_string();
+        assert!(missing.contains(path.to_str().unwrap()), "{missing}");
+        fs::write(&path, " \n").unwrap();
+        assert!(matches!(
+            read_token(&path),
+            Err(RunError::EmptyToken { .. })
+        ));
+        assert!(matches!(
+            read_key_secret(&path),
+            Err(RunError::KeySecret { .. })
+        ));
+        fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
+        assert_eq!(read_token(&path).unwrap().len(), 32);
+        assert!(read_key_secret(&path).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_anybody_may_read_or_write_is_known() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, expected) in [(0o600, false), (0o660, false), (0o604, true), (0o602, true)] {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let found = is_anybodys(&file.path().metadata().unwrap());
+            assert_eq!(found, expected, "{mode:o}");
+        }
     }
 }

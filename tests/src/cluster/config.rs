@@ -13,7 +13,8 @@ use crate::topology::{Host, Topology, VIP, VIP_PORT};
 
 /// Ports of the roles, each on its own host's address.
 pub(super) const STORE_PORT: u16 = 7100;
-const MEMBERSHIP_PORT: u16 = 7000;
+/// Where a control plane takes workers in.
+pub const MEMBERSHIP_PORT: u16 = 7000;
 const DB_PORT: u16 = 7200;
 /// Where a worker takes RPCs that did not come through the balancer.
 pub const DIRECT_PORT: u16 = VIP_PORT;

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 pub use ask::Counters;
-pub use config::{DIRECT_PORT, GATEWAY_PORT, METRICS_PORT, Paths};
+pub use config::{DIRECT_PORT, GATEWAY_PORT, MEMBERSHIP_PORT, METRICS_PORT, Paths};
 
 use crate::{
     process::{Process, Spec},
