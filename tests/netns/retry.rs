@@ -129,7 +129,9 @@ fn a_token_outlives_one_rotation_of_the_keys_and_not_two() {
         let client = Client::to(&bed.topology.client, vip);
         let token = token(&client);
         let rotate = || {
-            bed.runtime.block_on(bed.admin().rotate_keys()).unwrap();
+            let before = bed.json("status")["control_plane"]["key_epoch"].clone();
+            let after = bed.json("balancer rotate-keys")["epoch"].clone();
+            assert_eq!(after.as_u64(), before.as_u64().map(|epoch| epoch + 1));
             bed.wait_written();
         };
         rotate();

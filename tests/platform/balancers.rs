@@ -1,5 +1,7 @@
 //! Two balancers of one VIP, as behind ECMP: what one has promised a client the other keeps.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use balancer_userspace::api::types::WorkerStatus;
 use ebpf_common::maps::Class;
 use tests::{
@@ -15,8 +17,8 @@ const SESSIONS: u64 = 200;
 const ROUNDS: u32 = 20;
 /// An epoch that does not end while a test runs.
 const DAY: u32 = 86_400;
-/// One whose end is waited for.
-const SHORT: u32 = 3;
+/// The shortest there is: its end is waited for.
+const SHORT: u32 = 10;
 
 fn two_balancers(rotate_s: u32) -> Cluster {
     let options = Options {
@@ -102,9 +104,14 @@ fn epochs(cluster: &Cluster) -> [u32; 2] {
 fn sessions_survive_new_keys_and_a_change_of_the_balancer_after_them() {
     let _machine = machine();
     let cluster = two_balancers(SHORT);
-    let before = epochs(&cluster);
-    // Slow, so that it lasts longer than an epoch.
+    // One session at a time, and from shortly before the end of the epoch: the load lasts longer than that.
     let plan = sessions(&cluster, 10 * ROUNDS, 1);
+    wait::until("the epoch's last second but one", PATIENCE, || {
+        let second = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        Ok((second % u64::from(SHORT) == u64::from(SHORT) - 2).then_some(()))
+    })
+    .unwrap();
+    let before = epochs(&cluster);
     let mut running = start_load(&cluster, &plan);
     running.wait_done(SESSIONS, &mut |_done| ()).unwrap();
     wait::until("new keys at both balancers", PATIENCE, || {

@@ -14,7 +14,7 @@ fn part(cluster: &Cluster) {
     nft(
         cluster,
         &format!(
-            "table ip parted {{ chain input {{ type filter hook input priority 0; tcp dport {MEMBERSHIP_PORT} drop; }} }}"
+            "table ip parted {{ chain input {{ type filter hook input priority 0; tcp dport {MEMBERSHIP_PORT} drop; }}; }}"
         ),
     );
 }

@@ -153,6 +153,13 @@ pub(crate) struct RoleArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BalancerVerb {
+    /// Make new keys of route cookies, address tokens and LOAD packets; those of before stay valid until the next ones
+    RotateKeys {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Take the program off its interfaces and remove its pins
     Detach {
         #[command(flatten)]

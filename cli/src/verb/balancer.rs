@@ -1,12 +1,25 @@
-//! `warmpath balancer detach`: take the data plane down on purpose.
+//! `warmpath balancer detach|rotate-keys`: take the data plane down on purpose; make new keys.
 
 use anyhow::Result;
-use balancer_userspace::maps;
+use balancer_userspace::{client::AdminClient, maps};
 
 use crate::{
-    args::{OutputArgs, PinArgs},
+    args::{AdminArgs, OutputArgs, PinArgs},
     output::{self, Exit},
 };
+
+pub(super) async fn rotate_keys(admin: &AdminArgs, output: &OutputArgs) -> Result<Exit> {
+    let keys = AdminClient::new(&admin.admin)?.rotate_keys().await?;
+    if output.json {
+        output::json(&keys)?;
+        return Ok(Exit::Ok);
+    }
+    output::line(format_args!(
+        "the keys are of epoch {}; those of the epoch before are valid until the next",
+        keys.epoch
+    ))?;
+    Ok(Exit::Ok)
+}
 
 pub(super) fn detach(pins: &PinArgs, output: &OutputArgs) -> Result<Exit> {
     let detached = maps::detach(&pins.pin_path)?;

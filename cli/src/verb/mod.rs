@@ -49,6 +49,10 @@ async fn dispatch(verb: Verb) -> Result<Exit> {
             verb: Some(BalancerVerb::Detach { pins, output }),
             ..
         } => balancer::detach(&pins, &output),
+        Verb::Balancer {
+            verb: Some(BalancerVerb::RotateKeys { admin, output }),
+            ..
+        } => balancer::rotate_keys(&admin, &output).await,
         Verb::Balancer { role, verb: None } => role::balancer(&role).await,
         Verb::Worker {
             verb: Some(WorkerVerb::Drain(args)),
