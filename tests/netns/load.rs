@@ -138,11 +138,14 @@ fn packets_with_another_key_number_or_bit_change_no_row() {
         ..assignment.clone()
     };
     refused(&bed, host, &other_epoch, "load_forged");
-    let nobody = Assignment {
-        worker_id: 999,
-        ..assignment.clone()
-    };
-    refused(&bed, host, &nobody, "load_unknown");
+    // Its key is its own: with it, it can speak neither for another worker nor for none that there is.
+    for worker_id in [bed.worker_id("w1").0, 999] {
+        let another = Assignment {
+            worker_id,
+            ..assignment.clone()
+        };
+        refused(&bed, host, &another, "load_forged");
+    }
 
     let before = row(&bed, id);
     assert_eq!(before.capacity, CAPACITY);

@@ -40,14 +40,18 @@ const fn keys(epoch: u8) -> LoadKeys {
 }
 
 fn assignment(epoch: u8, to: &UdpSocket) -> Assignment {
+    assignment_of(WORKER, epoch, to)
+}
+
+fn assignment_of(worker: WorkerId, epoch: u8, to: &UdpSocket) -> Assignment {
     Assignment {
-        worker_id: WORKER.0,
+        worker_id: worker.0,
         key_epoch: epoch,
         cookie_keys: COOKIE_KEYS,
         load: Some(LoadTarget::of(
             to.local_addr().unwrap(),
             keys(epoch),
-            WORKER,
+            worker,
         )),
         slots_version: 1,
         slots: Vec::new(),
@@ -159,10 +163,7 @@ fn new_keys_and_a_new_address_are_used_from_the_next_packet_on() {
 fn each_balancer_is_told_the_same_as_who_the_worker_is_to_it() {
     let bench = Bench::start(Ipv4Addr::LOCALHOST.into());
     let other = listen(Ipv6Addr::LOCALHOST.into());
-    let second = Assignment {
-        worker_id: 9,
-        ..assignment(5, &other)
-    };
+    let second = assignment_of(WorkerId(9), 5, &other);
     let both = [assignment(4, &bench.balancer), second];
     bench.reporter.assign(&both);
     let permit = bench.load.admit().unwrap();
